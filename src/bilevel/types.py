@@ -1,0 +1,111 @@
+"""The words of the library: problem, algorithm, batch, cost, point, result, errors."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+PyTree = Any
+
+
+class Problem(NamedTuple):
+    """Two losses, each `(x, y, batch) -> scalar`; `x` is the outer, `y` the inner variable."""
+
+    outer: Callable[[PyTree, PyTree, Any], Any]
+    inner: Callable[[PyTree, PyTree, Any], Any]
+
+
+class Draws(NamedTuple):
+    """How many independent minibatches one step consumes at each level."""
+
+    outer: int
+    inner: int
+
+
+class Cost(NamedTuple):
+    """Oracle calls of one step, each on one minibatch.
+
+    A gradient of either loss counts once, whichever of its two parts are used; one pass that
+    returns both H w and J w counts as one Hessian product and one cross product.
+    """
+
+    gradients: int = 0
+    hessian_products: int = 0
+    cross_products: int = 0
+
+    @property
+    def total(self) -> int:
+        """Sum of the three counts."""
+        return sum(self)
+
+    def plus(self, other: "Cost") -> "Cost":
+        """Entry-wise sum."""
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def times(self, count: int) -> "Cost":
+        """Entry-wise product with a number of calls."""
+        return Cost(*(count * a for a in self))
+
+
+class Batch(NamedTuple):
+    """Two indexable sources of minibatches: `batch.inner[i]` is the i-th independent one."""
+
+    outer: Any
+    inner: Any
+
+
+class Algorithm(NamedTuple):
+    """A pair of pure functions and what one step consumes.
+
+    Attributes:
+      init: `(x, y) -> state`, a NamedTuple with at least `.x` and `.y`.
+      step: `(state, batch, key) -> (state, metrics)`; metrics is a flat dict of scalars.
+      draws: minibatches that one step reads at each level.
+      cost: oracle calls of one step.
+      name: what errors and reports call it.
+    """
+
+    init: Callable[[PyTree, PyTree], Any]
+    step: Callable[[Any, Batch, Any], tuple[Any, dict[str, Any]]]
+    draws: Draws
+    cost: Cost
+    name: str = "algorithm"
+
+
+class Point(NamedTuple):
+    """A value for each variable of a single-loop method: outer, inner, adjoint."""
+
+    x: PyTree
+    y: PyTree
+    v: PyTree
+
+
+class Result(NamedTuple):
+    """What `run` returns.
+
+    Attributes:
+      state: the last state of the algorithm, `.x` and `.y` among its fields.
+      history: a dict of arrays, one entry a log point: `step`, `seconds` and every metric, taken
+        at the state after that many steps (entry 0 is the start).
+      compile_seconds: time spent compiling, not part of `history["seconds"]`.
+    """
+
+    state: Any
+    history: dict[str, Any]
+    compile_seconds: float
+
+
+class DivergedError(ArithmeticError):
+    """A run left the finite numbers.
+
+    Attributes:
+      state: the last finite state.
+      steps: the window `(first, last)` of steps in which it happened.
+      metric: the first quantity that was not finite.
+    """
+
+    def __init__(self, algorithm: str, steps: tuple[int, int], metric: str, state: Any, history: Any = None):
+        self.algorithm, self.steps, self.metric, self.state = algorithm, steps, metric, state
+        self.history = history
+        super().__init__(
+            f"{algorithm} diverged between steps {steps[0]} and {steps[1]}: {metric} is not finite; "
+            "lower the step sizes, or restart from the last finite state (`error.state`)"
+        )

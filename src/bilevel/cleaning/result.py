@@ -1,0 +1,34 @@
+"""What a cleaning run returns: the rows it flagged, and every number its reports show."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Cleaning(NamedTuple):
+    """Outcome of `clean`.
+
+    Attributes:
+      given: (n,) int class index of each training row, as given.
+      weights: (n,) float in [0, 1], the learnt weight of each row.
+      flagged: (n,) bool, rows whose label is probably wrong.
+      suggested: (n,) int, the class the final model gives each row.
+      truth: (n,) int true classes, or None when they are not known.
+      classes: names of the classes, by index.
+      images: (n, h, w) or (n, h, w, c) array to draw rows from, or None when rows are not images.
+      texts: a short text for each row by which a reader knows it, or None.
+      history: dict of equal-length arrays over log points: `step`, `seconds`, `outer_loss`,
+        `inner_loss`, `inner_residual`, `held_out_loss`, and `best_step`, a scalar.
+      summary: the JSON-ready numbers of `summary.json`.
+    """
+
+    given: np.ndarray
+    weights: np.ndarray
+    flagged: np.ndarray
+    suggested: np.ndarray
+    truth: np.ndarray | None
+    classes: list[str]
+    images: np.ndarray | None
+    texts: list[str] | None
+    history: dict[str, Any]
+    summary: dict[str, Any]

@@ -1,0 +1,30 @@
+"""The one shape in which every data set arrives."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+
+class Dataset(NamedTuple):
+    """A labelled data set, with a test part where one exists.
+
+    Attributes:
+      name: what the user called it.
+      features: (n, d) or (n, h, w[, c]) array, or an (n, d) CSR matrix, float32, scaled for learning.
+      labels: (n,) int32 class indices.
+      classes: names of the classes, by index.
+      test_features, test_labels: the same for the test part, or None.
+      trusted_features, trusted_labels: rows whose labels are known to be right, or None.
+      image_shape: (h, w) or (h, w, c) when rows are images, else None.
+    """
+
+    name: str
+    features: np.ndarray | scipy.sparse.csr_matrix
+    labels: np.ndarray
+    classes: list[str]
+    test_features: np.ndarray | scipy.sparse.csr_matrix | None = None
+    test_labels: np.ndarray | None = None
+    trusted_features: np.ndarray | scipy.sparse.csr_matrix | None = None
+    trusted_labels: np.ndarray | None = None
+    image_shape: tuple[int, ...] | None = None

@@ -1,0 +1,117 @@
+"""FSLA: a fully single loop with a state for the adjoint and recursive momentum."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.calculus import hessian_product, products
+from bilevel.combinators import as_variables, move, single_loop
+from bilevel.directions import implicit_direction
+from bilevel.estimators import check_weight, memory, storm
+from bilevel.hypergradient import measures
+from bilevel.inner import as_optimizer
+from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree
+
+tree = optax.tree
+
+
+class FslaState(NamedTuple):
+    """State of FSLA.
+
+    Attributes:
+      x, y, v: outer and inner variable, adjoint.
+      direction: the direction d of x.
+      last_x: the outer variable of the step before, at which d was taken with these y and v.
+      optimizer: the states of the three optimisers.
+      count: steps made.
+    """
+
+    x: PyTree
+    y: PyTree
+    v: PyTree
+    direction: PyTree
+    last_x: PyTree
+    optimizer: Point
+    count: jax.Array
+
+
+def fsla(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    adjoint_optimizer=None,
+    weight: float | optax.Schedule = 0.1,
+    momentum: str = "outer",
+) -> Algorithm:
+    """One step on y, then on v, then on x along a recursive-momentum direction.
+
+        y <- y - inner_optimizer g_y(x, y; S1)
+        v <- v - adjoint_optimizer (H(x, y; S2) v - f_y(x, y; B1))            at the new y
+        P(.) = f_x(.; B2) - J(.; S3) v
+        d <- P(now) + (1 - weight) (d - P(where d was taken)),   d = P at the first step
+        x <- x - outer_optimizer d
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      adjoint_optimizer: that of v; None takes `inner_optimizer`.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`.
+      momentum: "outer" (on x only), or "all": recursive momentum on the three directions, which
+        then are taken at one point, as the SOBA paper describes FSLA.
+
+    Returns:
+      An `Algorithm` that reads 3 inner and 2 outer minibatches a step (1 and 1 with "all").
+
+    Raises:
+      ValueError: when a constant `weight` is not in (0, 1] or `momentum` is another word.
+
+    Cost per step: 4 gradients, 1 Hessian product, 2 cross products (with "all": 4, 2 and 2).
+
+    Family: single loop, implicit, stochastic, momentum.
+    Reference: Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization without
+    Hessian Inverse, AAAI 2022, arXiv:2112.04660.
+
+    >>> from bilevel import tasks
+    >>> fsla(tasks.quadratic().problem).cost
+    Cost(gradients=4, hessian_products=1, cross_products=2)
+    """
+    check_weight(weight)
+    if momentum not in ("outer", "all"):
+        raise ValueError(f'momentum must be "outer" or "all", got {momentum!r}')
+    adjoint_optimizer = inner_optimizer if adjoint_optimizer is None else adjoint_optimizer
+    optimizers = Point(*map(as_optimizer, (outer_optimizer, inner_optimizer, adjoint_optimizer)))
+    if momentum == "all":
+        return single_loop(problem, implicit_direction(problem), storm(weight), optimizers, name="fsla")
+
+    def init(x, y):
+        x, y = as_variables(x, y)
+        v, direction = tree.zeros_like(y), tree.zeros_like(x)
+        states = Point(optimizers.x.init(x), optimizers.y.init(y), optimizers.v.init(v))
+        return FslaState(x, y, v, direction, x, states, jnp.zeros((), jnp.int32))
+
+    def step(state, batch, key):
+        x, last = state.x, Point(state.last_x, state.y, state.v)
+        g_y = jax.grad(problem.inner, argnums=1)(x, state.y, batch.inner[0])
+        y, y_state = move(optimizers.y, g_y, state.optimizer.y, state.y)
+        f_y = jax.grad(problem.outer, argnums=1)(x, y, batch.outer[0])
+        residual = tree.sub(hessian_product(problem.inner, x, y, batch.inner[1], state.v), f_y)
+        v, v_state = move(optimizers.v, residual, state.optimizer.v, state.v)
+
+        def plain(point):
+            f_x = jax.grad(problem.outer)(point.x, point.y, batch.outer[1])
+            return tree.sub(f_x, products(problem.inner, point.x, point.y, batch.inner[2], point.v).cross)
+
+        # Both points see the same minibatches, or the momentum would add noise instead of removing it.
+        drift = tree.sub(state.direction, plain(last))
+        direction = tree.add_scale(plain(Point(x, y, v)), memory(weight, state.count), drift)
+        scale = tree.norm(f_y)
+        linear_residual = tree.norm(residual) / jnp.where(scale == 0, 1, scale)
+        metrics = measures(problem, x, y, batch, 2, direction, linear_residual)
+        new_x, x_state = move(optimizers.x, direction, state.optimizer.x, x)
+        states = Point(x_state, y_state, v_state)
+        return FslaState(new_x, y, v, direction, x, states, state.count + 1), metrics
+
+    return Algorithm(init, step, Draws(2, 3), Cost(4, 1, 2), "fsla")

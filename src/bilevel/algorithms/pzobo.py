@@ -1,0 +1,50 @@
+"""PZOBO and PZOBO-S: hypergradients from differences between inner paths."""
+
+from bilevel.combinators import nested
+from bilevel.inner import descend
+from bilevel.response import zeroth_order
+from bilevel.types import Algorithm, Problem
+
+
+def pzobo(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    inner_steps: int = 10,
+    directions: int = 10,
+    smoothing: float = 0.01,
+    warm: bool = True,
+) -> Algorithm:
+    """Hessian-free: the response Jacobian is estimated by perturbing x along random directions.
+
+        d_j = (y^N(x + smoothing u_j) - y^N(x)) / smoothing,   u_j ~ N(0, I)
+        x <- x - outer_optimizer (f_x + (1/Q) sum_j <d_j, f_y> u_j)
+
+    Deterministic on full data; on minibatches it is PZOBO-S: step t of every path sees the same
+    minibatch. The noise of the estimate grows with the number of outer parameters.
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      inner_steps: steps N of every path.
+      directions: number of directions Q.
+      smoothing: length mu of the perturbation.
+      warm: start all paths at the last y, else at the first.
+
+    Returns:
+      An `Algorithm` that reads N inner minibatches a step. It needs a key.
+
+    Cost per step: (Q + 1) N + 1 gradients, no products.
+
+    Family: double loop, zeroth order.
+    Reference: Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms,
+    NeurIPS 2022, arXiv:2110.07004, PZOBO and PZOBO-S.
+
+    >>> from bilevel import tasks
+    >>> pzobo(tasks.quadratic().problem).cost
+    Cost(gradients=111, hessian_products=0, cross_products=0)
+    """
+    solver = descend(problem, inner_optimizer, inner_steps)
+    response = zeroth_order(solver, directions, smoothing=smoothing)
+    return nested(problem, response, outer_optimizer, warm=warm, name="pzobo")

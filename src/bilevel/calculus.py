@@ -1,0 +1,103 @@
+"""The only place where the inner loss is differentiated.
+
+Signs: `H = d2g/dy2`, `J = d2g/dxdy`, `v = +H^-1 f_y`, hypergradient `f_x - J v`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from bilevel.types import PyTree
+
+
+class Products(NamedTuple):
+    """Both products of one vector `w` with the second derivatives of the inner loss."""
+
+    cross: PyTree
+    hessian: PyTree
+
+
+def inner_gradient(inner: Callable) -> Callable:
+    """`(x, y, batch) -> g_y`, cheap to differentiate in reverse.
+
+    The Jacobian of a gradient is symmetric, so the backward pass is one forward-over-reverse
+    pass, `vjp(g_y)(w) = jvp(grad_{x,y} g)((0, w)) = (J w, H w)`. Only the point `(x, y)` is kept
+    for it: a scan of optimiser steps stores its iterates and nothing else.
+
+    Args:
+      inner: the loss `(x, y, batch) -> scalar`.
+
+    Returns:
+      A function of `(x, y, batch)` with reverse derivatives of every order in `x` and `y`.
+
+    Raises:
+      ValueError: on differentiation with respect to `batch`, which is data.
+
+    Cost: 1 gradient; its backward pass 1 Hessian product and 1 cross product.
+    """
+
+    @jax.custom_vjp
+    def gradient(x, y, batch):
+        return jax.grad(inner, argnums=1)(x, y, batch)
+
+    def forward(x, y, batch):
+        if any(leaf.perturbed for leaf in jax.tree.leaves(batch, is_leaf=_is_tagged)):
+            raise ValueError(
+                "the inner gradient is not differentiated with respect to `batch`; "
+                "what you differentiate belongs in `x`"
+            )
+        x, y, batch = jax.tree.map(lambda leaf: leaf.value, (x, y, batch), is_leaf=_is_tagged)
+        return gradient(x, y, batch), (x, y, batch)
+
+    def backward(point, w):
+        w = jax.tree.map(_dense, w, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
+        product = products(inner, *point, w)
+        return product.cross, product.hessian, None
+
+    gradient.defvjp(forward, backward, symbolic_zeros=True)
+    return gradient
+
+
+def products(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTree) -> Products:
+    """`(J w, H w)` by one forward-over-reverse pass.
+
+    Cost: 1 Hessian product and 1 cross product.
+    """
+    return gradient_and_products(inner, x, y, batch, w)[1]
+
+
+def gradient_and_products(inner, x, y, batch, w) -> tuple[PyTree, Products]:
+    """`g_y` and `(J w, H w)` by one pass.
+
+    Cost: 1 gradient, 1 Hessian product and 1 cross product.
+    """
+    (_, g_y), (cross, hessian) = jax.jvp(lambda y: jax.grad(inner, argnums=(0, 1))(x, y, batch), (y,), (w,))
+    return g_y, Products(cross, hessian)
+
+
+def hessian_product(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTree) -> PyTree:
+    """`H w`, without the cross product."""
+    return jax.jvp(lambda y: jax.grad(inner, argnums=1)(x, y, batch), (y,), (w,))[1]
+
+
+def hessian_operator(inner: Callable, x: PyTree, y: PyTree, source: Any) -> Callable:
+    """`i -> (w -> H w)`, the Hessian of the i-th minibatch of `source`.
+
+    When every minibatch is the whole set, the gradient is linearised once, and each product then
+    costs about half of a fresh one.
+    """
+    if source.is_full:
+        _, matvec = jax.linearize(lambda y: jax.grad(inner, argnums=1)(x, y, source[0]), y)
+        return lambda i: matvec
+    return lambda i: lambda w: hessian_product(inner, x, y, source[i], w)
+
+
+def _is_tagged(leaf) -> bool:
+    return hasattr(leaf, "perturbed")
+
+
+def _dense(leaf):
+    return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf

@@ -1,0 +1,85 @@
+"""Checkpoints of a run, by orbax: whole or not there at all."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class Checkpoint:
+    """A folder that holds the last saves of one run.
+
+    Each save is written under a temporary name and renamed when it is complete, so that a run
+    killed in the middle of a save resumes from the one before, bit for bit.
+
+    Args:
+      folder: where to save; made when missing.
+      every_seconds: least time between two saves (the end and an interrupt always save).
+      identity: a text that tells this problem from others of the same shapes, for example the
+        name of the data set; a save with another one is refused.
+    """
+
+    def __init__(self, folder: str | Path, *, every_seconds: float = 60.0, identity: str = ""):
+        self.folder = Path(folder).absolute()
+        self.every_seconds = every_seconds
+        self.identity = identity
+        self._saved_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last save is `every_seconds` old."""
+        return time.monotonic() - self._saved_at >= self.every_seconds
+
+    def save(self, step: int, algorithm: str, state: Any, key: Any, history: list[dict]) -> None:
+        """Write the state after `step` steps, with all that is needed to go on."""
+        import orbax.checkpoint as ocp
+
+        about = {**self._about(algorithm, state, key), "step": step, "history": history}
+        leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        with self._manager() as manager:
+            if step not in manager.all_steps():
+                manager.save(
+                    step, args=ocp.args.Composite(state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about))
+                )
+        self._saved_at = time.monotonic()
+
+    def restore(self, algorithm: str, state: Any, key: Any) -> tuple[int, Any, list[dict]] | None:
+        """The newest complete save as `(step, state, history)`, or None when there is none.
+
+        Raises:
+          ValueError: when the save is of another problem, algorithm, key or shape.
+        """
+        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+            return None
+        import orbax.checkpoint as ocp
+
+        with self._manager() as manager:
+            step = manager.latest_step()
+            if step is None:
+                return None
+            about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+            for name, expected in self._about(algorithm, state, key).items():
+                if about.get(name) != expected:
+                    raise ValueError(
+                        f"the checkpoint in {self.folder} is of another run: its {name} is {about.get(name)!r}, "
+                        f"not {expected!r}; choose another folder or remove it"
+                    )
+            leaves, structure = jax.tree.flatten(state)
+            target = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            restored = manager.restore(step, args=args).state
+        values = [jax.numpy.asarray(restored[str(i)]) for i in range(len(leaves))]
+        return about["step"], jax.tree.unflatten(structure, values), about["history"]
+
+    def _manager(self):
+        import orbax.checkpoint as ocp
+
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        return ocp.CheckpointManager(self.folder, options=options)
+
+    def _about(self, algorithm, state, key):
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        shapes = {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+        key_data = np.asarray(jax.random.key_data(key)).tolist()
+        return {"identity": self.identity, "algorithm": algorithm, "variables": shapes, "key": key_data}

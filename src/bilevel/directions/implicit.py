@@ -1,0 +1,41 @@
+"""The direction of SOBA: one gradient step on each of the three problems."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.calculus import gradient_and_products
+from bilevel.directions.types import Oracle, Terms
+from bilevel.types import Cost, Draws, Point, Problem
+
+tree = optax.tree
+
+
+def implicit_direction(problem: Problem) -> Oracle:
+    """All three implicit directions at one common point, from one pass over one minibatch.
+
+        D_y = g_y,   D_v = H v - f_y,   D_x = f_x - J v
+
+    Args:
+      problem: the two losses.
+
+    Returns:
+      An `Oracle` with one minibatch at each level.
+
+    Cost: 2 gradients (one of f, one of g), 1 Hessian and 1 cross product, in one pass.
+
+    Reference: Dagreou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables
+    stochastic and global variance reduction algorithms, NeurIPS 2022, arXiv:2201.13409.
+    """
+
+    def evaluate(point, batch, key):
+        x, y, v = point
+        f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
+        g_y, product = gradient_and_products(problem.inner, x, y, batch.inner[0], v)
+        outer = Point(f_x, tree.zeros_like(y), tree.scale(-1, f_y))
+        inner = Point(tree.scale(-1, product.cross), g_y, product.hessian)
+        scale = tree.norm(f_y)
+        residual = tree.norm(tree.sub(product.hessian, f_y)) / jnp.where(scale == 0, 1, scale)
+        return Terms(outer, inner, residual)
+
+    return Oracle(evaluate, tree.zeros_like, Draws(1, 1), Cost(2, 1, 1))

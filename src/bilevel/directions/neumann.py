@@ -1,0 +1,41 @@
+"""The direction of methods that solve for the adjoint anew at every step."""
+
+import jax
+import optax
+
+from bilevel.calculus import hessian_operator, products
+from bilevel.directions.types import Oracle, Terms
+from bilevel.linear import LinearSolver
+from bilevel.sampling import Shifted
+from bilevel.types import Cost, Draws, Point, Problem
+
+tree = optax.tree
+
+
+def neumann_direction(problem: Problem, linear: LinearSolver) -> Oracle:
+    """The inner gradient, and the hypergradient by a linear solve from zero at the same point.
+
+        D_y = g_y,   D_x = f_x - J v,   v = linear solve of H v = f_y
+
+    Args:
+      problem: the two losses.
+      linear: usually `neumann(terms, rate)`.
+
+    Returns:
+      An `Oracle` without an adjoint variable: `v` is `()`. Everything but f is counted as
+      inner terms. Minibatches: one for D_y, those of the linear solver, one for the cross product.
+
+    Cost: 2 gradients, the products of the linear solver, 1 cross product.
+    """
+
+    def evaluate(point, batch, key):
+        x, y, _ = point
+        f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
+        operator = hessian_operator(problem.inner, x, y, Shifted(batch.inner, 1))
+        v, residual = linear.solve(operator, f_y, tree.zeros_like(y))
+        cross = products(problem.inner, x, y, batch.inner[1 + linear.draws], v).cross
+        g_y = jax.grad(problem.inner, argnums=1)(x, y, batch.inner[0])
+        outer = Point(f_x, tree.zeros_like(y), ())
+        return Terms(outer, Point(tree.scale(-1, cross), g_y, ()), residual)
+
+    return Oracle(evaluate, lambda y: (), Draws(1, linear.draws + 2), Cost(2, linear.products, 1))

@@ -1,0 +1,49 @@
+"""The direction of first-order penalty methods."""
+
+import jax
+import optax
+
+from bilevel.directions.types import Oracle, Terms
+from bilevel.types import Cost, Draws, Point, Problem
+
+tree = optax.tree
+
+
+def penalty_direction(problem: Problem, penalty: float) -> Oracle:
+    """First-order directions of `f(x, y) + penalty (g(x, y) - min_z g(x, z))`; z is carried as v.
+
+        D_y = f_y(x, y) / penalty + g_y(x, y),   D_z = g_y(x, z)
+        D_x = f_x(x, y) + penalty (g_x(x, y) - g_x(x, z))
+
+    D_y is divided by the penalty so that one inner step size serves every penalty. The
+    hypergradient at the fixed point is off by O(1 / penalty).
+
+    Args:
+      problem: the two losses.
+      penalty: lambda, positive.
+
+    Returns:
+      An `Oracle` with one minibatch at each level, both values of g on the same one.
+
+    Raises:
+      ValueError: when `penalty` <= 0.
+
+    Cost: 3 gradients.
+
+    Reference: Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel
+    optimization, ICML 2023, arXiv:2301.10945.
+    """
+    if penalty <= 0:
+        raise ValueError(f"penalty must be positive, got {penalty}")
+
+    def evaluate(point, batch, key):
+        x, y, z = point
+        f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
+        gradient = jax.grad(problem.inner, argnums=(0, 1))
+        g_x, g_y = gradient(x, y, batch.inner[0])
+        g_x_z, g_y_z = gradient(x, z, batch.inner[0])
+        outer = Point(f_x, tree.scale(1 / penalty, f_y), tree.zeros_like(z))
+        inner = Point(tree.scale(penalty, tree.sub(g_x, g_x_z)), g_y, g_y_z)
+        return Terms(outer, inner, 0.0)
+
+    return Oracle(evaluate, lambda y: y, Draws(1, 1), Cost(gradients=3))

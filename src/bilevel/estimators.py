@@ -1,0 +1,130 @@
+"""Estimators: what is made of an oracle's noisy directions.
+
+An estimator receives the oracle itself, `(point, batch) -> Terms`, since some call it twice on the
+same minibatches.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.types import Point
+
+tree = optax.tree
+
+
+class Estimator(NamedTuple):
+    """A pair of pure functions around an oracle.
+
+    Attributes:
+      init: `point -> state`.
+      update: `(oracle, state, point, batch) -> (direction, state)`, the direction a `Point`.
+      calls: oracle calls of one update.
+    """
+
+    init: Callable[[Point], Any]
+    update: Callable[[Callable, Any, Point, Any], tuple[Point, Any]]
+    calls: int
+
+
+class MomentumState(NamedTuple):
+    """The last direction, and how many there were."""
+
+    direction: Point
+    count: jax.Array
+
+
+class StormState(NamedTuple):
+    """The last point, its direction, and how many there were."""
+
+    point: Point
+    direction: Point
+    count: jax.Array
+
+
+def minibatch() -> Estimator:
+    """The oracle's direction on the current minibatch, as it is. One oracle call a step."""
+
+    def update(oracle, state, point, batch):
+        return oracle(point, batch).total, state
+
+    return Estimator(lambda point: (), update, calls=1)
+
+
+def momentum(weight: float | optax.Schedule) -> Estimator:
+    """Exponential average of directions.
+
+        d_t = (1 - weight) d_{t-1} + weight h(p_t; b_t),   d_0 = h(p_0; b_0)
+
+    `weight=1` is `minibatch()`. One oracle call a step.
+
+    Args:
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`.
+
+    Returns:
+      An `Estimator`.
+
+    Raises:
+      ValueError: when a constant `weight` is not in (0, 1].
+    """
+    check_weight(weight)
+
+    def update(oracle, state, point, batch):
+        fresh = oracle(point, batch).total
+        past = memory(weight, state.count)
+        direction = tree.add_scale(tree.scale(1 - past, fresh), past, state.direction)
+        return direction, MomentumState(direction, state.count + 1)
+
+    def init(point):
+        return MomentumState(tree.zeros_like(point), jnp.zeros((), jnp.int32))
+
+    return Estimator(init, update, calls=1)
+
+
+def storm(weight: float | optax.Schedule) -> Estimator:
+    """Recursive momentum: the last direction, corrected on the current minibatch.
+
+        d_t = h(p_t; b_t) + (1 - weight) (d_{t-1} - h(p_{t-1}; b_t)),   d_0 = h(p_0; b_0)
+
+    `weight=1` is `minibatch()`. Two oracle calls a step.
+
+    Args:
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`.
+
+    Returns:
+      An `Estimator`.
+
+    Raises:
+      ValueError: when a constant `weight` is not in (0, 1].
+
+    Reference: Cutkosky and Orabona, Momentum-Based Variance Reduction in Non-Convex SGD,
+    NeurIPS 2019, arXiv:1905.10018.
+    """
+    check_weight(weight)
+
+    def update(oracle, state, point, batch):
+        fresh = oracle(point, batch).total
+        # The same minibatch at both points: the noise of the two calls cancels.
+        drift = tree.sub(state.direction, oracle(state.point, batch).total)
+        direction = tree.add_scale(fresh, memory(weight, state.count), drift)
+        return direction, StormState(point, direction, state.count + 1)
+
+    def init(point):
+        return StormState(point, tree.zeros_like(point), jnp.zeros((), jnp.int32))
+
+    return Estimator(init, update, calls=2)
+
+
+def memory(weight: float | optax.Schedule, count: jax.Array) -> jax.Array:
+    """Share of the past, `1 - weight`, and 0 at the first step, which has none."""
+    share = weight(count) if callable(weight) else weight
+    return jnp.where(count == 0, 0.0, 1 - share)
+
+
+def check_weight(weight: float | optax.Schedule) -> None:
+    """Raise `ValueError` unless `weight` is a schedule, is traced or lies in (0, 1]."""
+    if not (callable(weight) or isinstance(weight, jax.core.Tracer)) and not 0 < weight <= 1:
+        raise ValueError(f"weight must be in (0, 1], got {weight}")

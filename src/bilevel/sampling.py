@@ -1,0 +1,214 @@
+"""Sources of minibatches: lazy, planned for a whole chunk of steps before the hot loop.
+
+A source is a pytree, so its data travel as arguments of compiled functions and never become
+constants. `source.plan(key, first, count)` picks the minibatches number `first` to
+`first + count - 1` of a run, and `source.view(picks)` is what a step indexes: `view[i]`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from bilevel.types import Batch, PyTree
+
+_STRIDES = 64
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=[])
+@dataclass(frozen=True)
+class Full:
+    """Every minibatch is the whole set; nothing is copied."""
+
+    arrays: PyTree
+    is_full = True
+
+    def __getitem__(self, i):
+        return self.arrays
+
+    def plan(self, key, first, count):
+        """No choice to make: one placeholder a minibatch."""
+        return jnp.zeros((count,), jnp.int32)
+
+    def view(self, picks):
+        """The set itself."""
+        return self
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays", "picks", "strides"], meta_fields=["rows", "size"])
+@dataclass(frozen=True)
+class Blocks:
+    """Contiguous blocks of `size` rows of data shuffled once.
+
+    An epoch is `ceil(rows / size)` blocks that start at a random row, wrap around the end, and
+    are visited in the order of a random stride: every row is visited in every epoch, a ragged
+    remainder included, and every row is as likely as any other. Choosing costs nothing that
+    grows with the number of rows.
+
+    Attributes:
+      arrays: pytree of arrays with `rows + size - 1` rows; the first rows are repeated at the end,
+        so that a block that wraps is one slice.
+      picks: first rows of the blocks that `self[i]` returns, or None before planning.
+      strides: numbers coprime to the number of blocks.
+      rows, size: rows of the set, rows of a block.
+    """
+
+    arrays: PyTree
+    picks: Any
+    strides: Any
+    rows: int
+    size: int
+    is_full = False
+
+    def __getitem__(self, i):
+        return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, self.picks[i], self.size), self.arrays)
+
+    def plan(self, key, first, count):
+        """First rows of the blocks number `first` to `first + count - 1`, shape (count,)."""
+        blocks = math.ceil(self.rows / self.size)
+        number = first + jnp.arange(count, dtype=jnp.int32)
+
+        def start(number):
+            epoch_key = jax.random.fold_in(key, number // blocks)
+            offset, stride = jax.random.randint(
+                epoch_key, (2,), 0, jnp.array([self.rows, len(self.strides)]), jnp.int32
+            )
+            block = _product_modulo(number % blocks, self.strides[stride], blocks)
+            return (offset + block * self.size) % self.rows
+
+        return jax.vmap(start)(number)
+
+    def view(self, picks):
+        """The blocks that start at the rows `picks`."""
+        return Blocks(self.arrays, picks, self.strides, self.rows, self.size)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=[])
+@dataclass(frozen=True)
+class Stacked:
+    """Minibatches stacked along a leading axis: `self[i]` is the i-th."""
+
+    arrays: PyTree
+    is_full = False
+
+    def __getitem__(self, i):
+        return jax.tree.map(lambda a: a[i], self.arrays)
+
+    def plan(self, key, first, count):
+        """Places in the stack, which holds the minibatches of one chunk."""
+        return jnp.arange(count, dtype=jnp.int32)
+
+    def view(self, picks):
+        """The minibatches at the places `picks`."""
+        return Stacked(jax.tree.map(lambda a: a[picks], self.arrays))
+
+
+@dataclass(frozen=True)
+class Host:
+    """Minibatches made on the host, for data that do not fit in memory.
+
+    Attributes:
+      fetch: `i -> pytree of arrays`, the i-th minibatch of the run; the same `i` must give the same
+        minibatch, so that a resumed run is the uninterrupted one.
+    """
+
+    fetch: Callable[[int], PyTree]
+    is_full = False
+
+    def stack(self, first: int, count: int, room: int) -> Stacked:
+        """Minibatches `first` to `first + count - 1`, padded to `room` by repeating the last."""
+        fetched = [self.fetch(first + i) for i in range(count)]
+        fetched += fetched[-1:] * (room - count)
+        return Stacked(jax.tree.map(lambda *leaves: np.stack(leaves), *fetched))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["source"], meta_fields=["skip"])
+@dataclass(frozen=True)
+class Shifted:
+    """A source without its first `skip` minibatches."""
+
+    source: Any
+    skip: int
+
+    @property
+    def is_full(self):
+        """Whether every minibatch is the whole set."""
+        return self.source.is_full
+
+    def __getitem__(self, i):
+        return self.source[self.skip + i]
+
+
+def full(outer: PyTree, inner: PyTree) -> Batch:
+    """Data whose every minibatch is the whole set.
+
+    Args:
+      outer, inner: pytrees of arrays, passed whole to the outer and the inner loss (None is fine).
+
+    Returns:
+      A `Batch` for `run`, `hypergradient` and `solution`.
+
+    >>> full(outer=None, inner=jnp.arange(3)).inner[5]
+    Array([0, 1, 2], dtype=int32)
+    """
+    return Batch(Full(outer), Full(inner))
+
+
+def minibatches(outer: PyTree, inner: PyTree, *, batch_size: int, seed: int = 0) -> Batch:
+    """Data that each loss sees `batch_size` rows at a time.
+
+    Rows are shuffled once, here; a run then reads contiguous blocks of them, every row once or
+    (a ragged remainder) twice in an epoch.
+
+    Args:
+      outer, inner: pytrees of arrays with one leading row axis each.
+      batch_size: rows of a minibatch, at most the rows of either set.
+      seed: of the shuffle.
+
+    Returns:
+      A `Batch` for `run`.
+
+    Raises:
+      ValueError: when leaves disagree on the number of rows, or the batch size does not fit.
+
+    >>> minibatches(np.arange(10), np.arange(20), batch_size=4).inner.rows
+    20
+    """
+    return Batch(_blocks(outer, batch_size, seed, "outer"), _blocks(inner, batch_size, seed + 1, "inner"))
+
+
+def _blocks(arrays, size, seed, level) -> Blocks:
+    leaves = jax.tree.leaves(arrays)
+    counts = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves}
+    if len(counts) != 1:
+        raise ValueError(f"all {level} arrays need the same number of rows, got {sorted(counts)}")
+    rows = counts.pop()
+    if not 1 <= size <= rows:
+        raise ValueError(f"batch_size must be in 1..{rows} (the rows of the {level} data), got {size}")
+    order = np.random.default_rng(seed).permutation(rows)
+    order = np.concatenate([order, order[: size - 1]])
+    return Blocks(
+        jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[order]), arrays),
+        None,
+        jnp.asarray(_coprime_strides(math.ceil(rows / size), seed), jnp.int32),
+        rows,
+        size,
+    )
+
+
+def _coprime_strides(blocks, seed):
+    """Up to 64 random numbers below `blocks` without a common factor with it."""
+    candidates = np.random.default_rng(seed).permutation(np.arange(1, min(blocks, 4096) + 1))
+    return [int(c) for c in candidates if math.gcd(int(c), blocks) == 1][:_STRIDES]
+
+
+def _product_modulo(a, b, modulus):
+    """`a * b mod modulus` in 32 bits; b is at most 4096, so it is taken in two halves of 6 bits."""
+    high, low = b // 64, b % 64
+    return ((a * high % modulus) * 64 + a * low) % modulus

@@ -1,0 +1,6 @@
+"""Ready-made problems, for `bilevel compare` and for trying things out."""
+
+from bilevel.tasks.quadratic import quadratic
+from bilevel.tasks.types import Task
+
+__all__ = ["Task", "quadratic"]

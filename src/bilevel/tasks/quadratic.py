@@ -1,0 +1,69 @@
+"""Two random quadratics: the task with a known answer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.sampling import full, minibatches
+from bilevel.tasks.types import Task
+from bilevel.types import Problem
+
+
+def quadratic(
+    *, rows: int = 256, outer_dim: int = 10, inner_dim: int = 20, condition: float = 10.0, seed: int = 0
+) -> Task:
+    """Means of random quadratics, one a row, with the exact hypergradient in closed form.
+
+        g_i = y'A_i y / 2 + y'C_i x + a_i'y,   A = mean A_i has eigenvalues in [1 / condition, 1]
+        f_i = |y - b_i|^2 / 2 + 0.05 |x|^2
+        y*(x) = -A^-1 (C x + a),   grad Phi = 0.1 x - C' A^-1 (y* - b)
+
+    Args:
+      rows: terms of each mean.
+      outer_dim, inner_dim: entries of x and y.
+      condition: of the mean inner Hessian.
+      seed: of the random matrices.
+
+    Returns:
+      A `Task` whose metrics are `stationarity`, the norm of the exact hypergradient at x, and
+      `suboptimality`, Phi(x) minus its minimum.
+    """
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(inner_dim, inner_dim)))[0]
+    mean = basis * np.geomspace(1 / condition, 1, inner_dim) @ basis.T
+    noise = rng.normal(size=(rows, inner_dim)) / np.sqrt(inner_dim)
+    spread = np.einsum("ri,rj->rij", noise, noise)
+    # The noise averages to zero exactly, so that the mean keeps its spectrum.
+    A = mean + 0.5 * (spread - spread.mean(0))
+    C = rng.normal(size=(inner_dim, outer_dim)) / np.sqrt(inner_dim)
+    C = C + 0.1 * rng.normal(size=(rows, inner_dim, outer_dim)) / np.sqrt(inner_dim)
+    a, b = rng.normal(size=(2, rows, inner_dim)) + rng.normal(size=(2, 1, inner_dim))
+
+    def inner(x, y, batch):
+        A, C, a = batch
+        return jnp.mean(0.5 * jnp.einsum("i,rij,j->r", y, A, y) + (C @ x + a) @ y)
+
+    def outer(x, y, batch):
+        return jnp.mean(0.5 * jnp.sum((y - batch) ** 2, axis=1)) + 0.05 * jnp.sum(x**2)
+
+    inverse = np.linalg.inv(A.mean(0))
+    response, offset, target = -inverse @ C.mean(0), -inverse @ a.mean(0), b.mean(0)
+    curvature = response.T @ response + 0.1 * np.eye(outer_dim)
+    best = np.linalg.solve(curvature, response.T @ (target - offset))
+
+    def metrics(x, y):
+        drift = x - best
+        slope = curvature @ drift
+        return {"stationarity": jnp.linalg.norm(slope), "suboptimality": 0.5 * drift @ slope}
+
+    def data(batch_size):
+        arrays = jax.tree.map(jnp.asarray, (A, C, a))
+        if batch_size is None:
+            return full(jnp.asarray(b), arrays)
+        return minibatches(b.astype(arrays[0].dtype), arrays, batch_size=batch_size, seed=seed)
+
+    def start(key):
+        return jax.random.normal(key, (outer_dim,)), jnp.zeros(inner_dim)
+
+    outer_step = float(0.5 / np.linalg.eigvalsh(curvature)[-1])
+    return Task("quadratic", f"quadratic-{seed}", Problem(outer, inner), data, start, metrics, 0.5, outer_step)

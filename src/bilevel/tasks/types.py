@@ -1,0 +1,29 @@
+"""What a ready-made problem provides."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from bilevel.types import Batch, Problem, PyTree
+
+
+class Task(NamedTuple):
+    """A problem with its data, a start, and step sizes that fit it.
+
+    Attributes:
+      name: of the task.
+      dataset: of its data.
+      problem: the two losses.
+      data: `batch_size -> Batch`; None means full data.
+      start: `key -> (x, y)`.
+      metrics: `(x, y) -> dict` of what the task itself measures, such as a test accuracy.
+      inner_step, outer_step: step sizes that fit the task's curvature.
+    """
+
+    name: str
+    dataset: str
+    problem: Problem
+    data: Callable[[int | None], Batch]
+    start: Callable[[Any], tuple[PyTree, PyTree]]
+    metrics: Callable[[PyTree, PyTree], dict[str, Any]]
+    inner_step: float
+    outer_step: float

@@ -1,0 +1,154 @@
+"""The figures of a cleaning run, one function each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from bilevel.cleaning.result import Cleaning
+from bilevel.report.figures import BLUE, INK, ORANGE, QUIET, VERMILLION, panel, png, spans_decades, styled
+from bilevel.report.methods import Method, methods
+from bilevel.report.sheet import contact_sheet
+
+
+def clean_figures(cleaning: Cleaning) -> dict[str, bytes]:
+    """PNG bytes of every figure that the run has the data for, by name."""
+    table = methods(cleaning.summary)
+    wrong = None if cleaning.truth is None else cleaning.given != cleaning.truth
+    figures = {
+        "learning_curves": learning_curves(cleaning.history),
+        "weights": weight_histogram(cleaning.weights, cleaning.flagged, wrong),
+    }
+    if wrong is not None and wrong.any():
+        figures["precision_recall"] = precision_recall(cleaning.weights, cleaning.flagged, wrong, table)
+    if sum(method.test_accuracy is not None for method in table) > 1:
+        figures["test_accuracy"] = accuracy_chart(table)
+    if cleaning.images is not None and cleaning.flagged.any():
+        figures["contact_sheet"] = contact_sheet(cleaning)
+    return {name: png(figure) for name, figure in figures.items()}
+
+
+@styled
+def learning_curves(history: Mapping[str, Any]) -> Figure:
+    """Loss on the trusted rows that steer the weights, and on those held out, with the best step marked."""
+    figure, axes = panel("Learning curves", "step", "loss")
+    lines = (("outer_loss", "trusted rows", BLUE), ("held_out_loss", "held-out trusted rows", VERMILLION))
+    drawn = [np.empty(0)]
+    step = np.asarray(history["step"])
+    for name, label, colour in lines:
+        loss = np.asarray(history.get(name, []), float)
+        if loss.size == step.size and np.isfinite(loss).any():
+            axes.plot(step, loss, color=colour, label=label)
+            drawn.append(loss)
+    if spans_decades(np.concatenate(drawn), ratio=10.0):
+        axes.set_yscale("log")
+    best = history.get("best_step")
+    if best is not None and step.size:
+        axes.axvline(
+            float(best), color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"best step, {int(best):,}"
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.margins(x=0.02)
+    axes.legend()
+    return figure
+
+
+@styled
+def weight_histogram(weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray | None = None) -> Figure:
+    """How many rows have which weight: wrong labels down, right labels up, where the truth is known."""
+    figure, axes = panel("Learnt weights", "weight of a row", "rows")
+    bins = np.linspace(0.0, 1.0, 41)
+    upper = ~flagged if wrong is None else ~wrong
+    names = ("kept", "flagged") if wrong is None else ("label is right", "label is wrong")
+    for part, name, colour, sign in ((upper, names[0], BLUE, 1), (~upper, names[1], VERMILLION, -1)):
+        count, _ = np.histogram(np.clip(weights[part], 0, 1), bins)
+        axes.bar(
+            bins[:-1],
+            sign * count,
+            np.diff(bins) * 0.9,
+            align="edge",
+            color=colour,
+            label=f"{name} ({part.sum():,})",
+        )
+    axes.axhline(0, color=QUIET, linewidth=0.8)
+    threshold = cut(weights, flagged)
+    if threshold is not None:
+        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (2, 2)), label="flagged below")
+    # Counts grow downwards too: the sign is only a direction.
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+    axes.set_xlim(-0.01, 1.01)
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="best")
+    return figure
+
+
+def cut(weights: np.ndarray, flagged: np.ndarray) -> float | None:
+    """The weight that parts flagged rows from kept ones, or None when no single weight does."""
+    if not flagged.any() or flagged.all():
+        return None
+    below, above = float(weights[flagged].max()), float(weights[~flagged].min())
+    return (below + above) / 2 if below <= above else None
+
+
+@styled
+def precision_recall(
+    weights: np.ndarray,
+    flagged: np.ndarray,
+    wrong: np.ndarray,
+    others: list[Method] = [],  # noqa: B006
+) -> Figure:
+    """Precision against recall as the threshold on the weight moves, with the flags of each method."""
+    figure, axes = panel("Finding the wrong labels", "recall: share of the wrong labels found", "precision")
+    suspicion = 1.0 - np.asarray(weights, float)
+    precision, recall, _ = precision_recall_curve(wrong, suspicion)
+    area = average_precision_score(wrong, suspicion)
+    axes.plot(recall, precision, color=BLUE, label=f"all thresholds, area {area:.3f}", clip_on=False)
+    right = float((flagged & wrong).sum())
+    chosen = (right / wrong.sum(), right / max(flagged.sum(), 1))
+    axes.plot(*chosen, "o", color=BLUE, markersize=9, markeredgecolor="white", markeredgewidth=1.5, clip_on=False,
+              zorder=4, label=f"flagged: {chosen[1]:.3f} at recall {chosen[0]:.3f}")  # fmt: skip
+    marks = iter(zip("DsPX", (VERMILLION, ORANGE, INK, QUIET), strict=True))
+    for method in others:
+        at_precision, at_recall = method.detection[:2]
+        if method.name != "cleaned" and at_precision is not None and at_recall is not None:
+            mark, colour = next(marks, ("X", QUIET))
+            axes.plot(at_recall, at_precision, mark, color=colour, markersize=7, clip_on=False,
+                      zorder=3, label=method.title.lower())  # fmt: skip
+    base = float(wrong.mean())
+    axes.axhline(base, color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"by chance, {base:.2f}")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.02, min(base + 0.02, 0.45)))
+    return figure
+
+
+@styled
+def accuracy_chart(table: list[Method]) -> Figure:
+    """Test accuracy of each method as a dot; the axis starts near the worst."""
+    known = [method for method in table if method.test_accuracy is not None][::-1]
+    values = np.array([method.test_accuracy for method in known], float)
+    figure, axes = panel(
+        "Accuracy on the test part", "share of test rows right", height=1.3 + 0.44 * len(known)
+    )
+    for place, (method, value) in enumerate(zip(known, values, strict=True)):
+        own, ceiling = method.name == "cleaned", method.name == "oracle"
+        colour = BLUE if own else QUIET
+        axes.plot(value, place, "o", markersize=11 if own else 9, color=colour,
+                  markerfacecolor="white" if ceiling else colour, markeredgewidth=1.8)  # fmt: skip
+        axes.annotate(f"{value:.3f}", (value, place), (10, 0), textcoords="offset points", va="center",
+                      color=colour if own else INK, weight="bold" if own else "normal")  # fmt: skip
+    axes.set_yticks(range(len(known)), [method.title for method in known])
+    for label, method in zip(axes.get_yticklabels(), known, strict=True):
+        label.set_weight("bold" if method.name == "cleaned" else "normal")
+    # Dots, not bars, may start anywhere; room to the right is for the numbers.
+    spread = max(float(np.ptp(values)), 0.01)
+    axes.set_xlim(max(values.min() - 0.12 * spread, 0.0), values.max() + 0.25 * spread)
+    axes.set_ylim(-0.6, len(known) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure

@@ -1,0 +1,107 @@
+"""What `bilevel compare` leaves in its folder: the records, figures, and the page that shows them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bilevel.report.compare_figures import AXES, compare_figures
+from bilevel.report.files import write_files
+from bilevel.report.numerals import ABSENT, numeral
+from bilevel.report.page import render
+from bilevel.report.runs import Record, by_algorithm, last, quantities, standings
+from bilevel.report.strict import strict_json
+from bilevel.report.tables import Cell, Column, Table
+
+CAPTIONS = {
+    "step": "Per step: lower at the same place means that each step achieves more.",
+    "seconds": "Per second on this machine, compiling left out.",
+    "oracle_calls": "Per gradient, Hessian or cross product: the cost that no machine changes.",
+}
+
+
+def write_comparison(records: Sequence[Record], out: str | os.PathLike) -> list[Path]:
+    """Paths of `results.json`, `report.html` and the figures, written together.
+
+    Args:
+      records: one dict a run: task, dataset, algorithm, seed, hyperparameters, history, final,
+        compile_seconds, diverged, environment.
+      out: the output folder, made when it does not exist; other files in it stay as they are.
+
+    Raises:
+      ValueError: the folder cannot be made or written.
+    """
+    figures = compare_figures(records)
+    files: dict[str, str | bytes] = {
+        "results.json": strict_json(records),
+        "report.html": compare_page(records, figures),
+    }
+    return write_files(out, files | {f"{name}.png": png for name, png in figures.items()})
+
+
+def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None = None) -> str:
+    """The HTML page of a comparison.
+
+    Args:
+      records: one dict a run, as in `write_comparison`.
+      figures: PNG bytes by name from `compare_figures`, drawn when not given.
+    """
+    figures = compare_figures(records) if figures is None else figures
+    groups = by_algorithm(records)
+    seeds = max((len(runs) for runs in groups.values()), default=0)
+    subject = " · ".join(dict.fromkeys(str(record[key]) for record in records for key in ("task", "dataset")))
+    headline = _headline(groups)
+    return render(
+        "compare.html.jinja",
+        title=f"{subject}: {headline}",
+        warnings=[_divergence(record) for record in records if record["diverged"]],
+        subject=subject,
+        headline=headline,
+        lead=f"{_count(len(groups), 'algorithm')} on one task under one budget, {_count(seeds, 'seed')} each.",
+        standings=standings(records),
+        curves=[
+            (name.replace("_", " ").capitalize(), [(axis, figures[f"{name}_by_{axis}"]) for axis in AXES])
+            for name in quantities(records)
+        ],
+        captions=CAPTIONS,
+        settings=_settings(groups),
+        environment=[
+            (name.replace("_", " "), numeral(value)) for name, value in _first(records, "environment").items()
+        ],
+        command=str(_first(records, "environment").get("command", "")),
+    )
+
+
+def _headline(groups: Mapping[str, Sequence[Record]]) -> str:
+    means = {}
+    for name, runs in groups.items():
+        losses = [last(run, "outer_loss") for run in runs if not run["diverged"]]
+        known = [loss for loss in losses if loss is not None]
+        if known:
+            means[name] = sum(known) / len(known)
+    if not means:
+        return "No run ended well"
+    best = min(means, key=means.__getitem__)
+    return f"{best} ends lowest, at an outer loss of {numeral(means[best])}"
+
+
+def _divergence(record: Record) -> str:
+    return f"Seed {record['seed']} of {record['algorithm']}: {record['diverged']}"
+
+
+def _settings(groups: Mapping[str, Sequence[Record]]) -> Table:
+    chosen = {name: runs[0].get("hyperparameters") or {} for name, runs in groups.items()}
+    names = list(dict.fromkeys(name for values in chosen.values() for name in values))
+    columns = [Column("algorithm", numeric=False), *[Column(name.replace("_", " ")) for name in names]]
+    rows = [
+        [Cell(algorithm), *[Cell.of(values[name]) if name in values else Cell(ABSENT) for name in names]]
+        for algorithm, values in chosen.items()
+    ]
+    return Table(columns, rows)
+
+
+def _first(records: Sequence[Record], key: str) -> Mapping:
+    return (records[0].get(key) if records else None) or {}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{numeral(number)} {noun}" + ("s" if number != 1 else "")

@@ -1,0 +1,73 @@
+"""The figures of a comparison: a quantity against steps, seconds or oracle calls."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bilevel.report.figures import COLOURS, DASHES, panel, png, spans_decades, styled
+from bilevel.report.runs import Record, by_algorithm, curve, quantities, track
+
+AXES = {"step": "steps", "seconds": "seconds, compiling apart", "oracle_calls": "oracle calls"}
+
+
+def compare_figures(records: Sequence[Record]) -> dict[str, bytes]:
+    """PNG bytes of every quantity against every axis, named `quantity_by_axis`."""
+    return {
+        f"{quantity}_by_{against}": png(curves(records, quantity, against))
+        for quantity in quantities(records)
+        for against in AXES
+    }
+
+
+@styled
+def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
+    """One line an algorithm: mean over seeds, and a band from the least seed to the greatest.
+
+    A diverged run is no part of the mean: it is a thin line that ends in a cross.
+    """
+    name = quantity.replace("_", " ")
+    figure, axes = panel(name.capitalize(), AXES[against], "", height=3.7)
+    heights, ends, starts, broken = [np.empty(0)], [], [], []
+    for place, (algorithm, runs) in enumerate(by_algorithm(records).items()):
+        colour = COLOURS[place % len(COLOURS)]
+        dash = DASHES[place // len(COLOURS) % len(DASHES)]
+        line = curve(runs, quantity, against)
+        label = algorithm
+        if line is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
+            axes.plot(line.x, line.mean, color=colour, linestyle=dash, label=label)
+            heights += [line.low, line.high]
+            ends.append(line.x[-1])
+            starts.append(line.x[line.x > 0][:1])
+            label = None
+        for run in (run for run in runs if run["diverged"]):
+            x, y = track(run, against), track(run, quantity)
+            fine = np.flatnonzero(np.isfinite(y[: x.size]))
+            if fine.size:
+                axes.plot(x[fine], y[fine], color=colour, linewidth=1, label=label and f"{label}, diverged")
+                broken.append((x[fine[-1]], y[fine[-1]], colour))
+                label = None
+    _scale(axes, np.concatenate(heights), ends, starts)
+    for x, y, colour in broken:
+        y = np.clip(y, *axes.get_ylim())
+        axes.plot(x, y, "x", color=colour, markersize=8, markeredgewidth=2.2, clip_on=False, zorder=5)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=4, columnspacing=1.4, handlelength=1.8)
+    return figure
+
+
+def _scale(axes, heights: np.ndarray, ends: list, starts: list) -> None:
+    """Logarithmic axes where they show more; diverged runs do not stretch the picture."""
+    if spans_decades(heights):
+        axes.set_yscale("log")
+    heights = heights[np.isfinite(heights)]
+    if heights.size:
+        low, high = heights.min(), heights.max()
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(*((low / 1.3, high * 1.3) if axes.get_yscale() == "log" else (low - room, high + room)))
+    # Budgets far apart would squeeze the cheap algorithms against the left edge.
+    first = np.concatenate([np.empty(0), *starts])
+    if first.size and max(ends) > 8 * min(ends) > 0:
+        axes.set_xscale("log")
+        axes.set_xlim(first.min(), max(ends))

@@ -1,0 +1,52 @@
+"""How numbers look in tables, the same in the terminal and on the page."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+ABSENT = "–"
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a finite real number (a truth value is none)."""
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and math.isfinite(value)
+
+
+def numeral(value: Any) -> str:
+    """A number in at most four significant digits, thousands apart; text as it is; a dash for nothing.
+
+    >>> numeral(1397), numeral(0.00001234), numeral(12.3456), numeral(None), numeral("soba")
+    ('1,397', '1.234e-05', '12.35', '–', 'soba')
+    """
+    if value is None or (isinstance(value, Real) and not math.isfinite(value)):
+        return ABSENT
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, Integral):
+        return f"{int(value):,}"
+    if not isinstance(value, Real):
+        return str(value)
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.4g}"
+
+
+def share(value: Any) -> str:
+    """An accuracy, precision, recall: three decimals, so that columns align."""
+    return f"{value:.3f}" if is_number(value) else ABSENT
+
+
+def duration(value: Any) -> str:
+    """Seconds in the unit a reader would use.
+
+    >>> duration(0.0042), duration(9.83), duration(204.0)
+    ('4.2 ms', '9.8 s', '3 min 24 s')
+    """
+    if not is_number(value):
+        return ABSENT
+    if value < 1:
+        return f"{1e3 * value:.3g} ms"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s"

@@ -21,15 +21,15 @@ NEWSGROUPS = Source(
 def newsgroups() -> Dataset:
     """Messages of 20 newsgroups: 11,314 and 7,532 test rows of 130,107 words.
 
-    Whole messages, headers included, as tf-idf weights of unit norm in CSR form; the document
-    frequencies are those of the training part. Rows are ordered by group: shuffle before splitting.
-    Logistic regression reaches 85.0 % on the test part.
+    Whole messages, headers included, as tf-idf weights (1 + log count, times the inverse document
+    frequency in the training part) of unit norm in CSR form. Rows are ordered by group: shuffle before
+    splitting. Logistic regression reaches 84.8 % on the test part.
     """
     from sklearn.feature_extraction.text import TfidfTransformer
 
     path = packed("newsgroups.npz")
     counts, labels, test_counts, test_labels, groups = _count_words() if path is None else _read_counts(path)
-    weigh = TfidfTransformer().fit(counts)
+    weigh = TfidfTransformer(sublinear_tf=True).fit(counts)
     return Dataset(
         "newsgroups",
         scipy.sparse.csr_matrix(weigh.transform(counts)),
@@ -62,8 +62,8 @@ def _count_words():
     train, test = _read_messages(path)
     groups = sorted({group for group, _, _ in train})
     count = CountVectorizer()
-    counts = count.fit_transform(text for _, _, text in train).astype(np.float32)
-    test_counts = count.transform(text for _, _, text in test).astype(np.float32)
+    counts = scipy.sparse.csr_matrix(count.fit_transform(text for _, _, text in train), dtype=np.float32)
+    test_counts = scipy.sparse.csr_matrix(count.transform(text for _, _, text in test), dtype=np.float32)
     labels, test_labels = (np.array([groups.index(group) for group, _, _ in part]) for part in (train, test))
     return counts, labels, test_counts, test_labels, groups
 

@@ -73,9 +73,10 @@ def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None) -
         rows=numeral(len(cleaning.given)),
         lead=_lead(summary),
         methods=_methods_table(summary),
+        meanings=[(method.title, method.meaning) for method in methods(summary) if method.meaning],
         truth_known=known,
         oracle_known=(summary.get("test_accuracy") or {}).get("oracle") is not None,
-        figures=dict.fromkeys(("test_accuracy", "precision_recall"))
+        figures=dict.fromkeys(("test_accuracy", "precision_recall", "corrections"))
         | dict(clean_figures(cleaning) if figures is None else figures),
         sheet=_sheet(cleaning),
         flagged_table=_flagged_table(cleaning),
@@ -106,10 +107,7 @@ def _methods_table(summary: Mapping[str, Any]) -> Table:
     columns = [Column("method", numeric=False), *map(Column, ("test accuracy", *SCORES))]
     rows = [
         [
-            Cell(
-                f"{method.title}: {method.meaning}" if method.meaning else method.title,
-                mark="chosen" if method.name == "cleaned" else "",
-            ),  # fmt: skip
+            Cell(method.title, mark="chosen" if method.name == "cleaned" else ""),
             *[Cell(share(value), value) for value in (method.test_accuracy, *method.detection)],
         ]
         for method in methods(summary)

@@ -1,6 +1,7 @@
 """The figures of a cleaning run, one function each."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ def clean_figures(cleaning: Cleaning) -> dict[str, bytes]:
         figures["precision_recall"] = precision_recall(cleaning.weights, cleaning.flagged, wrong, table)
     if sum(method.test_accuracy is not None for method in table) > 1:
         figures["test_accuracy"] = accuracy_chart(table)
+    if (cleaning.flagged & (cleaning.given != cleaning.suggested)).any():
+        figures["corrections"] = correction_chart(cleaning)
     if cleaning.images is not None and cleaning.flagged.any():
         figures["contact_sheet"] = contact_sheet(cleaning)
     return {name: png(figure) for name, figure in figures.items()}
@@ -86,6 +89,30 @@ def weight_histogram(weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray
     return figure
 
 
+@styled
+def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
+    """The pairs of given and suggested class that occur most often among the flagged rows."""
+    changed = cleaning.flagged & (cleaning.given != cleaning.suggested)
+    pairs = np.stack([cleaning.given[changed], cleaning.suggested[changed]], axis=1)
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:shown][::-1]
+    names = [textwrap.shorten(str(name), 18, placeholder="…") for name in cleaning.classes]
+    figure, axes = panel("Most frequent corrections", "flagged rows")
+    bars = axes.barh(range(most.size), counts[most], height=0.66, color=BLUE)
+    axes.bar_label(bars, padding=4, fontsize=9)
+    axes.set_yticks(
+        range(most.size), [f"{names[given]} → {names[suggested]}" for given, suggested in pairs[most]]
+    )
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.set_xlim(0, 1.12 * counts.max())
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
 def cut(weights: np.ndarray, flagged: np.ndarray) -> float | None:
     """The weight that parts flagged rows from kept ones, or None when no single weight does."""
     if not flagged.any() or flagged.all():
@@ -99,7 +126,7 @@ def precision_recall(
     weights: np.ndarray,
     flagged: np.ndarray,
     wrong: np.ndarray,
-    others: list[Method] = [],  # noqa: B006
+    others: Sequence[Method] = (),
 ) -> Figure:
     """Precision against recall as the threshold on the weight moves, with the flags of each method."""
     figure, axes = panel("Finding the wrong labels", "recall: share of the wrong labels found", "precision")
@@ -109,8 +136,8 @@ def precision_recall(
     axes.plot(recall, precision, color=BLUE, label=f"all thresholds, area {area:.3f}", clip_on=False)
     right = float((flagged & wrong).sum())
     chosen = (right / wrong.sum(), right / max(flagged.sum(), 1))
-    axes.plot(*chosen, "o", color=BLUE, markersize=9, markeredgecolor="white", markeredgewidth=1.5, clip_on=False,
-              zorder=4, label=f"flagged: {chosen[1]:.3f} at recall {chosen[0]:.3f}")  # fmt: skip
+    axes.plot(*chosen, "o", color=BLUE, markersize=9, markeredgecolor="white", markeredgewidth=1.5, zorder=4,
+              clip_on=False, label=f"flagged: {chosen[1]:.3f} at recall {chosen[0]:.3f}")  # fmt: skip
     marks = iter(zip("DsPX", (VERMILLION, ORANGE, INK, QUIET), strict=True))
     for method in others:
         at_precision, at_recall = method.detection[:2]
@@ -143,7 +170,7 @@ def accuracy_chart(table: list[Method]) -> Figure:
                       color=colour if own else INK, weight="bold" if own else "normal")  # fmt: skip
     axes.set_yticks(range(len(known)), [method.title for method in known])
     for label, method in zip(axes.get_yticklabels(), known, strict=True):
-        label.set_weight("bold" if method.name == "cleaned" else "normal")
+        label.set_fontweight("bold" if method.name == "cleaned" else "normal")
     # Dots, not bars, may start anywhere; room to the right is for the numbers.
     spread = max(float(np.ptp(values)), 0.01)
     axes.set_xlim(max(values.min() - 0.12 * spread, 0.0), values.max() + 0.25 * spread)

@@ -49,14 +49,15 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
     groups = by_algorithm(records)
     seeds = max((len(runs) for runs in groups.values()), default=0)
     subject = " · ".join(dict.fromkeys(str(record[key]) for record in records for key in ("task", "dataset")))
-    headline = _headline(groups)
+    best, loss = _best(groups)
     return render(
         "compare.html.jinja",
-        title=f"{subject}: {headline}",
+        title=f"bilevel compare · {subject}",
         warnings=[_divergence(record) for record in records if record["diverged"]],
         subject=subject,
-        headline=headline,
-        lead=f"{_count(len(groups), 'algorithm')} on one task under one budget, {_count(seeds, 'seed')} each.",
+        best=best,
+        best_loss=loss,
+        lead=f"{_count(len(groups), 'algorithm')}, one task, one budget, {_count(seeds, 'seed')} each.",
         standings=standings(records),
         curves=[
             (name.replace("_", " ").capitalize(), [(axis, figures[f"{name}_by_{axis}"]) for axis in AXES])
@@ -71,17 +72,15 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
     )
 
 
-def _headline(groups: Mapping[str, Sequence[Record]]) -> str:
+def _best(groups: Mapping[str, Sequence[Record]]) -> tuple[str, str]:
     means = {}
     for name, runs in groups.items():
         losses = [last(run, "outer_loss") for run in runs if not run["diverged"]]
         known = [loss for loss in losses if loss is not None]
         if known:
             means[name] = sum(known) / len(known)
-    if not means:
-        return "No run ended well"
-    best = min(means, key=means.__getitem__)
-    return f"{best} ends lowest, at an outer loss of {numeral(means[best])}"
+    best = min(means, key=means.__getitem__, default="")
+    return best, f"{means[best]:.3g}" if best else ""
 
 
 def _divergence(record: Record) -> str:

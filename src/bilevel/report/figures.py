@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, QUIET, GRID = "#1b1f24", "#5b6470", "#e4e7eb"
 # Okabe and Ito's colours, which colour-blind readers tell apart, in the order of contrast on white.
@@ -28,7 +29,8 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
 RESOLUTION = 200  # dots an inch: sharp on a dense screen at the width a page gives a figure
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LOOK = {
     "text.usetex": False,
@@ -80,8 +82,7 @@ def panel(
     title: str, x: str = "", y: str = "", *, width: float = 5.2, height: float = 3.5
 ) -> tuple[Figure, Axes]:
     """A figure with one pair of axes; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     axes = figure.add_subplot()
     axes.set_title(title)
     axes.set_xlabel(x)

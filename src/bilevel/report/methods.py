@@ -11,11 +11,11 @@ TITLES = {
     "oracle": "Truth known",
 }
 MEANINGS = {
-    "as_given": "all rows with the labels they came with",
-    "trusted_only": "the trusted rows alone",
-    "disagreement": "rows on which a cross-fitted model disagrees with the label are dropped",
-    "cleaned": "this run: kept rows and trusted rows together",
-    "oracle": "the wrong rows dropped by the truth, which only a test bench knows: the ceiling",
+    "as_given": "every row, with the label it came with.",
+    "trusted_only": "the trusted rows alone.",
+    "disagreement": "without the rows whose label a model that never saw them disagrees with.",
+    "cleaned": "this run, without its flagged rows.",
+    "oracle": "without the rows that are wrong in truth, which only a test bench knows: the ceiling.",
 }
 SCORES = ("precision", "recall", "f1", "auroc")
 
@@ -26,7 +26,7 @@ class Method(NamedTuple):
     Attributes:
       name: key in the summary.
       title: what a reader sees.
-      meaning: what the model was trained on.
+      meaning: what the model was trained on, a sentence.
       test_accuracy: accuracy on the test part, in [0, 1].
       detection: precision, recall, f1 and auroc of its flags, in this order.
     """
@@ -46,7 +46,7 @@ def methods(summary: Mapping[str, Any]) -> list[Method]:
     table = [
         Method(
             name,
-            TITLES.get(name, name.replace("_", " ").capitalize()),
+            TITLES[name] if name in TITLES else name.replace("_", " ").capitalize(),
             MEANINGS.get(name, ""),
             accuracy.get(name),
             tuple((detection.get(name) or {}).get(score) for score in SCORES),

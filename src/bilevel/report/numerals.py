@@ -28,6 +28,7 @@ def numeral(value: Any) -> str:
         return f"{int(value):,}"
     if not isinstance(value, Real):
         return str(value)
+    value = float(value)
     return f"{value:,.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.4g}"
 
 

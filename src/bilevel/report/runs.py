@@ -1,5 +1,6 @@
 """The runs of a comparison, brought together: one line an algorithm, mean and spread over seeds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -78,31 +79,42 @@ def standings(records: Sequence[Record]) -> Table:
     columns = [Column("algorithm", numeric=False), Column("runs")]
     columns += [Column(name.replace("_", " ")) for name in measured]
     columns += [Column("seconds"), Column("oracle calls"), Column("compile")]
-    several = any(record["diverged"] for record in records)
-    columns += [Column("diverged")] if several else []
     rows = []
     for name, runs in by_algorithm(records).items():
         well = [run for run in runs if not run["diverged"]]
-        row = [Cell(name), Cell.of(len(runs))]
+        row = [Cell(name), _count(len(runs), len(runs) - len(well))]
         row += [_spread([last(run, quantity) for run in well]) for quantity in measured]
         row += [
             _spread([last(run, "seconds") for run in well], duration, spread=False),
             _spread([last(run, "oracle_calls") for run in well], _whole, spread=False),
             _spread([run.get("compile_seconds") for run in runs], duration, spread=False),
         ]
-        row += [Cell.of(len(runs) - len(well))] if several else []
         rows.append(row)
     return Table(columns, rows)
 
 
 def _spread(values: Sequence[float | None], look=numeral, spread: bool = True) -> Cell:
-    known = [value for value in values if is_number(value)]
+    known = [value for value in values if value is not None and is_number(value)]
     if not known:
         return Cell(ABSENT)
     mean = float(np.mean(known))
     if not spread or len(known) < 2:
         return Cell(look(mean), mean)
-    return Cell(f"{look(mean)} ± {float(np.std(known, ddof=1)):.2g}", mean)
+    return Cell(_with_deviation(mean, float(np.std(known, ddof=1))), mean)
+
+
+def _with_deviation(mean: float, deviation: float) -> str:
+    # Two digits of the deviation say how many digits of the mean mean something.
+    places = 1 - math.floor(math.log10(deviation)) if deviation > 0 else 4
+    if places > 7:
+        return f"{mean:.3g} ± {deviation:.1g}"
+    return f"{mean:,.{max(places, 0)}f} ± {deviation:,.{max(places, 0)}f}"
+
+
+def _count(runs: int, diverged: int) -> Cell:
+    if not diverged:
+        return Cell.of(runs)
+    return Cell(f"{runs}, {diverged} diverged", float(runs - diverged), mark="alarm")
 
 
 def _whole(value: float) -> str:

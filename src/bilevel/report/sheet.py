@@ -31,7 +31,7 @@ def pictures(images: np.ndarray) -> np.ndarray:
 def picture_png(picture: np.ndarray) -> bytes:
     """One picture as a PNG file of its own size."""
     file = io.BytesIO()
-    imsave(file, np.ascontiguousarray(picture), format="png", metadata={"Software": None})
+    imsave(file, np.ascontiguousarray(picture), format="png")
     return file.getvalue()
 
 
@@ -65,8 +65,9 @@ def contact_sheet(cleaning: Cleaning, shown: int = SHOWN) -> Figure:
         axes.add_patch(frame)
         verdict = " ✗" if alarm else ""
         between = " → " if columns == 12 else "\n→ "
-        axes.text(left + 0.5, top + aspect, f"{names[given]}{between}{names[suggested]}{verdict}", ha="center",
-                  va="top", fontsize=7.5, color=colour if alarm else INK, parse_math=False)  # fmt: skip
+        words = f"{names[given]}{between}{names[suggested]}{verdict}"
+        axes.text(left + 0.5, top + aspect, words, ha="center", va="top", fontsize=7.5,
+                  color=colour if alarm else INK, parse_math=False)  # fmt: skip
     axes.set_xlim(0, columns)
     axes.set_ylim(lines * height, 0)
     axes.set_axis_off()

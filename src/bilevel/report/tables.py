@@ -13,7 +13,13 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What a reader sees, the number to sort by where there is one, and a mark for the style sheet."""
+    """What a reader sees.
+
+    Attributes:
+      text: the value as written.
+      value: the number to sort by, where there is one.
+      mark: what the style sheet knows it by.
+    """
 
     text: str
     value: float | None = None

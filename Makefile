@@ -1,0 +1,54 @@
+# The first line that fits a new user: make demo. Everything that is installed goes into .venv.
+
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+BIN := .venv/bin
+SOURCES := src tests $(wildcard examples benchmarks)
+
+.PHONY: demo test test-slow lint types docs wheel-check clean
+
+demo: .venv/run  ## clean the digits and leave a page in out/digits
+	$(BIN)/bilevel clean digits --out out/digits
+	@echo "open out/digits/report.html"
+
+test: .venv/test  ## tests, README code, doctests
+	$(BIN)/pytest -n 2
+	$(BIN)/pytest --doctest-modules src
+
+test-slow: .venv/test  ## tests that take minutes
+	$(BIN)/pytest -n 2 -m slow
+
+lint: .venv/lint  ## style
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: .venv/lint .venv/test
+	$(BIN)/pyright
+
+docs: .venv/docs  ## the site, in site/
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+wheel-check: .venv/run  ## the wheel alone, in a fresh environment, does the main job
+	rm -rf dist build/wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --constraint requirements/run.txt dist/*.whl
+	folder=$$(mktemp -d) && cd $$folder && \
+		env -u BILEVEL_DATA $(CURDIR)/build/wheel/bin/bilevel clean --steps 50 && rm -r $$folder
+
+clean:
+	rm -rf .venv build dist site out
+
+# One stamp for each set of packages; `-e` after the pins, so that it changes none of them.
+.venv/run: requirements/run.txt pyproject.toml
+ifeq ($(PYTHON),)
+	$(error Python 3.11 or newer is needed and was not found; install it, or say where: make PYTHON=/path/to/python3)
+endif
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements/run.txt
+	$(BIN)/pip install --quiet --no-deps -e .
+	touch $@
+
+.venv/test .venv/lint .venv/docs: .venv/%: requirements/%.txt .venv/run
+	$(BIN)/pip install --quiet -r $<
+	touch $@

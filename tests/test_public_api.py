@@ -1,0 +1,25 @@
+"""The public names, the reference and the docstrings agree."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import bilevel
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "api.md"
+LISTED = re.findall(r"^::: bilevel\.([\w.]+)$", REFERENCE.read_text(), re.MULTILINE)
+
+
+def test_reference_lists_the_public_names():
+    assert sorted(name for name in LISTED if "." not in name) == sorted(bilevel.__all__)
+    assert len(LISTED) == len(set(LISTED))
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_docstring(name):
+    module, _, last = f"bilevel.{name}".rpartition(".")
+    thing = getattr(import_module(module), last)
+    first_line = (thing.__doc__ or "").partition("\n")[0]
+    assert 10 < len(first_line) <= 80 and first_line.endswith((".", ":", "?"))

@@ -1,0 +1,89 @@
+"""Runs made up for the tests of the reports."""
+
+import numpy as np
+
+from bilevel.cleaning.result import Cleaning
+from bilevel.report.sheet import picture_png
+
+HOSTILE = '<script>alert("$x")</script>'
+# For tests of a page's text: drawing figures takes most of the time.
+PIXEL = picture_png(np.zeros((1, 1, 3), np.uint8))
+UNDRAWN = {name: PIXEL for name in ("weights", "learning_curves")}
+
+
+def example_cleaning(rows=240, truth=True, image_shape=(8, 8), texts=False, classes=None, **summary):
+    """A run on random images that finds most wrong labels, with every number a report can show."""
+    random = np.random.default_rng(0)
+    right = random.integers(0, 10, rows)
+    wrong = random.random(rows) < 0.4
+    given = np.where(wrong, (right + random.integers(1, 10, rows)) % 10, right)
+    weights = 1 / (1 + np.exp(np.where(wrong, 3.0, -3.0) + 1.5 * random.standard_normal(rows)))
+    step = np.arange(0, 101, 10)
+    numbers = {
+        "rows": rows,
+        "trusted": 50,
+        "flagged": int((weights < 0.5).sum()),
+        "seconds": 9.83,
+        "source": "digits",
+        "weights": "shared",
+        "algorithm": "soba",
+        "model": "linear",
+        "steps": 100,
+        "detection": {"precision": 0.95, "recall": 0.94, "f1": 0.945, "auroc": 0.98} if truth else None,
+        "baseline_detection": {"disagreement": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "auroc": None}},
+        "test_accuracy": {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93},
+        "linear_residual": float("nan"),
+        "warnings": ["few trusted rows"],
+    }
+    return Cleaning(
+        given=given,
+        weights=weights,
+        flagged=weights < 0.5,
+        suggested=right,
+        truth=right if truth else None,
+        classes=classes or [f"class {digit}" for digit in range(10)],
+        images=None if image_shape is None else random.random((rows, *image_shape)),
+        texts=[f"a text about {HOSTILE} {row}" for row in range(rows)] if texts else None,
+        history={
+            "step": step,
+            "outer_loss": np.exp(-step / 30),
+            "held_out_loss": 0.1 + np.exp(-step / 30),
+            "best_step": np.int64(70),
+        },
+        summary=numbers | summary,
+    )
+
+
+def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
+    """Runs whose outer loss falls by a factor of e every 20 steps, scaled by seed."""
+    step = np.arange(0, 101, 10)
+    records = []
+    for algorithm in algorithms:
+        for seed in range(seeds):
+            loss = (1 + seed) * np.exp(-step / 20)
+            broken = (algorithm, seed) in diverged
+            history = {
+                "step": step.tolist(),
+                "seconds": (step / 50).tolist(),
+                "gradients": (3 * step).tolist(),
+                "hessian_products": step.tolist(),
+                "cross_products": step.tolist(),
+                "outer_loss": [*loss[:-1].tolist(), float("nan")] if broken else loss.tolist(),
+                "inner_residual": (loss**2).tolist(),
+                "accuracy": (1 - loss / 10).tolist(),
+            }
+            records.append(
+                {
+                    "task": "quadratic",
+                    "dataset": "synthetic",
+                    "algorithm": algorithm,
+                    "seed": seed,
+                    "hyperparameters": {"inner_steps": 10, "step_size": 0.1},
+                    "history": history,
+                    "final": {name: values[-1] for name, values in history.items()},
+                    "compile_seconds": 1.5,
+                    "diverged": "outer_loss is not finite; lower the step sizes" if broken else None,
+                    "environment": {"device": "cpu", "cores": 2},
+                }
+            )
+    return records

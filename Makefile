@@ -26,7 +26,7 @@ types: .venv/lint .venv/test
 	$(BIN)/pyright
 
 docs: .venv/docs  ## the site, in site/
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel-check: .venv/run  ## the wheel alone, in a fresh environment, does the main job
 	rm -rf dist build/wheel

@@ -79,6 +79,18 @@ def test_sparse(tmp_path):
     np.testing.assert_allclose(greatest[greatest > 0], 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.float16])
+def test_sparse_of_few_bits(tmp_path, dtype):
+    matrix = scipy.sparse.random(12, 30, 0.2, "csr", rng=RANDOM)
+    small = csr("features", matrix) | {"features_data": np.ones(matrix.nnz, dtype)}
+    small["features_indices"] = small["features_indices"].astype(np.uint16)
+    trusted = {f"trusted_{name}": array for name, array in small.items()}
+    labels = good()["labels"]
+    arrays = {"features": None, "trusted_features": None, "trusted_labels": labels} | small | trusted
+    data = read_file(save(tmp_path / "a.npz", **arrays))
+    assert data.features.dtype == np.float32 and set(data.features.data) == {1}
+
+
 NAN = np.where(np.arange(36).reshape(12, 3) == 16, np.nan, 1.0)
 
 BAD_ARRAYS = {
@@ -104,7 +116,10 @@ BAD_ARRAYS = {
         "test label '2' is not a class of the training rows",
     ),
     "measurements": ({"labels": np.linspace(0, 1, 12)}, "must be integers or strings, got 0.09"),
-    "widths": ({"trusted_features": np.ones((4, 2))}, r"like training rows, got an array of shape \(4, 2\)"),
+    "widths": (
+        {"trusted_features": np.ones((4, 2))},
+        r"like training rows, got an array of rows of shape \(2,\)",
+    ),
     "no columns": ({"features": np.ones((12, 0))}, "rows must have features"),
     "pickled": ({"labels": np.array([1, "a"] * 6, object)}, "pickled object array, which is not read"),
     "pixels": (
@@ -117,7 +132,7 @@ BAD_ARRAYS = {
     ),
     "form": (
         {"features": None, **csr("features", scipy.sparse.eye(12, 3, format="csr"))},
-        "got an array of shape .* against a CSR matrix",
+        "got an array of rows .* against a CSR matrix",
     ),
     "broken CSR": (
         {

@@ -33,6 +33,8 @@ def _read_features(path, file, name):
         return _read(path, file, name)
     data, indices, indptr, shape = (_read(path, file, f"{name}_{key}") for key in _CSR)
     try:
+        # SciPy's sparse matrices know no float16, and a maximum of booleans is no number.
+        data = data.astype(np.result_type(data, np.float32))
         matrix = scipy.sparse.csr_matrix((data, indices, indptr), tuple(shape.tolist()))
         matrix.check_format(full_check=True)
     except (ValueError, TypeError) as error:

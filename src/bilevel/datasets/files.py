@@ -76,12 +76,10 @@ def _dataset(path, parts):
         _check(f"{path.name}: {part}", features, labels)
     features, _ = parts["training"]
     for part, (others, _) in parts.items():
-        if others.shape[1:] != features.shape[1:] or scipy.sparse.issparse(others) != scipy.sparse.issparse(
-            features
-        ):
+        if _form(others) != _form(features):
             raise ValueError(
-                f"{path.name}: {part} rows must be like training rows, got {_kind(others)} against "
-                f"{_kind(features)}; store both in the same form"
+                f"{path.name}: {part} rows must be like training rows, got {_form(others)} against "
+                f"{_form(features)}; store both in the same form"
             )
 
     labels = {
@@ -149,6 +147,6 @@ def _first_bad(features):
     return f", the first in row {row}"
 
 
-def _kind(features):
-    form = "a CSR matrix" if scipy.sparse.issparse(features) else "an array"
-    return f"{form} of shape {features.shape}"
+def _form(features):
+    container = "a CSR matrix" if scipy.sparse.issparse(features) else "an array"
+    return f"{container} of rows of shape {features.shape[1:]}"

@@ -1,6 +1,5 @@
 """The figures of a cleaning run, one function each."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,18 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from bilevel.cleaning.result import Cleaning
-from bilevel.report.figures import BLUE, INK, ORANGE, QUIET, VERMILLION, panel, png, spans_decades, styled
+from bilevel.report.figures import (
+    BLUE,
+    INK,
+    ORANGE,
+    QUIET,
+    VERMILLION,
+    brief,
+    panel,
+    png,
+    spans_decades,
+    styled,
+)
 from bilevel.report.methods import Method, methods
 from bilevel.report.sheet import contact_sheet
 
@@ -96,7 +106,7 @@ def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
     pairs = np.stack([cleaning.given[changed], cleaning.suggested[changed]], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:shown][::-1]
-    names = [textwrap.shorten(str(name), 18, placeholder="…") for name in cleaning.classes]
+    names = [brief(name, 18) for name in cleaning.classes]
     figure, axes = panel("Most frequent corrections", "flagged rows")
     bars = axes.barh(range(most.size), counts[most], height=0.66, color=BLUE)
     axes.bar_label(bars, padding=4, fontsize=9)

@@ -13,9 +13,9 @@ from bilevel.report.strict import strict_json
 from bilevel.report.tables import Cell, Column, Table
 
 CAPTIONS = {
-    "step": "Per step: lower at the same place means that each step achieves more.",
-    "seconds": "Per second on this machine, compiling left out.",
-    "oracle_calls": "Per gradient, Hessian or cross product: the cost that no machine changes.",
+    "step": "Against steps: what one step achieves.",
+    "seconds": "Against seconds on this machine, compiling left out.",
+    "oracle_calls": "Against gradients, Hessian and cross products: the cost that no machine changes.",
 }
 
 
@@ -53,7 +53,7 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
     return render(
         "compare.html.jinja",
         title=f"bilevel compare · {subject}",
-        warnings=[_divergence(record) for record in records if record["diverged"]],
+        warnings=[_divergence(record) for record in records if record.get("diverged")],
         subject=subject,
         best=best,
         best_loss=loss,
@@ -75,7 +75,7 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
 def _best(groups: Mapping[str, Sequence[Record]]) -> tuple[str, str]:
     means = {}
     for name, runs in groups.items():
-        losses = [last(run, "outer_loss") for run in runs if not run["diverged"]]
+        losses = [last(run, "outer_loss") for run in runs if not run.get("diverged")]
         known = [loss for loss in losses if loss is not None]
         if known:
             means[name] = sum(known) / len(known)

@@ -41,7 +41,7 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
             ends.append(line.x[-1])
             starts.append(line.x[line.x > 0][:1])
             label = None
-        for run in (run for run in runs if run["diverged"]):
+        for run in (run for run in runs if run.get("diverged")):
             x, y = track(run, against), track(run, quantity)
             fine = np.flatnonzero(np.isfinite(y[: x.size]))
             if fine.size:
@@ -69,5 +69,6 @@ def _scale(axes, heights: np.ndarray, ends: list, starts: list) -> None:
     # Budgets far apart would squeeze the cheap algorithms against the left edge.
     first = np.concatenate([np.empty(0), *starts])
     if first.size and max(ends) > 8 * min(ends) > 0:
-        axes.set_xscale("log")
+        # The start, at 0, has no place on a logarithmic axis.
+        axes.set_xscale("log", nonpositive="mask")
         axes.set_xlim(first.min(), max(ends))

@@ -42,10 +42,8 @@ LOOK = {
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlepad": 10,
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.formatter.use_mathtext": True,
@@ -84,7 +82,8 @@ def panel(
     """A figure with one pair of axes; sizes in inches."""
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     axes = figure.add_subplot()
-    axes.set_title(title)
+    # At the left edge of the figure, so that no long tick label pushes it out.
+    figure.suptitle(title, x=0.02, horizontalalignment="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
@@ -94,6 +93,16 @@ def spans_decades(values: np.ndarray, ratio: float = 30.0) -> bool:
     """Whether values are positive and so far apart that a logarithmic axis shows them better."""
     values = values[np.isfinite(values)]
     return values.size > 0 and values.min() > 0 and values.max() > ratio * values.min()
+
+
+def brief(name: object, length: int) -> str:
+    """The name in one line of at most so many characters.
+
+    >>> brief("ankle\\n boot", 12), brief("comp.sys.ibm.pc.hardware", 12)
+    ('ankle boot', 'comp.sys.ib…')
+    """
+    line = " ".join(str(name).split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 @styled

@@ -10,7 +10,7 @@ from bilevel.report.numerals import ABSENT, duration, is_number, numeral
 from bilevel.report.tables import Cell, Column, Table
 
 CALLS = ("gradients", "hessian_products", "cross_products")
-COUNTERS = ("step", "seconds", *CALLS)
+COUNTERS = ("step", "seconds", "oracle_calls", *CALLS)
 Record = Mapping[str, Any]
 
 
@@ -56,7 +56,7 @@ def track(record: Record, name: str) -> np.ndarray:
 def curve(records: Sequence[Record], quantity: str, against: str) -> Curve | None:
     """Mean and range over the seeds that ended well, or None when there is nothing to draw."""
     pairs = [
-        (track(record, against), track(record, quantity)) for record in records if not record["diverged"]
+        (track(record, against), track(record, quantity)) for record in records if not record.get("diverged")
     ]
     # Log points are the same steps for every seed; a time budget may cut some seeds short.
     length = min((min(x.size, y.size) for x, y in pairs), default=0)
@@ -81,7 +81,7 @@ def standings(records: Sequence[Record]) -> Table:
     columns += [Column("seconds"), Column("oracle calls"), Column("compile")]
     rows = []
     for name, runs in by_algorithm(records).items():
-        well = [run for run in runs if not run["diverged"]]
+        well = [run for run in runs if not run.get("diverged")]
         row = [Cell(name), _count(len(runs), len(runs) - len(well))]
         row += [_spread([last(run, quantity) for run in well]) for quantity in measured]
         row += [

@@ -1,7 +1,6 @@
 """The flagged images side by side: small pictures for the page, one figure to keep."""
 
 import io
-import textwrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,10 +8,11 @@ from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
 
 from bilevel.cleaning.result import Cleaning
-from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, panel, styled
+from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, brief, panel, styled
 from bilevel.report.labels import suspects
 
 SHOWN = 60
+LINES = 5
 LONGEST_SIDE = 96  # pixels of a picture on the page
 
 
@@ -42,13 +42,13 @@ def contact_sheet(cleaning: Cleaning, shown: int = SHOWN) -> Figure:
     Where the truth is known the frame is blue when the label is wrong indeed, and vermillion with a
     cross when it is right and the flag is a false alarm.
     """
-    rows = suspects(cleaning)[:shown]
-    names = [textwrap.shorten(str(name), 13, placeholder="…") for name in cleaning.classes]
-    columns = min(12 if max(map(len, names)) <= 2 else 7, max(len(rows), 1))
+    names = [brief(name, 13) for name in cleaning.classes]
+    terse = max(map(len, names)) <= 2
+    columns, text = (12, 0.34) if terse else (8, 0.44)  # text: room under a tile, in tile widths
+    rows = suspects(cleaning)[: min(shown, LINES * columns)]
     lines = max(-(-len(rows) // columns), 1)
     tiles = pictures(cleaning.images[rows])  # pyright: ignore[reportOptionalSubscript]
     aspect = tiles.shape[1] / tiles.shape[2]
-    text = 0.42 if columns == 12 else 0.62  # room under a tile, in tile widths
     height = aspect + text
     width = 7.2
     figure, axes = panel(
@@ -64,7 +64,7 @@ def contact_sheet(cleaning: Cleaning, shown: int = SHOWN) -> Figure:
         frame = Rectangle((box[0], box[3]), 0.88, 0.88 * aspect, fill=False, edgecolor=colour, linewidth=2)
         axes.add_patch(frame)
         verdict = " ✗" if alarm else ""
-        between = " → " if columns == 12 else "\n→ "
+        between = " → " if terse else "\n→ "
         words = f"{names[given]}{between}{names[suggested]}{verdict}"
         axes.text(left + 0.5, top + aspect, words, ha="center", va="top", fontsize=7.5,
                   color=colour if alarm else INK, parse_math=False)  # fmt: skip

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,38 @@ from jax import lax
 
 from bilevel.checkpoint import Checkpoint
 from bilevel.sampling import Host
-from bilevel.types import Algorithm, Batch, DivergedError, PyTree, Result
+from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result
 
 
-def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: Any, steps: int, until: Any = None):
+class Plan(NamedTuple):
+    """All that is random in a chunk of steps, chosen before its loop.
+
+    Attributes:
+      outer, inner: (steps, draws) picks of minibatches.
+      keys: (steps,) random keys.
+    """
+
+    outer: Any
+    inner: Any
+    keys: Any
+
+    def read(self, data: Batch, i: Any) -> tuple[Batch, Any]:
+        """Minibatches and key of the i-th step of the chunk."""
+        return Batch(data.outer.view(self.outer[i]), data.inner.view(self.inner[i])), self.keys[i]
+
+
+def make_plan(draws: Draws, data: Batch, key: Any, start: Any, steps: int) -> Plan:
+    """The plan of steps `start` to `start + steps - 1`: a function of the key and the step alone."""
+    outer_key, inner_key, step_key = jax.random.split(key, 3)
+
+    def picks(source, key, draws):
+        return source.plan(key, start * draws, steps * draws).reshape(steps, draws)
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(start + jnp.arange(steps))
+    return Plan(picks(data.outer, outer_key, draws.outer), picks(data.inner, inner_key, draws.inner), keys)
+
+
+def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: Any, steps: int) -> Any:
     """The state after steps `start` to `start + steps - 1`: one pure function, nothing on the host.
 
     Minibatches and keys of all steps are chosen before the loop, from `key` and the number of
@@ -28,8 +56,7 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
       data: from `full` or `minibatches`.
       key: random key.
       start: number of the first step, may be traced.
-      steps: how many steps to plan for.
-      until: how many of them to make (all when None), may be traced.
+      steps: how many steps to make.
 
     Returns:
       The new state.
@@ -43,13 +70,7 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
     >>> jax.vmap(last_x)(jnp.array([0.1, 0.01])).shape
     (2, 10)
     """
-    plan = _plan(algorithm, data, key, start, steps)
-
-    def body(i, state):
-        return algorithm.step(state, *_pick(data, plan, i))[0]
-
-    # The trip count is traced also when it is known: one loop, compiled once, for every chunk.
-    return lax.fori_loop(0, jnp.asarray(steps if until is None else until), body, state)
+    return _follow(algorithm, state, data, make_plan(algorithm.draws, data, key, start, steps), steps)
 
 
 def run(
@@ -111,27 +132,25 @@ def run(
     if saved is not None and (found := saved.restore(algorithm.name, state, key)):
         start, state, record.entries = found
 
-    # A call of no steps compiles, and nothing else.
+    # A chunk of no steps compiles, and nothing else.
     begin = time.perf_counter()
-    chunk = _load(algorithm, data, start, 1, log_every)
-    jax.block_until_ready(_chunk(algorithm, state, chunk, key, start, 0, log_every, seeds))
-    metrics = jax.block_until_ready(_observe(algorithm, state, chunk, key, start, seeds))
+    data_now, plan = _prepare(algorithm, data, key, start, 0, log_every)
+    jax.block_until_ready(_chunk(algorithm, state, data_now, plan, 0, seeds))
+    metrics = jax.device_get(_observe(algorithm, state, data_now, plan, 0, seeds))
     compile_seconds = time.perf_counter() - begin
 
-    begin = time.perf_counter() - record.seconds
     if not record.entries:
-        record.add(start, 0.0, metrics)
         _check(algorithm, metrics, state, (start, start), state, record, allow_divergence)
-    stop = bool(callback and callback(start, state, metrics))
-    step = start
+        record.add(start, 0.0, metrics)
+    begin = time.perf_counter() - record.seconds
+    step, stop = start, bool(callback and callback(start, state, metrics))
     with _bar(steps - start, algorithm.name, progress) as bar:
         try:
             while step < steps and not stop:
                 count = min(log_every, steps - step)
-                chunk = _load(algorithm, data, step, count, log_every)
-                new = _chunk(algorithm, state, chunk, key, step, count, log_every, seeds)
-                chunk = _load(algorithm, data, step + count, 1, log_every)
-                metrics = jax.device_get(_observe(algorithm, new, chunk, key, step + count, seeds))
+                data_now, plan = _prepare(algorithm, data, key, step, count, log_every)
+                new = _chunk(algorithm, state, data_now, plan, count, seeds)
+                metrics = jax.device_get(_observe(algorithm, new, data_now, plan, count, seeds))
                 _check(algorithm, metrics, new, (step, step + count), state, record, allow_divergence)
                 step, state = step + count, new
                 record.add(step, time.perf_counter() - begin, metrics)
@@ -146,53 +165,51 @@ def run(
     return Result(state, record.arrays(), compile_seconds)
 
 
-@partial(jax.jit, static_argnames=("algorithm", "room", "seeds"))
-def _chunk(algorithm, state, data, key, start, count, room, seeds):
-    def one(state, key):
-        return advance(algorithm, state, data, key, start=start, steps=room, until=count)
-
-    return jax.vmap(one)(state, key) if seeds else one(state, key)
-
-
-@partial(jax.jit, static_argnames=("algorithm", "seeds"))
-def _observe(algorithm, state, data, key, start, seeds):
-    """The metrics at `state`, on the minibatches of the step that would come next."""
-
-    def one(state, key):
-        return algorithm.step(state, *_pick(data, _plan(algorithm, data, key, start, 1), 0))[1]
-
-    return jax.vmap(one)(state, key) if seeds else one(state, key)
-
-
-def _plan(algorithm, data, key, start, steps):
-    """Minibatches and keys of `steps` steps: all that is random, before the loop."""
-    outer_key, inner_key, step_key = jax.random.split(key, 3)
-
-    def picks(source, key, draws):
-        return source.plan(key, start * draws, steps * draws).reshape(steps, draws)
-
-    keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(start + jnp.arange(steps))
-    return (
-        picks(data.outer, outer_key, algorithm.draws.outer),
-        picks(data.inner, inner_key, algorithm.draws.inner),
-        keys,
-    )
-
-
-def _pick(data, plan, i):
-    outer, inner, keys = plan
-    return Batch(data.outer.view(outer[i]), data.inner.view(inner[i])), keys[i]
-
-
-def _load(algorithm, data, step, count, room):
-    """`data` with host sources replaced by the stacked minibatches of one chunk."""
+def _prepare(algorithm, data, key, step, count, room):
+    """Data and plan of a chunk of `count` steps, and of the step after it, for the metrics."""
 
     def load(source, draws):
         if isinstance(source, Host):
-            return source.stack(step * draws, count * draws, room * draws)
+            return source.stack(step * draws, (count + 1) * draws, (room + 1) * draws)
         return source
 
-    return Batch(load(data.outer, algorithm.draws.outer), load(data.inner, algorithm.draws.inner))
+    draws = algorithm.draws
+    data = Batch(load(data.outer, draws.outer), load(data.inner, draws.inner))
+    return data, _plan(draws, data, key, step, room + 1)
+
+
+@partial(jax.jit, static_argnames=("draws", "steps"))
+def _plan(draws, data, key, start, steps):
+    def one(key):
+        return make_plan(draws, data, key, start, steps)
+
+    return jax.vmap(one)(key) if np.ndim(key) else one(key)
+
+
+@partial(jax.jit, static_argnames=("algorithm", "seeds"))
+def _chunk(algorithm, state, data, plan, count, seeds):
+    def one(state, plan):
+        return _follow(algorithm, state, data, plan, count)
+
+    return jax.vmap(one)(state, plan) if seeds else one(state, plan)
+
+
+@partial(jax.jit, static_argnames=("algorithm", "seeds"))
+def _observe(algorithm, state, data, plan, i, seeds):
+    """The metrics at `state`, on the minibatches of the i-th step of the plan."""
+
+    def one(state, plan):
+        return algorithm.step(state, *plan.read(data, i))[1]
+
+    return jax.vmap(one)(state, plan) if seeds else one(state, plan)
+
+
+def _follow(algorithm, state, data, plan, count):
+    def body(i, state):
+        return algorithm.step(state, *plan.read(data, i))[0]
+
+    # A traced trip count also where it is known: the same loop, bit for bit, for every chunk.
+    return lax.fori_loop(0, jnp.asarray(count, jnp.int32), body, state)
 
 
 def _check(algorithm, metrics, new, window, state, record, allow_divergence):
@@ -233,4 +250,5 @@ class _History:
         return self.entries[-1]["seconds"] if self.entries else 0.0
 
     def arrays(self):
-        return {name: np.array([entry[name] for entry in self.entries]) for name in self.entries[0]}
+        names = self.entries[0] if self.entries else ()
+        return {name: np.array([entry[name] for entry in self.entries]) for name in names}

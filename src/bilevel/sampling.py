@@ -76,11 +76,10 @@ class Blocks:
 
         def start(number):
             epoch_key = jax.random.fold_in(key, number // blocks)
-            offset, stride = jax.random.randint(
-                epoch_key, (2,), 0, jnp.array([self.rows, len(self.strides)]), jnp.int32
-            )
+            # Remainders of 32 bits: their bias is rows / 2^32, and they compile fast.
+            offset, stride = jax.random.bits(epoch_key, (2,), "uint32") % jnp.array([self.rows, len(self.strides)], "uint32")
             block = _product_modulo(number % blocks, self.strides[stride], blocks)
-            return (offset + block * self.size) % self.rows
+            return (offset.astype(jnp.int32) + block * self.size) % self.rows
 
         return jax.vmap(start)(number)
 

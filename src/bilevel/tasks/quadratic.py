@@ -44,7 +44,7 @@ def quadratic(
         return jnp.mean(0.5 * jnp.einsum("i,rij,j->r", y, A, y) + (C @ x + a) @ y)
 
     def outer(x, y, batch):
-        return jnp.mean(0.5 * jnp.sum((y - batch) ** 2, axis=1)) + 0.05 * jnp.sum(x**2)
+        return jnp.mean(0.5 * jnp.sum((y[None] - batch) ** 2, axis=1)) + 0.05 * jnp.sum(x**2)
 
     inverse = np.linalg.inv(A.mean(0))
     response, offset, target = -inverse @ C.mean(0), -inverse @ a.mean(0), b.mean(0)

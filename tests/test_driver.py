@@ -1,0 +1,201 @@
+"""The driver: same path however it is cut, one trace, divergence told."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from algorithms import ALGORITHMS
+
+import bilevel as b
+
+TASK = b.tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
+DATA = TASK.data(8)
+X, Y = TASK.start(jax.random.key(1))
+
+
+def build(name="soba", **settings):
+    return ALGORITHMS[name](TASK.problem, **dict(inner_optimizer=0.2, outer_optimizer=0.01) | settings)
+
+
+def same(one, other):
+    for a, b_ in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b_)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_resumes_bit_for_bit_whatever_the_chunk_length(name, key):
+    algorithm = build(name)
+    whole = b.run(algorithm, X, Y, DATA, steps=23, key=key, log_every=23)
+    half = b.run(algorithm, X, Y, DATA, steps=10, key=key, log_every=4)
+    rest = b.run(algorithm, X, Y, DATA, steps=23, key=key, log_every=7, state=half.state, start=10)
+    same(whole.state, rest.state)
+    same(whole.state, b.advance(algorithm, algorithm.init(X, Y), DATA, key, start=0, steps=23))
+
+
+def test_history_starts_at_the_start_and_ends_at_the_end(key):
+    result = b.run(build(), X, Y, DATA, steps=25, key=key, log_every=10)
+    assert list(result.history["step"]) == [0, 10, 20, 25]
+    assert np.all(np.diff(result.history["seconds"]) > 0) and result.compile_seconds > 0
+    again = b.run(build(), X, Y, DATA, steps=25, key=key, log_every=5)
+    np.testing.assert_array_equal(again.history["outer_loss"][[0, 2, 4, 5]], result.history["outer_loss"])
+
+
+def test_one_trace_serves_many_chunks_and_runs(key):
+    traces = []
+
+    def inner(x, y, batch):
+        traces.append(1)
+        return TASK.problem.inner(x, y, batch)
+
+    algorithm = b.soba(b.Problem(TASK.problem.outer, inner), inner_optimizer=0.2, outer_optimizer=0.01)
+    b.run(algorithm, X, Y, DATA, steps=5, key=key, log_every=5)
+    first = len(traces)
+    b.run(algorithm, 2 * X, Y, DATA, steps=23, key=jax.random.key(5), log_every=5)
+    assert len(traces) == first
+
+
+def test_seeds_at_once_equal_seeds_one_by_one(key):
+    keys = jax.random.split(key, 3)
+    together = b.run(build("stocbio"), X, Y, DATA, steps=20, key=keys, log_every=10)
+    assert together.history["outer_loss"].shape == (3, 3)
+    alone = b.run(build("stocbio"), X, Y, DATA, steps=20, key=keys[2], log_every=10)
+    # Batched matrix products round differently.
+    np.testing.assert_allclose(together.state.x[2], alone.state.x, rtol=1e-9)
+
+
+def test_host_data_give_the_same_path_as_the_same_data_on_the_device(key):
+    algorithm = build("aid_bio")
+    draws = algorithm.draws
+    sources = [
+        source.view(source.plan(k, 0, 12 * count))
+        for source, k, count in zip(DATA, jax.random.split(key, 3)[:2], draws, strict=True)
+    ]
+    host = b.Batch(*(b.Host(lambda i, s=s: jax.device_get(s[i])) for s in sources))
+    want = b.run(algorithm, X, Y, DATA, steps=10, key=key, log_every=4)
+    got = b.run(algorithm, X, Y, host, steps=10, key=key, log_every=4)
+    np.testing.assert_allclose(got.state.x, want.state.x, rtol=1e-12)
+
+
+def test_data_are_arguments_and_not_constants(key):
+    algorithm = build()
+    plan = b.driver.make_plan(algorithm.draws, DATA, key, 0, 4)
+    text = b.driver._chunk.lower(algorithm, algorithm.init(X, Y), DATA, plan, 4, False).as_text()
+    # A, the largest array, has 57 x 6 x 6 entries and must not stand in the program as numbers.
+    assert len(text) < 60_000
+
+
+def test_callback_sees_every_log_point_and_can_stop(key):
+    seen = []
+
+    def callback(step, state, metrics):
+        seen.append((step, float(metrics["outer_loss"])))
+        return step == 20
+
+    result = b.run(build(), X, Y, DATA, steps=100, key=key, log_every=10, callback=callback)
+    assert [step for step, _ in seen] == [0, 10, 20] == list(result.history["step"])
+
+
+def test_divergence_is_told_with_the_last_finite_state(key):
+    with pytest.raises(b.DivergedError, match="soba diverged between steps .* is not finite; lower the step") as caught:
+        b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50)
+    error = caught.value
+    assert error.algorithm == "soba" and error.steps[1] == error.steps[0] + 50
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(error.state))
+    result = b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50, allow_divergence=True)
+    assert not np.all(np.isfinite(result.state.y))
+
+
+def test_a_loss_that_is_not_finite_at_the_start_is_told(key):
+    problem = b.Problem(lambda x, y, batch: jnp.log(x), lambda x, y, batch: 0.5 * y**2)
+    with pytest.raises(b.DivergedError, match="between steps 0 and 0: outer_loss is not finite"):
+        b.run(b.soba(problem), -1.0, 0.0, b.full(None, None), steps=5, key=key)
+
+
+def test_bad_arguments(key):
+    with pytest.raises(ValueError, match="log_every >= 1"):
+        b.run(build(), X, Y, DATA, steps=5, key=key, log_every=0)
+    with pytest.raises(TypeError, match="scalar"):
+        b.run(b.soba(b.Problem(lambda x, y, batch: y, lambda x, y, batch: y)), X, Y, DATA, steps=5, key=key)
+
+
+def test_progress_is_quiet_when_the_output_is_not_a_terminal(key, capfd):
+    b.run(build(), X, Y, DATA, steps=20, key=key, log_every=5)
+    assert capfd.readouterr() == ("", "")
+
+
+# Checkpoints
+
+
+def test_checkpoint_resumes_bit_for_bit_and_keeps_the_history(key, tmp_path):
+    algorithm = build("fsla")
+    whole = b.run(algorithm, X, Y, DATA, steps=30, key=key, log_every=5)
+    b.run(algorithm, X, Y, DATA, steps=15, key=key, log_every=5, checkpoint=str(tmp_path / "c"))
+    resumed = b.run(algorithm, X, Y, DATA, steps=30, key=key, log_every=5, checkpoint=str(tmp_path / "c"))
+    same(whole.state, resumed.state)
+    np.testing.assert_array_equal(whole.history["step"], resumed.history["step"])
+    np.testing.assert_array_equal(whole.history["outer_loss"], resumed.history["outer_loss"])
+    done = b.run(algorithm, X, Y, DATA, steps=30, key=key, log_every=5, checkpoint=str(tmp_path / "c"))
+    same(whole.state, done.state)
+
+
+def test_checkpoint_of_another_problem_is_refused(key, tmp_path):
+    b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))
+    with pytest.raises(ValueError, match="is of another run: its algorithm is 'soba', not 'fsla'"):
+        b.run(build("fsla"), X, Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))
+    with pytest.raises(ValueError, match="its key is"):
+        b.run(build(), X, Y, DATA, steps=5, key=jax.random.key(7), checkpoint=str(tmp_path))
+    with pytest.raises(ValueError, match="its identity is '', not 'other'"):
+        other = b.Checkpoint(tmp_path, identity="other")
+        b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=other)
+    with pytest.raises(ValueError, match="its variables is"):
+        b.run(build(), X[:3], Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))
+
+
+def test_interrupt_saves_before_it_ends(key, tmp_path):
+    def interrupt(step, state, metrics):
+        if step == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        b.run(build(), X, Y, DATA, steps=30, key=key, log_every=5, callback=interrupt, checkpoint=str(tmp_path))
+    resumed = b.run(build(), X, Y, DATA, steps=30, key=key, log_every=5, checkpoint=str(tmp_path))
+    same(resumed.state, b.run(build(), X, Y, DATA, steps=30, key=key, log_every=5).state)
+
+
+KILLED = """
+import os, jax, orbax.checkpoint as ocp, bilevel as b
+import orbax.checkpoint._src.path.atomicity as atomicity
+task = b.tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
+x, y = task.start(jax.random.key(1))
+algorithm = b.soba(task.problem, inner_optimizer=0.2, outer_optimizer=0.01)
+run = lambda steps: b.run(
+    algorithm, x, y, task.data(8), steps=steps, key=jax.random.key(0), log_every=5, checkpoint={folder!r}
+)
+run(10)
+rename = os.rename
+def die(*args, **kwargs):
+    os._exit(9)
+os.rename = os.replace = die
+import pathlib
+pathlib.Path.rename = pathlib.Path.replace = die
+run(20)
+"""
+
+
+def test_kill_in_the_middle_of_a_save_resumes_from_the_save_before(tmp_path):
+    """The process dies when the second save, fully written under its temporary name, is to be renamed."""
+    folder = str(tmp_path / "c")
+    environment = {**os.environ, "JAX_ENABLE_X64": "1"}
+    code = subprocess.run([sys.executable, "-c", KILLED.format(folder=folder)], env=environment).returncode
+    assert code == 9
+    assert len(list((tmp_path / "c").iterdir())) == 2  # the whole save and the torn one
+    key = jax.random.key(0)
+    algorithm = b.soba(TASK.problem, inner_optimizer=0.2, outer_optimizer=0.01)
+    steps_found, _, _ = b.Checkpoint(folder).restore("soba", algorithm.init(X, Y), key)
+    assert steps_found == 10
+    resumed = b.run(algorithm, X, Y, DATA, steps=20, key=key, log_every=5, checkpoint=folder)
+    same(resumed.state, b.run(algorithm, X, Y, DATA, steps=20, key=key, log_every=5).state)

@@ -1,0 +1,109 @@
+"""Estimators and oracles: limits, and the identities of the papers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import quartic_case
+
+import bilevel as b
+from bilevel.types import Point
+
+CASE = quartic_case()
+OPTIMIZERS = Point(0.05, 0.3, 0.3)
+
+
+def path(oracle, estimator, steps=30, optimizers=OPTIMIZERS, start=CASE.y):
+    algorithm = b.single_loop(CASE.problem, oracle, estimator, optimizers)
+    state, xs = algorithm.init(CASE.x, start), []
+    step = jax.jit(algorithm.step)
+    for _ in range(steps):
+        state, metrics = step(state, CASE.data, jax.random.key(0))
+        xs.append(np.asarray(state.x))
+    return np.array(xs), state, metrics
+
+
+@pytest.mark.parametrize("estimator", [b.storm(1.0), b.storm(0.2), b.momentum(1.0)], ids=["storm1", "storm", "momentum"])
+def test_full_batches_give_the_plain_oracle(estimator):
+    oracle = b.implicit_direction(CASE.problem)
+    np.testing.assert_allclose(path(oracle, estimator)[0], path(oracle, b.minibatch())[0], atol=1e-12)
+
+
+def noisy_oracle(point, batch):
+    return b.directions.Terms(jax.tree.map(lambda leaf: leaf + batch, point), jax.tree.map(jnp.zeros_like, point), 0.0)
+
+
+def test_momentum_is_the_exponential_average_from_the_first_direction():
+    estimator, point = b.momentum(0.25), Point(jnp.ones(()), jnp.ones(()), jnp.ones(()))
+    state, want = estimator.init(point), None
+    for noise in (0.5, -1.0, 2.0):
+        direction, state = estimator.update(noisy_oracle, state, point, noise)
+        want = 1 + noise if want is None else 0.75 * want + 0.25 * (1 + noise)
+        assert direction.x == pytest.approx(want, rel=1e-14)
+
+
+def test_storm_corrects_the_last_direction_on_the_current_minibatch():
+    estimator = b.storm(0.25)
+    points = [Point(*[jnp.asarray(value)] * 3) for value in (1.0, 3.0, -2.0)]
+    state, want, last = estimator.init(points[0]), None, None
+    for point, noise in zip(points, (0.5, -1.0, 2.0), strict=True):
+        direction, state = estimator.update(noisy_oracle, state, point, noise)
+        fresh = float(point.x) + noise
+        want = fresh if want is None else fresh + 0.75 * (want - (float(last.x) + noise))
+        last = point
+        assert direction.x == pytest.approx(want, rel=1e-14)
+
+
+def test_weights_may_follow_a_schedule_and_must_be_shares():
+    estimator, point = b.momentum(lambda count: 1.0 / (count.astype(float) + 1)), Point(*[jnp.zeros(())] * 3)
+    state = estimator.init(point)
+    for noise in (1.0, 2.0, 6.0):
+        direction, state = estimator.update(noisy_oracle, state, point, noise)
+    assert direction.x == pytest.approx(3.0)  # the plain average
+    for make in (b.momentum, b.storm):
+        with pytest.raises(ValueError, match=r"weight must be in \(0, 1\], got 0"):
+            make(0.0)
+
+
+def test_implicit_direction_at_the_solution_is_the_exact_hypergradient():
+    y, exact = CASE.exact(CASE.x)
+    H = jax.hessian(CASE.problem.inner, argnums=1)(CASE.x, jnp.asarray(y), None)
+    v = jnp.linalg.solve(H, jax.grad(CASE.problem.outer, argnums=1)(CASE.x, jnp.asarray(y), None))
+    terms = b.implicit_direction(CASE.problem).evaluate(Point(CASE.x, jnp.asarray(y), v), CASE.data, None)
+    np.testing.assert_allclose(terms.total.x, exact, rtol=1e-12)
+    np.testing.assert_allclose(terms.total.y, 0, atol=1e-13)
+    np.testing.assert_allclose(terms.total.v, 0, atol=1e-13)
+    assert terms.linear_residual < 1e-13
+
+
+def test_neumann_direction_at_the_solution_tends_to_the_exact_hypergradient():
+    y, exact = CASE.exact(CASE.x)
+    oracle = b.neumann_direction(CASE.problem, b.neumann(300, 0.5))
+    terms = oracle.evaluate(Point(CASE.x, jnp.asarray(y), ()), CASE.data, None)
+    np.testing.assert_allclose(terms.total.x, exact, rtol=1e-11)
+    xs, state, _ = path(oracle, b.minibatch(), steps=800)
+    assert np.linalg.norm(CASE.exact(state.x)[1]) < 1e-6 and state.v == ()
+
+
+def test_penalty_direction_is_off_by_one_over_the_penalty():
+    errors = []
+    for penalty in (10.0, 100.0):
+        y, exact = CASE.exact(CASE.x)
+        y = z = jnp.asarray(y)
+        oracle = b.penalty_direction(CASE.problem, penalty)
+        for _ in range(400):
+            total = oracle.evaluate(Point(CASE.x, y, z), CASE.data, None).total
+            y = y - 0.3 * total.y
+        errors.append(np.linalg.norm(total.x - exact))
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.15)
+
+
+def test_oracles_refuse_a_penalty_that_is_not_positive():
+    with pytest.raises(ValueError, match="penalty must be positive, got 0"):
+        b.penalty_direction(CASE.problem, 0)
+
+
+def test_constrain_needs_the_variable():
+    link = b.constrain(lambda x: x)
+    with pytest.raises(ValueError, match="constrain needs the variable"):
+        link.update(jnp.ones(2), link.init(jnp.ones(2)))

@@ -24,7 +24,7 @@ from bilevel.report import (
     write_files,
 )
 from bilevel.report import figures as figure_module
-from bilevel.report.clean_figures import cut
+from bilevel.report.clean_figures import cut, learning_curves
 from bilevel.report.compare_figures import curves
 from bilevel.report.figures import png
 from bilevel.report.labels import labels_csv, suspects
@@ -267,6 +267,17 @@ def test_pictures_fill_the_range_and_stay_small():
     assert pictures(np.zeros((2, 8, 8))).max() == 0
     assert pictures(np.zeros((1, 400, 300, 3))).shape == (1, 80, 60, 3)
     assert pictures(np.full((1, 4, 4), np.nan)).max() == 0
+
+
+def test_learning_curves_skip_what_was_not_measured():
+    history = {
+        "step": np.arange(4),
+        "outer_loss": np.ones(4),
+        "held_out_loss": np.array([2.0, np.nan, 1.0, np.nan]),
+    }
+    first, second = learning_curves(history).axes[0].lines
+    assert first.get_xdata().tolist() == [0, 1, 2, 3] and second.get_xdata().tolist() == [0, 2]
+    assert png(learning_curves({"step": []}))
 
 
 def test_curves_are_logarithmic_where_values_span_decades():

@@ -10,6 +10,7 @@ import numpy as np
 
 from bilevel.cleaning.result import Cleaning
 from bilevel.report.clean_figures import clean_figures
+from bilevel.report.figures import brief
 from bilevel.report.files import write_files
 from bilevel.report.labels import labels_csv, suspects
 from bilevel.report.methods import SCORES, methods
@@ -84,7 +85,7 @@ def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None) -
         settings=[
             (name.replace("_", " "), duration(value) if name == "seconds" else numeral(value))
             for name, value in summary.items()
-            if is_number(value) or isinstance(value, str | bool) and name != "command"
+            if name != "command" and (is_number(value) or isinstance(value, str | bool))
         ],
         command=_command(summary),
     )
@@ -148,7 +149,7 @@ def _flagged_table(cleaning: Cleaning) -> Table:
             name, mark = str(cleaning.classes[truth[row]]), _mark(cleaning, row)
             cells.append(Cell(f"{name} ✗" if mark == "alarm" else name, mark=mark))
         if texts is not None:
-            cells.append(Cell(str(texts[row])))
+            cells.append(Cell(brief(texts[row], 200)))
         rows.append(cells)
     return Table(columns, rows)
 

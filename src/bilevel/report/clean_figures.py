@@ -50,22 +50,24 @@ def learning_curves(history: Mapping[str, Any]) -> Figure:
     figure, axes = panel("Learning curves", "step", "loss")
     lines = (("outer_loss", "trusted rows", BLUE), ("held_out_loss", "held-out trusted rows", VERMILLION))
     drawn = [np.empty(0)]
-    step = np.asarray(history["step"])
     for name, label, colour in lines:
-        loss = np.asarray(history.get(name, []), float)
-        if loss.size == step.size and np.isfinite(loss).any():
-            axes.plot(step, loss, color=colour, label=label)
+        if name in history:
+            loss = np.asarray(history[name], float)
+            # A loss may be measured less often than the others.
+            known = np.isfinite(loss)
+            axes.plot(np.asarray(history["step"])[known], loss[known], color=colour, label=label)
             drawn.append(loss)
     if spans_decades(np.concatenate(drawn), ratio=10.0):
         axes.set_yscale("log")
     best = history.get("best_step")
-    if best is not None and step.size:
+    if best is not None:
         axes.axvline(
             float(best), color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"best step, {int(best):,}"
         )
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.margins(x=0.02)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     return figure
 
 

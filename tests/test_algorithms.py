@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from algorithms import ALGORITHMS
-from problems import CASES, counted, flat, quadratic_case, quartic_case
 
 import bilevel as b
+from algorithms import ALGORITHMS
 from bilevel import algorithms, tasks
-
+from problems import CASES, counted, flat, quadratic_case, quartic_case
 
 
 def build(name, case, **changes):
@@ -31,6 +30,7 @@ def test_the_list_of_algorithms_is_complete():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_converges_to_a_stationary_point(name, problem, key):
     case = CASES[problem]()
+
     # PZOBO's noise is proportional to the indirect term, which is not zero at the solution: it
     # needs decreasing steps, and ends with an error of about 1e-2.
     def schedule(count):
@@ -57,7 +57,13 @@ def test_step_is_the_same_under_jit_and_keeps_its_structure(name, key):
         np.testing.assert_allclose(after, compiled, rtol=1e-7, atol=1e-10)
     _, again = algorithm.step(plain, case.data, key)
     assert metrics.keys() == again.keys()
-    assert {"outer_loss", "inner_loss", "inner_residual", "linear_residual", "gradient_norm"} <= metrics.keys()
+    assert {
+        "outer_loss",
+        "inner_loss",
+        "inner_residual",
+        "linear_residual",
+        "gradient_norm",
+    } <= metrics.keys()
     assert all(jnp.ndim(value) == 0 for value in metrics.values())
 
 
@@ -72,7 +78,9 @@ def test_vmap_over_step_sizes_equals_one_run_each(name, key):
 
     together = jax.vmap(last)(rates)
     alone = last(rates[1])
-    np.testing.assert_allclose(flat(jax.tree.map(lambda a: a[1], together)), flat(alone), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        flat(jax.tree.map(lambda a: a[1], together)), flat(alone), rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -152,8 +160,6 @@ def test_docstring_states_cost_family_and_reference(name):
 
 
 # Claims of the papers
-
-
 
 
 def test_aid_with_both_warm_starts_has_no_floor_and_without_has_one(key):
@@ -243,7 +249,9 @@ def test_fsla_direction_forgets_a_wrong_start_like_the_product_of_one_minus_weig
     wrong = wrong._replace(direction=wrong.direction + 1.0)
     for _ in range(39):
         right, wrong = (algorithm.step(s, case.data, None)[0] for s in (right, wrong))
-    np.testing.assert_allclose(wrong.direction - right.direction, np.prod(1 - np.array(weights[1:])), rtol=1e-12)
+    np.testing.assert_allclose(
+        wrong.direction - right.direction, np.prod(1 - np.array(weights[1:])), rtol=1e-12
+    )
 
 
 def test_fsla_both_points_of_the_momentum_see_the_same_minibatch():

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import quadratic_case, quartic_case
 
 from bilevel import inner_gradient
 from bilevel.calculus import gradient_and_products, hessian_operator, hessian_product, products
 from bilevel.sampling import Full, Stacked
+from problems import quadratic_case, quartic_case
 
 CASE = quartic_case()
 Y = jnp.asarray(np.random.default_rng(1).normal(size=5))
@@ -42,7 +42,9 @@ def test_inner_gradient_keeps_only_the_iterates_of_a_scan():
     gradient = inner_gradient(inner)
 
     def loss(x, gradient):
-        y, _ = jax.lax.scan(lambda y, _: (y - 0.1 * gradient(x, y, None), None), jnp.ones(width), length=steps)
+        y, _ = jax.lax.scan(
+            lambda y, _: (y - 0.1 * gradient(x, y, None), None), jnp.ones(width), length=steps
+        )
         return y.sum()
 
     def saved_entries(gradient):

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from algorithms import ALGORITHMS
 
 import bilevel as b
+from algorithms import ALGORITHMS
 
 TASK = b.tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 DATA = TASK.data(8)
@@ -100,12 +100,16 @@ def test_callback_sees_every_log_point_and_can_stop(key):
 
 
 def test_divergence_is_told_with_the_last_finite_state(key):
-    with pytest.raises(b.DivergedError, match="soba diverged between steps .* is not finite; lower the step") as caught:
+    with pytest.raises(
+        b.DivergedError, match="soba diverged between steps .* is not finite; lower the step"
+    ) as caught:
         b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50)
     error = caught.value
     assert error.algorithm == "soba" and error.steps[1] == error.steps[0] + 50
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(error.state))
-    result = b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50, allow_divergence=True)
+    result = b.run(
+        build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50, allow_divergence=True
+    )
     assert not np.all(np.isfinite(result.state.y))
 
 
@@ -161,7 +165,9 @@ def test_interrupt_saves_before_it_ends(key, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        b.run(build(), X, Y, DATA, steps=30, key=key, log_every=5, callback=interrupt, checkpoint=str(tmp_path))
+        b.run(
+            build(), X, Y, DATA, steps=30, key=key, log_every=5, callback=interrupt, checkpoint=str(tmp_path)
+        )
     resumed = b.run(build(), X, Y, DATA, steps=30, key=key, log_every=5, checkpoint=str(tmp_path))
     same(resumed.state, b.run(build(), X, Y, DATA, steps=30, key=key, log_every=5).state)
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import quartic_case
 
 import bilevel as b
 from bilevel.types import Point
+from problems import quartic_case
 
 CASE = quartic_case()
 OPTIMIZERS = Point(0.05, 0.3, 0.3)
@@ -23,14 +23,18 @@ def path(oracle, estimator, steps=30, optimizers=OPTIMIZERS, start=CASE.y):
     return np.array(xs), state, metrics
 
 
-@pytest.mark.parametrize("estimator", [b.storm(1.0), b.storm(0.2), b.momentum(1.0)], ids=["storm1", "storm", "momentum"])
+@pytest.mark.parametrize(
+    "estimator", [b.storm(1.0), b.storm(0.2), b.momentum(1.0)], ids=["storm1", "storm", "momentum"]
+)
 def test_full_batches_give_the_plain_oracle(estimator):
     oracle = b.implicit_direction(CASE.problem)
     np.testing.assert_allclose(path(oracle, estimator)[0], path(oracle, b.minibatch())[0], atol=1e-12)
 
 
 def noisy_oracle(point, batch):
-    return b.directions.Terms(jax.tree.map(lambda leaf: leaf + batch, point), jax.tree.map(jnp.zeros_like, point), 0.0)
+    return b.directions.Terms(
+        jax.tree.map(lambda leaf: leaf + batch, point), jax.tree.map(jnp.zeros_like, point), 0.0
+    )
 
 
 def test_momentum_is_the_exponential_average_from_the_first_direction():

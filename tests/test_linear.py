@@ -43,7 +43,9 @@ def test_solves(name):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_derivative_of_the_solution(name):
     def norm(scale):
-        v, _ = SOLVERS[name].solve(lambda i: lambda w: scale * (jnp.asarray(H) @ w), jnp.asarray(B), jnp.zeros(30))
+        v, _ = SOLVERS[name].solve(
+            lambda i: lambda w: scale * (jnp.asarray(H) @ w), jnp.asarray(B), jnp.zeros(30)
+        )
         return jnp.sum(v**2)
 
     # v = truth / scale, so d|v|^2 / dscale = -2 |truth|^2 at scale 1.
@@ -56,7 +58,13 @@ def test_vmap_and_dict_vectors(name):
         return lambda w: {"p": 2.0 * w["p"], "q": 0.5 * w["q"]}
 
     b = {"p": jnp.ones((4, 3)), "q": jnp.ones((4, 1))}
-    solver = neumann(400, 0.4) if name == "neumann" else richardson(400, 0.4) if name == "richardson" else SOLVERS[name]
+    solver = (
+        neumann(400, 0.4)
+        if name == "neumann"
+        else richardson(400, 0.4)
+        if name == "richardson"
+        else SOLVERS[name]
+    )
     v, _ = jax.vmap(lambda b: solver.solve(dict_operator, b, jax.tree.map(jnp.zeros_like, b)))(b)
     np.testing.assert_allclose(v["p"], 0.5, rtol=1e-9)
     np.testing.assert_allclose(v["q"], 2.0, rtol=1e-9)
@@ -102,7 +110,12 @@ def test_damping_solves_the_damped_system():
 
 
 def test_neumann_sum_has_one_more_term_than_products_and_meets_the_papers_bound():
-    for terms, error, bound in ((3, 0.732, 1.633), (10, 0.457, 1.140), (50, 0.0428, 0.1465), (200, 1.31e-5, 6.67e-5)):
+    for terms, error, bound in (
+        (3, 0.732, 1.633),
+        (10, 0.457, 1.140),
+        (50, 0.0428, 0.1465),
+        (200, 1.31e-5, 6.67e-5),
+    ):
         got = np.linalg.norm(solve(neumann(terms, 0.5))[0] - TRUTH) / np.linalg.norm(TRUTH)
         assert got == pytest.approx(error, rel=0.01)
         assert got <= bound

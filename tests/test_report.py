@@ -218,6 +218,25 @@ def test_standings_tell_means_deviations_and_diverged_runs():
     assert last(records[-1], "outer_loss") is None
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.0231, 0.0262], "0.0246 ± 0.0022"),
+        ([1.0, 1.0], "1.0000 ± 0.0000"),
+        ([1500.0, 2500.0], "2,000 ± 707"),
+        ([1e23, 3e23], "2e+23 ± 1.4e+23"),
+        ([1e-9, 3e-9], "2e-09 ± 1.4e-09"),
+        ([None, 5.0], "5"),
+        ([None, None], "–"),
+    ],
+)
+def test_a_mean_shows_the_digits_that_its_deviation_leaves(values, text):
+    records = example_records(["soba"], seeds=2)
+    for record, value in zip(records, values, strict=True):
+        record["final"]["outer_loss"] = value
+    assert standings(records).rows[0][2].text == text
+
+
 def test_comparison_where_every_run_diverged():
     records = example_records(["soba"], seeds=1, diverged=[("soba", 0)])
     assert "No run ended well" in compare_page(records)
@@ -292,6 +311,15 @@ def test_curves_are_logarithmic_where_values_span_decades():
     assert axes.get_xscale() == "log"
     # A start at 0 that is clipped and not left out would draw a flat line in from the left edge.
     assert not np.isfinite(axes.xaxis.get_transform().transform([0.0])).any()
+
+
+def test_the_cross_of_a_diverged_run_stays_in_the_picture():
+    records = example_records(["soba"], seeds=2, diverged=[("soba", 1)])
+    records[1]["history"]["outer_loss"] = [1.0, 1.0, 1e9, 1e20, 1e30, *[None] * 6]
+    axes = curves(records, "outer_loss", "step").axes[0]
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    (x, y) = cross.get_xydata()[0]
+    assert x == 20 and axes.get_ylim()[0] <= y <= axes.get_ylim()[1]
 
 
 def test_curves_of_one_point_of_nothing_and_of_many_algorithms():

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import CASES, central_difference, flat, quadratic_case, quartic_case, relative_error
 
 import bilevel as b
 from bilevel.response import Response
+from problems import CASES, central_difference, flat, quadratic_case, quartic_case, relative_error
 
 
 def responses(case, steps=400):
@@ -147,13 +147,21 @@ def test_implicit_gradient_of_an_unconverged_solve_can_have_the_wrong_sign_and_t
     algorithm = b.nested(problem, b.implicit(problem, b.descend(problem, 0.05, 3), b.cg(2)), 0.0)
     state = algorithm.init(jnp.asarray(0.3), jnp.zeros(2))
     gradient = b.hypergradient(
-        problem, b.implicit(problem, b.descend(problem, 0.05, 3), b.cg(2)), state.x, state.y, b.full(None, None)
+        problem,
+        b.implicit(problem, b.descend(problem, 0.05, 3), b.cg(2)),
+        state.x,
+        state.y,
+        b.full(None, None),
     )[0]
     assert gradient == pytest.approx(0.128, abs=5e-4)
     _, metrics = algorithm.step(state, b.full(None, None), jax.random.key(0))
     assert metrics["inner_residual"] > 1
     exact = b.hypergradient(
-        problem, b.implicit(problem, b.descend(problem, 0.4, 200), b.cg(2)), state.x, state.y, b.full(None, None)
+        problem,
+        b.implicit(problem, b.descend(problem, 0.4, 200), b.cg(2)),
+        state.x,
+        state.y,
+        b.full(None, None),
     )[0]
     assert exact == pytest.approx(-0.306936, abs=5e-7)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from bilevel.types import PyTree
 
@@ -54,7 +54,8 @@ def inner_gradient(inner: Callable) -> Callable:
 
     def backward(point, w):
         w = jax.tree.map(_dense, w, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
-        product = products(inner, *point, w)
+        x, y, batch = point
+        product = products(inner, x, y, batch, w)
         return product.cross, product.hessian, None
 
     gradient.defvjp(forward, backward, symbolic_zeros=True)
@@ -96,8 +97,8 @@ def hessian_operator(inner: Callable, x: PyTree, y: PyTree, source: Any) -> Call
 
 
 def _is_tagged(leaf) -> bool:
-    return hasattr(leaf, "perturbed")
+    return isinstance(leaf, CustomVJPPrimal)
 
 
 def _dense(leaf):
-    return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf
+    return jnp.zeros(leaf.aval.shape, leaf.aval.dtype) if isinstance(leaf, SymbolicZero) else leaf

@@ -40,7 +40,10 @@ class Checkpoint:
         with self._manager() as manager:
             if step not in manager.all_steps():
                 manager.save(
-                    step, args=ocp.args.Composite(state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about))
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about)
+                    ),
                 )
         self._saved_at = time.monotonic()
 
@@ -62,8 +65,9 @@ class Checkpoint:
             for name, expected in self._about(algorithm, state, key).items():
                 if about.get(name) != expected:
                     raise ValueError(
-                        f"the checkpoint in {self.folder} is of another run: its {name} is {about.get(name)!r}, "
-                        f"not {expected!r}; choose another folder or remove it"
+                        f"the checkpoint in {self.folder} is of another run: "
+                        f"its {name} is {about.get(name)!r}, not {expected!r}; "
+                        "choose another folder or remove it"
                     )
             leaves, structure = jax.tree.flatten(state)
             target = {str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}

@@ -50,7 +50,9 @@ class SingleLoopState(NamedTuple):
     estimator: Any
 
 
-def nested(problem: Problem, response: Response, optimizer, *, warm: bool = True, name: str = "nested") -> Algorithm:
+def nested(
+    problem: Problem, response: Response, optimizer, *, warm: bool = True, name: str = "nested"
+) -> Algorithm:
     """Double loop: train y, take the hypergradient, move x.
 
         y, pullback = response(x, y);   x <- x + optimizer(f_x + pullback(f_y))
@@ -107,7 +109,7 @@ def single_loop(
         x, y = as_variables(x, y)
         point = Point(x, y, oracle.adjoint(y))
         states = Point(*(optimizer.init(value) for optimizer, value in zip(optimizers, point, strict=True)))
-        return SingleLoopState(*point, states, estimator.init(point))
+        return SingleLoopState(x, y, point.v, states, estimator.init(point))
 
     def step(state, batch, key):
         point = Point(state.x, state.y, state.v)
@@ -119,8 +121,8 @@ def single_loop(
         residual = evaluate(point, batch).linear_residual
         metrics = measures(problem, point.x, point.y, batch, 0, direction.x, residual)
         moves = map(move, optimizers, direction, state.optimizer, point)
-        variables, states = zip(*moves, strict=True)
-        return SingleLoopState(*variables, Point(*states), estimator_state), metrics
+        (x, y, v), states = zip(*moves, strict=True)
+        return SingleLoopState(x, y, v, Point(*states), estimator_state), metrics
 
     return Algorithm(init, step, oracle.draws, oracle.cost.times(estimator.calls), name)
 

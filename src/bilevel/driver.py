@@ -44,7 +44,7 @@ def make_plan(draws: Draws, data: Batch, key: Any, start: Any, steps: int) -> Pl
 
 
 def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: Any, steps: int) -> Any:
-    """The state after steps `start` to `start + steps - 1`: one pure function, nothing on the host.
+    """The state after `steps` steps: one pure function, nothing on the host.
 
     Minibatches and keys of all steps are chosen before the loop, from `key` and the number of
     the step alone, so the path does not depend on how a run is cut into chunks. Under `vmap`
@@ -55,7 +55,7 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
       state: from `algorithm.init`, or the state to go on from.
       data: from `full` or `minibatches`.
       key: random key.
-      start: number of the first step, may be traced.
+      start: number of the first step, may be traced; the last one is `start + steps - 1`.
       steps: how many steps to make.
 
     Returns:

@@ -46,7 +46,7 @@ class StormState(NamedTuple):
 
 
 def minibatch() -> Estimator:
-    """The oracle's direction on the current minibatch, as it is. One oracle call a step."""
+    """The oracle's direction on the current minibatch. One oracle call a step."""
 
     def update(oracle, state, point, batch):
         return oracle(point, batch).total, state
@@ -126,5 +126,5 @@ def memory(weight: float | optax.Schedule, count: jax.Array) -> jax.Array:
 
 def check_weight(weight: float | optax.Schedule) -> None:
     """Raise `ValueError` unless `weight` is a schedule, is traced or lies in (0, 1]."""
-    if not (callable(weight) or isinstance(weight, jax.core.Tracer)) and not 0 < weight <= 1:
+    if not (callable(weight) or isinstance(weight, jax.Array)) and not 0 < weight <= 1:
         raise ValueError(f"weight must be in (0, 1], got {weight}")

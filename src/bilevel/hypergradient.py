@@ -25,7 +25,13 @@ class Info(NamedTuple):
 
 
 def hypergradient(
-    problem: Problem, response: Response, x: PyTree, y: PyTree, batch: Batch, key: Any = None, v: PyTree = None
+    problem: Problem,
+    response: Response,
+    x: PyTree,
+    y: PyTree,
+    batch: Batch,
+    key: Any = None,
+    v: PyTree = None,
 ) -> tuple[PyTree, PyTree, Info]:
     """Gradient of `f(x, y(x))` in x, with y trained by the response from the given y.
 
@@ -59,7 +65,13 @@ def hypergradient(
 
 
 def measures(
-    problem: Problem, x: PyTree, y: PyTree, batch: Batch, inner_draw: int, gradient: PyTree, linear_residual: Any
+    problem: Problem,
+    x: PyTree,
+    y: PyTree,
+    batch: Batch,
+    inner_draw: int,
+    gradient: PyTree,
+    linear_residual: Any,
 ) -> dict[str, Any]:
     """The metrics that every algorithm reports, at one point.
 

@@ -28,7 +28,9 @@ class InnerSolver(NamedTuple):
     back_cost: Cost
 
 
-def as_optimizer(optimizer: float | optax.Schedule | optax.GradientTransformation) -> optax.GradientTransformation:
+def as_optimizer(
+    optimizer: float | optax.Schedule | optax.GradientTransformation,
+) -> optax.GradientTransformation:
     """An optax optimiser; a number (or a schedule) means gradient descent with that step size."""
     if isinstance(optimizer, optax.GradientTransformation):
         return optimizer
@@ -36,7 +38,7 @@ def as_optimizer(optimizer: float | optax.Schedule | optax.GradientTransformatio
 
 
 def descend(problem: Problem, optimizer, steps: int, *, last: int | None = None) -> InnerSolver:
-    """An inner solver that makes `steps` steps of an optax optimiser on the inner loss.
+    """An inner solver: `steps` steps of an optax optimiser on the inner loss.
 
         y_{t+1} = y_t + optimizer(g_y(x, y_t; batch.inner[t])),   t = 0 .. steps - 1
 

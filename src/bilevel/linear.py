@@ -34,7 +34,7 @@ class LinearSolver(NamedTuple):
 
 
 def cg(steps: int, *, damping: float = 0.0) -> LinearSolver:
-    """Conjugate gradients on `(H + damping I) v = b`, exactly `steps` of them, started at v0.
+    """Conjugate gradients on `(H + damping I) v = b`, exactly `steps`, from v0.
 
     A direction of non-positive curvature ends the movement: v stays at the last iterate from
     which the quadratic was still seen to be convex, so an indefinite H gives a finite answer.
@@ -67,7 +67,7 @@ def cg(steps: int, *, damping: float = 0.0) -> LinearSolver:
             image = matvec(direction)
             curvature = tree.vdot(direction, image)
             # Also false when the residual is zero: a solved system stays solved.
-            convex = curvature > 0
+            convex = jnp.greater(curvature, 0)
             length = jnp.where(convex, square / jnp.where(convex, curvature, 1), 0)
             v = tree.add_scale(v, length, direction)
             residual = tree.add_scale(residual, -length, image)
@@ -83,7 +83,9 @@ def cg(steps: int, *, damping: float = 0.0) -> LinearSolver:
 
 
 def richardson(steps: int, step_size: float, *, damping: float = 0.0) -> LinearSolver:
-    """Fixed-point steps `v <- v - step_size ((H + damping I) v - b)`, started at v0, on one minibatch.
+    """Gradient steps on the quadratic of the linear system, started at v0.
+
+        v <- v - step_size ((H + damping I) v - b),   all on one minibatch
 
     From `v0 = 0` this is the sum of the first `steps` terms of the Neumann series.
 
@@ -152,10 +154,10 @@ def neumann(terms: int, rate: float) -> LinearSolver:
 
 
 def lineax(solver: Any) -> LinearSolver:
-    """Any linear solver of the `lineax` package, on one minibatch, started at v0 where it can be.
+    """Any linear solver of the `lineax` package, on one minibatch.
 
     Args:
-      solver: for example `lineax.CG(rtol=1e-6, atol=1e-6)`.
+      solver: for example `lineax.CG(rtol=1e-6, atol=1e-6)`; those that can start at v0.
 
     Returns:
       A `LinearSolver`. H is declared positive semidefinite. The number of products is the

@@ -41,7 +41,9 @@ class Full:
         return self
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["arrays", "picks", "strides"], meta_fields=["rows", "size"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["arrays", "picks", "strides"], meta_fields=["rows", "size"]
+)
 @dataclass(frozen=True)
 class Blocks:
     """Contiguous blocks of `size` rows of data shuffled once.
@@ -77,7 +79,9 @@ class Blocks:
         def start(number):
             epoch_key = jax.random.fold_in(key, number // blocks)
             # Remainders of 32 bits: their bias is rows / 2^32, and they compile fast.
-            offset, stride = jax.random.bits(epoch_key, (2,), "uint32") % jnp.array([self.rows, len(self.strides)], "uint32")
+            offset, stride = jax.random.bits(epoch_key, (2,), "uint32") % jnp.array(
+                [self.rows, len(self.strides)], "uint32"
+            )
             block = _product_modulo(number % blocks, self.strides[stride], blocks)
             return (offset.astype(jnp.int32) + block * self.size) % self.rows
 

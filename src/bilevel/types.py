@@ -7,7 +7,7 @@ PyTree = Any
 
 
 class Problem(NamedTuple):
-    """Two losses, each `(x, y, batch) -> scalar`; `x` is the outer, `y` the inner variable."""
+    """Two losses `(x, y, batch) -> scalar`: x is the outer, y the inner variable."""
 
     outer: Callable[[PyTree, PyTree, Any], Any]
     inner: Callable[[PyTree, PyTree, Any], Any]
@@ -46,7 +46,7 @@ class Cost(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Two indexable sources of minibatches: `batch.inner[i]` is the i-th independent one."""
+    """Two sources of minibatches: `batch.inner[i]` is the i-th independent one."""
 
     outer: Any
     inner: Any

@@ -17,7 +17,7 @@ def aid_bio(
     warm_y: bool = True,
     warm_v: bool = True,
 ) -> Algorithm:
-    """Approximate implicit differentiation: inner steps, a linear solve, one outer step.
+    """Implicit differentiation: inner steps, a linear solve, one outer step.
 
         y: inner_steps steps of inner_optimizer on g(x, .), from the last y
         v: linear_solver on H v = f_y, from the last v

@@ -1,6 +1,6 @@
 """FSLA: a fully single loop with a state for the adjoint and recursive momentum."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

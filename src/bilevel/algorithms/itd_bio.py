@@ -9,7 +9,7 @@ from bilevel.types import Algorithm, Problem
 def itd_bio(
     problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, inner_steps: int = 10, warm: bool = True
 ) -> Algorithm:
-    """Iterative differentiation: reverse mode through the inner steps of each outer step.
+    """Iterative differentiation: reverse mode through the inner steps.
 
         y^{t+1} = y^t - inner_optimizer g_y(x, y^t),  t = 0 .. inner_steps - 1,  y^0 = last y
         x <- x - outer_optimizer d f(x, y^T(x)) / dx

@@ -16,7 +16,7 @@ def pzobo(
     smoothing: float = 0.01,
     warm: bool = True,
 ) -> Algorithm:
-    """Hessian-free: the response Jacobian is estimated by perturbing x along random directions.
+    """Hessian-free: the response is estimated along random directions of x.
 
         d_j = (y^N(x + smoothing u_j) - y^N(x)) / smoothing,   u_j ~ N(0, I)
         x <- x - outer_optimizer (f_x + (1/Q) sum_j <d_j, f_y> u_j)

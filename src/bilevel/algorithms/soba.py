@@ -7,7 +7,7 @@ from bilevel.types import Algorithm, Point, Problem
 
 
 def soba(problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, adjoint_optimizer=None) -> Algorithm:
-    """Inner variable, adjoint and outer variable move together on one pair of minibatches.
+    """Inner, adjoint and outer variable move together on one pair of minibatches.
 
         y <- y - inner_optimizer g_y
         v <- v - adjoint_optimizer (H v - f_y)

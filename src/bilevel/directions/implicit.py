@@ -12,7 +12,7 @@ tree = optax.tree
 
 
 def implicit_direction(problem: Problem) -> Oracle:
-    """All three implicit directions at one common point, from one pass over one minibatch.
+    """All three implicit directions at one point, by one pass over a minibatch.
 
         D_y = g_y,   D_v = H v - f_y,   D_x = f_x - J v
 

@@ -13,7 +13,7 @@ tree = optax.tree
 
 
 def neumann_direction(problem: Problem, linear: LinearSolver) -> Oracle:
-    """The inner gradient, and the hypergradient by a linear solve from zero at the same point.
+    """The inner gradient, and the hypergradient by a linear solve from zero.
 
         D_y = g_y,   D_x = f_x - J v,   v = linear solve of H v = f_y
 

@@ -10,7 +10,9 @@ tree = optax.tree
 
 
 def penalty_direction(problem: Problem, penalty: float) -> Oracle:
-    """First-order directions of `f(x, y) + penalty (g(x, y) - min_z g(x, z))`; z is carried as v.
+    """First-order directions of a penalty problem whose z is carried as v.
+
+        min over x, y of f(x, y) + penalty (g(x, y) - min_z g(x, z))
 
         D_y = f_y(x, y) / penalty + g_y(x, y),   D_z = g_y(x, z)
         D_x = f_x(x, y) + penalty (g_x(x, y) - g_x(x, z))

@@ -82,7 +82,7 @@ def with_pullback(solve: Callable, pullback_at: Callable) -> Callable:
 
 
 def solution(response: Response) -> Callable:
-    """`y*(x)` as a function `(x, y0, batch, key=None) -> y` that `jax.grad` sees through.
+    """A function `(x, y0, batch, key=None) -> y*` that `jax.grad` sees through.
 
     First and second reverse derivatives (`jax.grad`, `jax.jacrev(jax.grad(...))`) follow the rule
     of the response; put it anywhere inside a larger JAX program. With every response but

@@ -46,12 +46,23 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
             fine = np.flatnonzero(np.isfinite(y[: x.size]))
             if fine.size:
                 axes.plot(x[fine], y[fine], color=colour, linewidth=1, label=label and f"{label}, diverged")
-                broken.append((x[fine[-1]], y[fine[-1]], colour))
+                broken.append((x[fine], y[fine], colour))
                 label = None
     _scale(axes, np.concatenate(heights), ends, starts)
     for x, y, colour in broken:
-        y = np.clip(y, *axes.get_ylim())
-        axes.plot(x, y, "x", color=colour, markersize=8, markeredgewidth=2.2, clip_on=False, zorder=5)
+        # The cross is where the line leaves the picture, or else where it ends.
+        low, high = axes.get_ylim()
+        end = next(iter(np.flatnonzero((y < low) | (y > high))), -1)
+        axes.plot(
+            x[end],
+            np.clip(y[end], low, high),
+            "x",
+            color=colour,
+            markersize=8,
+            markeredgewidth=2.2,
+            clip_on=False,
+            zorder=5,
+        )
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=4, columnspacing=1.4, handlelength=1.8)
     return figure

@@ -106,8 +106,8 @@ def _spread(values: Sequence[float | None], look=numeral, spread: bool = True) -
 def _with_deviation(mean: float, deviation: float) -> str:
     # Two digits of the deviation say how many digits of the mean mean something.
     places = 1 - math.floor(math.log10(deviation)) if deviation > 0 else 4
-    if places > 7:
-        return f"{mean:.3g} ± {deviation:.1g}"
+    if places > 7 or abs(mean) + deviation >= 1e7:
+        return f"{mean:.3g} ± {deviation:.2g}"
     return f"{mean:,.{max(places, 0)}f} ± {deviation:,.{max(places, 0)}f}"
 
 

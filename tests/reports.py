@@ -87,3 +87,21 @@ def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
                 }
             )
     return records
+
+
+CLEANINGS = {
+    "images, truth": {},
+    "images, no truth": {"truth": False},
+    "one channel": {"image_shape": (8, 8, 1)},
+    "colour": {"image_shape": (12, 16, 3)},
+    "large colour": {"image_shape": (200, 300, 4), "rows": 20},
+    "no images": {"image_shape": None},
+    "texts, no truth": {"image_shape": None, "texts": True, "truth": False},
+    "hostile names": {"classes": [HOSTILE] * 10},
+    "no optional number": {
+        "detection": None,
+        "test_accuracy": None,
+        "baseline_detection": None,
+        "warnings": [],
+    },
+}

@@ -1,0 +1,66 @@
+"""Rows as the models see them: flat, centred, and of curvature one."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+
+from bilevel.tasks.hyperclean import sparse_blocks
+
+
+class Rows(NamedTuple):
+    """Rows on the device.
+
+    Attributes:
+      features: (n, d) array, or `Sparse` in one block.
+      labels: (n,) class indices.
+    """
+
+    features: Any
+    labels: Any
+
+
+def scaling(features):
+    """A function that scales rows so that the largest second moment of these rows is 1.
+
+    Dense rows are flattened and lose the mean first; CSR rows keep their zeros. The curvature of a
+    softmax regression is then known, so that step sizes and penalties fit every data set.
+    """
+    sparse = scipy.sparse.issparse(features)
+    flat = features if sparse else features.reshape(len(features), -1)
+    mean = None if sparse else flat.mean(axis=0, dtype=np.float64).astype(np.float32)
+    vector = np.random.default_rng(0).normal(size=flat.shape[1]).astype(np.float32)
+    moment = 0.0
+    for _ in range(30):  # power iteration; the centring is applied to the products, not to a copy
+        vector /= np.linalg.norm(vector)
+        product = flat @ vector - (0 if sparse else mean @ vector)
+        vector = flat.T @ product / flat.shape[0] - (0 if sparse else mean * product.mean())
+        moment = np.linalg.norm(vector)
+        if moment == 0:
+            raise ValueError(
+                "features must differ between rows, got the same values in every row; check the columns"
+            )
+    factor = np.float32(1 / np.sqrt(moment))
+
+    def scale(rows):
+        if sparse:
+            return scipy.sparse.csr_matrix(rows * factor, dtype=np.float32)
+        flat = np.array(rows.reshape(len(rows), -1), np.float32)
+        flat -= mean
+        flat *= factor
+        return flat
+
+    return scale
+
+
+def to_device(features, labels) -> Rows:
+    """Scaled rows as arguments of compiled functions."""
+    moved = sparse_blocks(features) if scipy.sparse.issparse(features) else jnp.asarray(features)
+    return Rows(moved, jnp.asarray(labels, jnp.int32))
+
+
+def join(first, second):
+    """One set of rows after another, dense or CSR."""
+    sparse = scipy.sparse.issparse(first)
+    return scipy.sparse.vstack([first, second], format="csr") if sparse else np.concatenate([first, second])

@@ -33,7 +33,7 @@ def check(dataset: Dataset) -> list[str]:
         )
     if len(dataset.trusted_labels) < 10:
         raise ValueError(
-            f"cleaning needs at least 10 trusted rows, got {len(dataset.trusted_labels)}; check a few more rows"
+            f"cleaning needs at least 10 trusted rows, got {len(dataset.trusted_labels)}; check some more"
         )
     if len(dataset.labels) < 10:
         raise ValueError(
@@ -53,7 +53,7 @@ def _rows(part, features, labels, classes):
     labels = np.asarray(labels)
     if labels.ndim != 1 or features.shape[0] != len(labels):
         raise ValueError(
-            f"{part} rows need one label each, got {features.shape[0]} rows and labels of shape {labels.shape}"
+            f"{part} rows need one label each, got {features.shape[0]} rows and labels {labels.shape}"
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{part} labels must be class indices (integers), got {labels.dtype}")
@@ -61,7 +61,7 @@ def _rows(part, features, labels, classes):
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(
-            f"{part} labels must be classes 0 to {classes - 1}, got {labels[row]} in row {row}; correct or remove it"
+            f"{part} labels must be classes 0 to {classes - 1}, got {labels[row]} in row {row}; correct it"
         )
     if not scipy.sparse.issparse(features) and features.ndim not in (2, 3, 4):
         raise ValueError(f"{part} features must be (n, d) or (n, h, w[, c]), got shape {features.shape}")
@@ -76,5 +76,5 @@ def _rows(part, features, labels, classes):
 def _same(part, features, training):
     if features.shape[1:] != training.shape[1:]:
         raise ValueError(
-            f"{part} rows need the features of the training rows, {training.shape[1:]}, got {features.shape[1:]}"
+            f"{part} rows need the features of training rows, {training.shape[1:]}, got {features.shape[1:]}"
         )

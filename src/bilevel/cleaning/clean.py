@@ -11,6 +11,7 @@ from bilevel.cleaning import weighting
 from bilevel.cleaning.check import check
 from bilevel.cleaning.fitting import calibrated_loss, fit, fit_path, logits, start
 from bilevel.cleaning.models import MODELS
+from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.result import Cleaning
 from bilevel.cleaning.scaling import join, scaling, to_device
 from bilevel.cleaning.scores import cross_fitted, deal, label_scores, standardise
@@ -22,6 +23,7 @@ GIVEN_PARTS = 5
 FOLDS = 2
 
 
+@single_precision()
 def clean(
     dataset: Dataset,
     truth=None,

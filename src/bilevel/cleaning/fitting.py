@@ -12,6 +12,7 @@ import scipy.special
 from jax import lax
 
 from bilevel.cleaning.models import Model
+from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.scaling import Rows
 from bilevel.tasks.hyperclean import cross_entropy
 
@@ -40,6 +41,7 @@ def start(model: Model, features, classes: int, seed: int):
     return model.init(jax.random.key(seed), columns, classes)
 
 
+@single_precision()
 def fit(
     model: Model, rows: Rows, weights, penalty: float, y, *, steps: int = 200, tolerance: float = 3e-4
 ) -> Fit:

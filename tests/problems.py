@@ -64,7 +64,12 @@ def quartic_case():
     """`g_y = A y + 0.1 y^3 + B'x`: not quadratic, with a Phi that is convex near its minimum."""
     rng = np.random.default_rng(0)
     p, q = 4, 5
-    A, B, c, D = rng.uniform(0.5, 1.5, q), rng.normal(size=(p, q)), rng.normal(size=q), 0.2 * rng.normal(size=(q, p))
+    A, B, c, D = (
+        rng.uniform(0.5, 1.5, q),
+        rng.normal(size=(p, q)),
+        rng.normal(size=q),
+        0.2 * rng.normal(size=(q, p)),
+    )
 
     def inner(x, y, batch):
         return 0.5 * jnp.sum(A * y**2) + 0.025 * jnp.sum(y**4) + x @ B @ y
@@ -81,7 +86,12 @@ def quartic_case():
         return y, x + D.T @ y - B @ v
 
     return Case(
-        Problem(outer, inner), jnp.asarray(0.3 * rng.normal(size=p)), jnp.zeros(q), full(None, None), 0.3, exact
+        Problem(outer, inner),
+        jnp.asarray(0.3 * rng.normal(size=p)),
+        jnp.zeros(q),
+        full(None, None),
+        0.3,
+        exact,
     )
 
 
@@ -112,7 +122,9 @@ def counted(problem):
             return np.zeros((), value.dtype)
 
         # The argument ties the call to the value, so that it is made whenever the value is.
-        zero = jax.pure_callback(add, jax.ShapeDtypeStruct((), value.dtype), value.sum(), vmap_method="sequential")
+        zero = jax.pure_callback(
+            add, jax.ShapeDtypeStruct((), value.dtype), value.sum(), vmap_method="sequential"
+        )
         return value + jnp.broadcast_to(zero, value.shape)
 
     def counting(kind, product):
@@ -140,12 +152,16 @@ def counted(problem):
 
             def mark(marker, gradient):
                 leaves, structure = jax.tree.flatten(gradient)
-                return jax.tree.unflatten(structure, [marker(leaves[0]) * scale] + [g * scale for g in leaves[1:]])
+                return jax.tree.unflatten(
+                    structure, [marker(leaves[0]) * scale] + [g * scale for g in leaves[1:]]
+                )
 
             return mark(mark_x, g_x), mark(mark_y, g_y), None
 
         wrapped.defvjp(forward, backward)
         return wrapped
 
-    inner = gradient_with(problem.inner, counting(None, "cross_products"), counting("gradients", "hessian_products"))
+    inner = gradient_with(
+        problem.inner, counting(None, "cross_products"), counting("gradients", "hessian_products")
+    )
     return problem._replace(inner=inner), counts

@@ -15,6 +15,8 @@ from bilevel.response import first_order, implicit, solution, truncated, unrolle
 from bilevel.sampling import Host, full, minibatches
 from bilevel.types import Algorithm, Batch, Cost, DivergedError, Draws, Point, Problem, Result
 
+__version__ = "0.1.0"
+
 __all__ = [
     # the protocol
     "Algorithm",

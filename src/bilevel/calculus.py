@@ -101,4 +101,5 @@ def _is_tagged(leaf) -> bool:
 
 
 def _dense(leaf):
-    return jnp.zeros(leaf.aval.shape, leaf.aval.dtype) if isinstance(leaf, SymbolicZero) else leaf
+    zero: Any = leaf
+    return jnp.zeros(zero.shape, zero.dtype) if isinstance(leaf, SymbolicZero) else leaf

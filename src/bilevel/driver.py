@@ -99,7 +99,8 @@ def run(
       key: `jax.random.key(seed)`; an array of keys runs that many seeds at once, by `vmap`, and
         every state and metric then has a leading axis.
       log_every: steps between log points. The path of the state does not depend on it.
-      callback: `(step, state, metrics)` at each log point; returning True ends the run.
+      callback: `(step, state, metrics)` at each log point, `seconds` among the metrics; returning
+        True ends the run. The seconds leave out compiling and the callback itself.
       state: a state to start from instead of `algorithm.init(x, y)`.
       start: number of the first step, where `state` was left.
       checkpoint: a folder (or a `Checkpoint`) to save in, and to resume from if it holds a save.
@@ -142,8 +143,8 @@ def run(
     if not record.entries:
         _check(algorithm, metrics, state, (start, start), state, record, allow_divergence)
         record.add(start, 0.0, metrics)
-    begin = time.perf_counter() - record.seconds
-    step, stop = start, bool(callback and callback(start, state, metrics))
+    clock = _Clock(record.seconds)
+    step, stop = start, clock.stops(callback, start, state, metrics)
     with _bar(steps - start, algorithm.name, progress) as bar:
         try:
             while step < steps and not stop:
@@ -153,9 +154,9 @@ def run(
                 metrics = jax.device_get(_observe(algorithm, new, data_now, plan, count, seeds))
                 _check(algorithm, metrics, new, (step, step + count), state, record, allow_divergence)
                 step, state = step + count, new
-                record.add(step, time.perf_counter() - begin, metrics)
+                record.add(step, clock.seconds(), metrics)
                 bar.update(count)
-                stop = bool(callback and callback(step, state, metrics))
+                stop = clock.stops(callback, step, state, metrics)
                 if saved is not None and (saved.due() or stop or step == steps):
                     saved.save(step, algorithm.name, state, key, record.entries)
         except KeyboardInterrupt:
@@ -233,6 +234,24 @@ def _bar(total, name, progress):
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=name, unit="step", delay=2, leave=False, disable=None if progress else True)
+
+
+class _Clock:
+    """Seconds since it was made, the callback's own time left out."""
+
+    def __init__(self, seconds):
+        self.begin = time.perf_counter() - seconds
+
+    def seconds(self):
+        return time.perf_counter() - self.begin
+
+    def stops(self, callback, step, state, metrics):
+        if callback is None:
+            return False
+        before = self.seconds()
+        stop = callback(step, state, {**metrics, "seconds": before})
+        self.begin += self.seconds() - before
+        return bool(stop)
 
 
 class _History:

@@ -1,6 +1,7 @@
 """Ready-made problems, for `bilevel compare` and for trying things out."""
 
 from bilevel.tasks.quadratic import quadratic
+from bilevel.tasks.regularization import regularization
 from bilevel.tasks.types import Task
 
-__all__ = ["Task", "quadratic"]
+__all__ = ["Task", "quadratic", "regularization"]

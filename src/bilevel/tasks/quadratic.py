@@ -51,10 +51,10 @@ def quadratic(
     curvature = response.T @ response + 0.1 * np.eye(outer_dim)
     best = np.linalg.solve(curvature, response.T @ (target - offset))
 
-    def metrics(x, y):
-        drift = x - best
-        slope = curvature @ drift
-        return {"stationarity": jnp.linalg.norm(slope), "suboptimality": 0.5 * drift @ slope}
+    def metrics(x, y, held):
+        best, curvature = held
+        slope = curvature @ (x - best)
+        return {"stationarity": jnp.linalg.norm(slope), "suboptimality": 0.5 * (x - best) @ slope}
 
     def data(batch_size):
         arrays = jax.tree.map(jnp.asarray, (A, C, a))
@@ -65,5 +65,15 @@ def quadratic(
     def start(key):
         return jax.random.normal(key, (outer_dim,)), jnp.zeros(inner_dim)
 
-    outer_step = float(0.5 / np.linalg.eigvalsh(curvature)[-1])
-    return Task("quadratic", f"quadratic-{seed}", Problem(outer, inner), data, start, metrics, 0.5, outer_step)
+    return Task(
+        name="quadratic",
+        dataset=f"quadratic-{seed}",
+        problem=Problem(outer, inner),
+        data=data,
+        batch_size=min(32, rows),
+        start=start,
+        metrics=metrics,
+        held=(jnp.asarray(best), jnp.asarray(curvature)),
+        inner_step=0.5,
+        outer_step=float(0.03 / np.linalg.eigvalsh(curvature)[-1]),
+    )

@@ -14,8 +14,10 @@ class Task(NamedTuple):
       dataset: of its data.
       problem: the two losses.
       data: `batch_size -> Batch`; None means full data.
+      batch_size: that suits the data, None for full.
       start: `key -> (x, y)`.
-      metrics: `(x, y) -> dict` of what the task itself measures, such as a test accuracy.
+      metrics: `(x, y, held) -> dict` of scalars, what the task itself measures.
+      held: arrays that only `metrics` reads.
       inner_step, outer_step: step sizes that fit the task's curvature.
     """
 
@@ -23,7 +25,9 @@ class Task(NamedTuple):
     dataset: str
     problem: Problem
     data: Callable[[int | None], Batch]
+    batch_size: int | None
     start: Callable[[Any], tuple[PyTree, PyTree]]
-    metrics: Callable[[PyTree, PyTree], dict[str, Any]]
+    metrics: Callable[[PyTree, PyTree, Any], dict[str, Any]]
+    held: Any
     inner_step: float
     outer_step: float

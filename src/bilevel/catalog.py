@@ -1,0 +1,44 @@
+"""What there is: algorithms, tasks and data sets, as `bilevel list` shows them."""
+
+import inspect
+import re
+from typing import Any
+
+from bilevel import algorithms, datasets, tasks
+
+TASKS = tuple(name for name in tasks.__all__ if name != "Task")
+
+
+def catalog() -> dict[str, list[dict[str, Any]]]:
+    """Algorithms (name, family, paper, oracle calls a step), tasks and data sets.
+
+    Family and paper are read from the docstring of each algorithm, its costs from the algorithm
+    itself, built with its defaults.
+
+    >>> [entry["name"] for entry in catalog()["tasks"]]
+    ['hyperclean', 'quadratic', 'regularization']
+    """
+    problem = tasks.quadratic().problem
+    return {
+        "algorithms": [
+            {
+                "name": name,
+                "family": _field(getattr(algorithms, name), "Family"),
+                "paper": _field(getattr(algorithms, name), "Reference"),
+                **getattr(algorithms, name)(problem).cost._asdict(),
+            }
+            for name in algorithms.__all__
+        ],
+        "tasks": [{"name": name, "about": _first_line(getattr(tasks, name))} for name in TASKS],
+        "datasets": [{"name": name, "about": datasets.describe(name)} for name in datasets.names()],
+    }
+
+
+def _first_line(thing):
+    return inspect.getdoc(thing).partition("\n")[0]
+
+
+def _field(thing, name):
+    """The text behind `name:` in a docstring, up to the next field or blank line."""
+    found = re.search(rf"^{name}: (.*?)(?=\n\n|\n[A-Z]|\Z)", inspect.getdoc(thing), re.MULTILINE | re.DOTALL)
+    return " ".join(found[1].split()).rstrip(".") if found else ""

@@ -1,0 +1,170 @@
+"""The command line: its outputs, and one clear line for every bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bilevel.cli import main
+
+
+def fails(capsys, *arguments):
+    """The one line of an error."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2 and error.count("\n") == 1 and "Traceback" not in error
+    return error
+
+
+def test_list_names_every_algorithm_with_paper_and_cost(capsys):
+    assert main(["list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    soba = next(entry for entry in found["algorithms"] if entry["name"] == "soba")
+    assert (
+        soba["hessian_products"] == 1 and "NeurIPS 2022" in soba["paper"] and "single loop" in soba["family"]
+    )
+    assert {entry["name"] for entry in found["tasks"]} == {"quadratic", "hyperclean", "regularization"}
+    assert {"digits", "mnist", "newsgroups"} <= {entry["name"] for entry in found["datasets"]}
+    assert main(["list"]) == 0
+    assert "pzobo" in capsys.readouterr().out
+
+
+def test_compare_writes_one_record_a_run(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["compare", "quadratic", "--algorithms", "soba,aid_bio", "--seeds", "2", "--steps", "40"]
+    assert main([*command, "--set", "aid_bio.inner_steps=3", "--out", str(out)]) == 0
+    assert "soba" in capsys.readouterr().out
+    records = json.loads((out / "results.json").read_text())
+    assert [(record["algorithm"], record["seed"]) for record in records] == [
+        ("soba", 0), ("soba", 1), ("aid_bio", 0), ("aid_bio", 1)
+    ]  # fmt: skip
+    history = records[2]["history"]
+    assert records[2]["hyperparameters"]["inner_steps"] == 3
+    assert history["step"][-1] == 40 and history["gradients"][-1] == 40 * 4
+    assert history["hessian_products"][-1] == 40 * 11 and history["cross_products"][-1] == 40
+    assert history["stationarity"][-1] < history["stationarity"][0]
+    assert records[0]["history"]["outer_loss"] != records[1]["history"]["outer_loss"]
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("budget, calls", [(["--oracle-calls", "100"], 100), (["--seconds", "0.3"], None)])
+def test_compare_keeps_to_its_budget(tmp_path, budget, calls):
+    assert (
+        main(["compare", "quadratic", "--algorithms", "soba", "--quiet", "--out", str(tmp_path), *budget])
+        == 0
+    )
+    (record,) = json.loads((tmp_path / "results.json").read_text())
+    history = record["history"]
+    spent = sum(history[kind][-1] for kind in ("gradients", "hessian_products", "cross_products"))
+    assert spent == calls if calls else history["seconds"][-1] >= 0.3
+
+
+def test_compare_tells_a_diverged_run(tmp_path, capsys):
+    command = ["compare", "quadratic", "--algorithms", "soba", "--steps", "500", "--inner-step", "1e3"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert "diverged" in capsys.readouterr().out
+    (record,) = json.loads((tmp_path / "results.json").read_text())
+    assert "is not finite at step" in record["diverged"]
+
+
+@pytest.mark.parametrize("task", ["hyperclean", "regularization"])
+def test_compare_runs_on_the_embedded_sets(task, tmp_path):
+    assert (
+        main(["compare", task, "--algorithms", "soba", "--steps", "50", "--quiet", "--out", str(tmp_path)])
+        == 0
+    )
+    (record,) = json.loads((tmp_path / "results.json").read_text())
+    assert record["final"]["outer_loss"] < record["history"]["outer_loss"][0]
+    assert 0 < record["final"]["test_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["clena"], "invalid choice: 'clena'"),
+        (["clean", "mnits"], "did you mean 'mnist'?"),
+        (["clean", "--algorithm", "sobba"], "unknown algorithm 'sobba'; did you mean 'soba'?"),
+        (["clean", "--model", "tree"], "model must be one of linear, mlp, got 'tree'"),
+        (["clean", "--weights", "rows"], "weights must be one of per-row, shared, got 'rows'"),
+        (["clean", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["clean", "--steps", "many"], "invalid int value: 'many'"),
+        (["clean", "--rows", "99999"], "lower --rows or --trusted-rows"),
+        (["clean", "missing.csv", "--label", "a", "--trusted", "b.csv"], "missing.csv"),
+        (["clean", "missing.npz", "--noise", "0.5"], "--noise make test benches of known sets"),
+        (["clean", "digits", "--label", "a"], "'digits' is a known set"),
+        (["compare", "quadratics"], "unknown task 'quadratics'; did you mean 'quadratic'?"),
+        (["compare", "quadratic", "--algorithms", "soba,fslaa"], "did you mean 'fsla'?"),
+        (["compare", "quadratic", "--steps", "5", "--seconds", "1"], "exactly one positive budget"),
+        (["compare", "quadratic", "--steps", "-5"], "exactly one positive budget"),
+        (["compare", "quadratic", "--seeds", "0"], "seeds must be at least 1"),
+        (
+            ["compare", "quadratic", "--set", "soba.speed=1"],
+            "soba has no hyper-parameter 'speed'; it has inner",
+        ),
+        (["compare", "quadratic", "--set", "speed=1"], "--set takes ALGORITHM.NAME=VALUE, got 'speed=1'"),
+        (["compare", "quadratic", "--dataset", "mnist"], "quadratic makes its own data"),
+        (
+            ["compare", "quadratic", "--oracle-calls", "3"],
+            "oracle calls a step, but the budget is 3; raise it",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in fails(capsys, *arguments)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_output_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in fails(capsys, "clean", "--out", str(tmp_path / "file"))
+
+
+def write_npz(path, **changes):
+    random = np.random.default_rng(0)
+    centres = 3 * random.normal(size=(3, 6))
+    truth = random.integers(0, 3, 240)
+    features = centres[truth] + random.normal(size=(240, 6))
+    labels = truth.copy()
+    wrong = random.random(200) < 0.3
+    labels[:200][wrong] = (labels[:200][wrong] + 1) % 3
+    arrays = {
+        "features": features[:200], "labels": labels[:200],
+        "trusted_features": features[200:], "trusted_labels": truth[200:],
+    }  # fmt: skip
+    np.savez(path, **{name: value for name, value in (arrays | changes).items() if value is not None})
+    return wrong
+
+
+def test_clean_of_a_user_file_finds_the_wrong_labels(tmp_path, capsys):
+    wrong = write_npz(tmp_path / "mine.npz")
+    out = tmp_path / "out"
+    assert main(["clean", str(tmp_path / "mine.npz"), "--out", str(out), "--steps", "300"]) == 0
+    lines = (out / "labels.csv").read_text().splitlines()
+    flagged = np.array([line.split(",")[3] for line in lines[1:]])
+    flagged = np.isin(flagged, ["1", "True", "true", "yes"])
+    assert (flagged == wrong).mean() > 0.9
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["rows"] == 200 and summary["trusted"] == 40 and summary["flagged"] == flagged.sum()
+    assert (out / "report.html").exists() and not (out / "checkpoint").exists()
+    assert "labels look wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"trusted_labels": None}, "trusted_labels"),
+        ({"trusted_features": np.zeros((0, 6)), "trusted_labels": np.zeros(0, int)}, "trusted"),
+        ({"trusted_labels": np.zeros(40, int)}, "class"),
+        ({"features": np.full((200, 6), np.nan)}, "features"),
+        ({"labels": np.zeros(7, int)}, "labels"),
+        ({"trusted_labels": np.arange(40) % 5}, "class"),
+    ],
+)
+def test_clean_of_a_bad_file_is_one_line_and_writes_nothing(changes, words, tmp_path, capsys):
+    write_npz(tmp_path / "mine.npz", **changes)
+    assert words in fails(capsys, "clean", str(tmp_path / "mine.npz"), "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())

@@ -66,7 +66,9 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
         captions=CAPTIONS,
         settings=_settings(groups),
         environment=[
-            (name.replace("_", " "), numeral(value)) for name, value in _first(records, "environment").items()
+            (name.replace("_", " "), numeral(value))
+            for name, value in _first(records, "environment").items()
+            if name != "command"
         ],
         command=str(_first(records, "environment").get("command", "")),
     )

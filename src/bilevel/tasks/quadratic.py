@@ -25,8 +25,8 @@ def quadratic(
       seed: of the random matrices.
 
     Returns:
-      A `Task` whose metrics are `stationarity`, the norm of the exact hypergradient at x, and
-      `suboptimality`, Phi(x) minus its minimum.
+      A `Task` whose metrics are exact, at y*(x): `outer_loss`, Phi(x); `suboptimality`, Phi(x)
+      minus its minimum; `stationarity`, the norm of the hypergradient.
     """
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.normal(size=(inner_dim, inner_dim)))[0]
@@ -50,11 +50,13 @@ def quadratic(
     response, offset, target = -inverse @ C.mean(0), -inverse @ a.mean(0), b.mean(0)
     curvature = response.T @ response + 0.1 * np.eye(outer_dim)
     best = np.linalg.solve(curvature, response.T @ (target - offset))
+    lowest = 0.5 * np.mean(np.sum((response @ best + offset - b) ** 2, axis=1)) + 0.05 * best @ best
 
     def metrics(x, y, held):
-        best, curvature = held
+        best, curvature, lowest = held
         slope = curvature @ (x - best)
-        return {"stationarity": jnp.linalg.norm(slope), "suboptimality": 0.5 * (x - best) @ slope}
+        above = 0.5 * (x - best) @ slope
+        return {"outer_loss": lowest + above, "suboptimality": above, "stationarity": jnp.linalg.norm(slope)}
 
     def data(batch_size):
         arrays = jax.tree.map(jnp.asarray, (A, C, a))
@@ -73,7 +75,7 @@ def quadratic(
         batch_size=min(32, rows),
         start=start,
         metrics=metrics,
-        held=(jnp.asarray(best), jnp.asarray(curvature)),
+        held=(jnp.asarray(best), jnp.asarray(curvature), jnp.asarray(lowest)),
         inner_step=0.5,
         outer_step=float(0.03 / np.linalg.eigvalsh(curvature)[-1]),
     )

@@ -77,7 +77,11 @@ def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -
     def metrics(x, y, held):
         validation, test = held
         logits = times(test["features"], y)
-        predicted = (logits[..., 0] > 0).astype(jnp.int32) if classes == 2 else jnp.argmax(logits, axis=-1)
+        predicted = (
+            (logits[..., 0] > 0).astype(jnp.int32)
+            if classes == 2
+            else jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        )
         hits = jnp.mean((predicted == test["labels"]).astype(y.dtype))
         return {"outer_loss": loss(y, validation), "test_accuracy": hits}
 

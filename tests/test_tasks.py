@@ -1,0 +1,91 @@
+"""Tasks: their closed forms, and that their step sizes fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+
+import bilevel as b
+from bilevel.datasets import Dataset
+
+
+def test_quadratic_metrics_are_the_exact_value_and_its_gradient(key):
+    task = b.tasks.quadratic(rows=30, outer_dim=4, inner_dim=6)
+    data = task.data(None)
+    response = b.implicit(task.problem, b.descend(task.problem, 1.0, 400), b.cg(12))
+    x, y = task.start(key)
+    fit = b.solution(response)
+
+    def phi(x):
+        return task.problem.outer(x, fit(x, y, data), data.outer[0])
+
+    metrics = task.metrics(x, y, task.held)
+    assert metrics["outer_loss"] == pytest.approx(float(phi(x)), rel=1e-10)
+    assert metrics["stationarity"] == pytest.approx(float(np.linalg.norm(jax.grad(phi)(x))), rel=1e-8)
+    best = task.held[0]
+    assert metrics["suboptimality"] == pytest.approx(float(phi(x) - phi(best)), rel=1e-8)
+    assert np.linalg.norm(jax.grad(phi)(best)) < 1e-8
+    eigenvalues = np.linalg.eigvalsh(np.asarray(data.inner[0][0]).mean(0))
+    np.testing.assert_allclose(eigenvalues[[0, -1]], [0.1, 1.0], rtol=1e-6)
+
+
+def toy(classes, sparse=False):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, 90).astype(np.int32)
+    features = rng.normal(size=(90, 7))
+    features[:, :classes] += 2 * np.eye(classes)[labels]
+    features = np.where(rng.random((90, 7)) < 0.5, features, 0)
+    features = scipy.sparse.csr_matrix(features) if sparse else features
+    return Dataset("toy", features, labels, [str(c) for c in range(classes)], features, labels)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_regularization_of_sparse_rows_equals_that_of_dense_rows(classes, key):
+    values = []
+    for sparse in (False, True):
+        task = b.tasks.regularization(toy(classes, sparse))
+        data = task.data(None)
+        x, y = task.start(key)
+        y = y + jax.random.normal(key, y.shape)
+        values.append(
+            (
+                task.problem.inner(x, y, data.inner[0]),
+                task.problem.outer(x, y, data.outer[0]),
+                jax.grad(task.problem.inner, argnums=(0, 1))(x, y, data.inner[0]),
+                task.metrics(x, y, task.held),
+                task.inner_step,
+            )
+        )
+    for dense, sparse in zip(*map(jax.tree.leaves, values), strict=True):
+        np.testing.assert_allclose(dense, sparse, rtol=1e-9)
+
+
+def test_regularization_of_two_classes_is_logistic_regression_with_one_strength_a_feature(key):
+    task = b.tasks.regularization(toy(2))
+    rows = task.data(None).inner[0]
+    x, y = jnp.linspace(-1, 1, 7), jax.random.normal(key, (7, 1))
+    signs = 2.0 * rows["labels"].astype(float) - 1
+    want = jnp.mean(jnp.log1p(jnp.exp(-signs * (rows["features"] @ y)[:, 0]))) + 0.5 * jnp.exp(x) @ (
+        y[:, 0] ** 2
+    )
+    assert task.problem.inner(x, y, rows) == pytest.approx(float(want), rel=1e-12)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_regularization_minibatches_visit_every_row(sparse, key):
+    task = b.tasks.regularization(toy(4, sparse))
+    source = task.data(8).inner
+    blocks = -(-45 // 8)
+    view = source.view(source.plan(key, 0, blocks))
+    assert sum(view[i]["labels"].size for i in range(blocks)) == 48
+
+
+def test_regularization_learns_which_features_matter(key):
+    task = b.tasks.regularization("breast_cancer")
+    algorithm = b.aid_bio(task.problem, inner_optimizer=task.inner_step, outer_optimizer=task.outer_step)
+    x, y = task.start(key)
+    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
+    result = b.run(algorithm, x, y, task.data(None), steps=500, key=key, log_every=500)
+    found = task.metrics(result.state.x, result.state.y, task.held)
+    assert found["outer_loss"] < 0.3 and found["test_accuracy"] > 0.92

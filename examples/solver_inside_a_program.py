@@ -25,7 +25,7 @@ signals = truth + 0.5 * jax.random.normal(jax.random.key(0), truth.shape)
 strengths = jnp.full(5, -2.0)
 slope = jax.vmap(jax.grad(quality))
 curvature = jax.vmap(jax.jacrev(jax.grad(quality)))
-for step in range(10):
+for _ in range(10):
     bend = curvature(strengths, signals, truth)
     strengths -= jnp.clip(slope(strengths, signals, truth) / jnp.maximum(jnp.abs(bend), 1e-3), -1, 1)
 before, after = (jax.vmap(quality)(s, signals, truth).mean() for s in (jnp.full(5, -2.0), strengths))

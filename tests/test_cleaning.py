@@ -1,6 +1,5 @@
 """Cleaning: noise, scores, input rules, and the whole job on the digits."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse

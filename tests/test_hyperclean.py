@@ -29,7 +29,11 @@ def data():
 
 
 def inner_batch(features, labels):
-    return {"features": features, "labels": jnp.asarray(labels), "row": jnp.arange(len(labels), dtype=jnp.int32)}
+    return {
+        "features": features,
+        "labels": jnp.asarray(labels),
+        "row": jnp.arange(len(labels), dtype=jnp.int32),
+    }
 
 
 def closed_form(features, labels, x, y, v):
@@ -118,7 +122,9 @@ def test_sparse_rows_equal_dense_rows(data, blocks):
 
         return jax.jvp(gradients, (x, y), (jnp.zeros_like(x), v))
 
-    for actual, wanted in zip(jax.tree.leaves(products(batch)), jax.tree.leaves(products(dense)), strict=True):
+    for actual, wanted in zip(
+        jax.tree.leaves(products(batch)), jax.tree.leaves(products(dense)), strict=True
+    ):
         np.testing.assert_allclose(actual, wanted, rtol=1e-10, atol=1e-13)
 
 

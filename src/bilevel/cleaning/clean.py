@@ -49,7 +49,7 @@ def clean(
       dataset: training rows, with `trusted_features` and `trusted_labels`.
       truth: (n,) true labels of the training rows, to report on.
       weights: "per-row" (one free logit a row) or "shared" (one net for all rows); None takes
-        per-row where trusted rows outnumber the training rows, else shared.
+        per-row from ten trusted rows a training row on, else shared: with fewer it finds more.
       model: "linear" or "mlp".
       algorithm: name of the bilevel algorithm.
       steps: of the algorithm; None takes what fits it.
@@ -70,57 +70,55 @@ def clean(
         raise ValueError(f"steps must be at least 1, got {steps}")
     warnings = check(dataset)
     stages, net = Stages(), MODELS[model]()
-    labels, trusted_labels = (
-        np.asarray(dataset.labels, np.int32),
-        np.asarray(dataset.trusted_labels, np.int32),
-    )
+    labels = np.asarray(dataset.labels, np.int32)
+    trusted_labels = np.asarray(dataset.trusted_labels, np.int32)
     rows, count, classes = len(labels), len(trusted_labels), len(dataset.classes)
     scale = scaling(dataset.features)
     trusted = scale(dataset.trusted_features)
-    both = join(scale(dataset.features), trusted)
-    everything, anchors = (
-        to_device(both, np.concatenate([labels, trusted_labels])),
-        to_device(trusted, trusted_labels),
-    )
+    both: Any = join(scale(dataset.features), trusted)
+    everything = to_device(both, np.concatenate([labels, trusted_labels]))
+    anchors = to_device(trusted, trusted_labels)
     y0 = start(net, both, classes, seed)
     # Five equal parts of the trusted rows; the last is held out, the others alternate between folds.
     part = deal(trusted_labels, 5, seed)
     held, fold, half = part == 4, part % FOLDS, part % 2 == 0
 
-    def train(keep, trust, *args):
-        """On the kept training rows and a share of the trusted rows."""
-        return args[0](net, everything, np.concatenate([keep, trust]).astype(np.float32), *args[1:])
+    def mask(keep, trust):
+        """Weights of all rows: the kept training rows and some of the trusted rows."""
+        return np.concatenate([keep, trust]).astype(np.float32)
 
-    def judge_trusted(mask, y):
-        return calibrated_loss(logits(net, y, anchors.features)[mask], trusted_labels[mask])
+    def judge(judges, y):
+        return calibrated_loss(logits(net, y, anchors.features)[judges], trusted_labels[judges])
 
     none, all_rows, all_trusted = np.zeros(count), np.ones(rows), np.ones(count)
-    as_given = train(all_rows, none, fit_path, y0, partial(judge_trusted, all_trusted > 0))
+    as_given = fit_path(net, everything, mask(all_rows, none), y0, partial(judge, slice(None)))
     given_outputs = cross_fitted(
-        lambda mask: train(mask, none, fit, as_given.penalty, y0).y,
+        lambda seen: fit(net, everything, mask(seen, none), as_given.penalty, y0).y,
         lambda y: logits(net, y, everything.features)[:rows],
         deal(labels, GIVEN_PARTS, seed + 1),
     )
     stages.end("trained as given")
 
-    penalty = fit_path(net, anchors, half, y0, partial(judge_trusted, ~half)).penalty
+    penalty = fit_path(net, anchors, half, y0, partial(judge, ~half)).penalty
     trusted_only = fit(net, anchors, all_trusted, penalty, y0)
     trusted_outputs = logits(net, trusted_only.y, everything.features)[:rows]
     stages.end("trusted only")
 
     def retrain(keep):
-        chosen = train(keep, half, fit_path, y0, partial(judge_trusted, ~half))
-        return train(keep, all_trusted, fit, chosen.penalty, chosen.y)
+        chosen = fit_path(net, everything, mask(keep, half), y0, partial(judge, ~half))
+        return fit(net, everything, mask(keep, all_trusted), chosen.penalty, chosen.y)
 
     disagrees = given_outputs.argmax(axis=1) != labels
     disagreement = retrain(~disagrees)
     stages.end("disagreement")
 
     if weights is None:
-        weights = "per-row" if count >= rows else "shared"
+        weights = "per-row" if count >= 10 * rows else "shared"
     # Weights average about one half, and the penalty is per unit of weight.
     half_penalty = disagreement.penalty / 2
-    y = train(all_rows, none, fit, disagreement.penalty, y0).y
+    # The run starts at the solution for equal weights. (A model of the agreeing rows is no start: it
+    # is too sure of itself, and the outer loss then asks for wrong labels to sober it.)
+    y = fit(net, everything, mask(all_rows, none), disagreement.penalty, y0).y
     arguments = (net, both[:rows], labels, trusted, trusted_labels, held, y, half_penalty)
     if weights == "per-row":
         setting = weighting.per_row(*arguments)

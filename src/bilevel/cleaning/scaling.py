@@ -29,7 +29,7 @@ def scaling(features):
     """
     sparse = scipy.sparse.issparse(features)
     flat = features if sparse else features.reshape(len(features), -1)
-    mean = None if sparse else flat.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = np.float32(0) if sparse else flat.mean(axis=0, dtype=np.float64).astype(np.float32)
     vector = np.random.default_rng(0).normal(size=flat.shape[1]).astype(np.float32)
     moment = 0.0
     for _ in range(30):  # power iteration; the centring is applied to the products, not to a copy

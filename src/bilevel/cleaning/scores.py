@@ -24,11 +24,11 @@ def cross_fitted(fit: Callable[[np.ndarray], Any], outputs: Callable[[Any], np.n
       outputs: (n, classes) outputs of a trained model on all rows.
       parts: (n,) part of each row.
     """
-    result = None
+    result = np.zeros(0)
     for part in np.unique(parts):
         held = parts == part
         current = outputs(fit(~held))
-        result = np.zeros_like(current) if result is None else result
+        result = result if result.size else np.zeros_like(current)
         result[held] = current[held]
     return result
 

@@ -85,7 +85,6 @@ def test_regularization_learns_which_features_matter(key):
     task = b.tasks.regularization("breast_cancer")
     algorithm = b.aid_bio(task.problem, inner_optimizer=task.inner_step, outer_optimizer=task.outer_step)
     x, y = task.start(key)
-    x, y = x.astype(jnp.float32), y.astype(jnp.float32)
     result = b.run(algorithm, x, y, task.data(None), steps=500, key=key, log_every=500)
     found = task.metrics(result.state.x, result.state.y, task.held)
     assert found["outer_loss"] < 0.3 and found["test_accuracy"] > 0.92

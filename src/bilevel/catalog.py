@@ -35,10 +35,12 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
 
 
 def _first_line(thing):
-    return inspect.getdoc(thing).partition("\n")[0]
+    return str(inspect.getdoc(thing)).partition("\n")[0]
 
 
 def _field(thing, name):
     """The text behind `name:` in a docstring, up to the next field or blank line."""
-    found = re.search(rf"^{name}: (.*?)(?=\n\n|\n[A-Z]|\Z)", inspect.getdoc(thing), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^{name}: (.*?)(?=\n\n|\n[A-Z]|\Z)", str(inspect.getdoc(thing)), re.MULTILINE | re.DOTALL
+    )
     return " ".join(found[1].split()).rstrip(".") if found else ""

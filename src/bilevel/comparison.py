@@ -204,5 +204,5 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
-        "float": "float64" if jax.config.jax_enable_x64 else "float32",
+        "float": str(jax.numpy.result_type(float)),
     }

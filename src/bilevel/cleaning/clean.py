@@ -7,6 +7,7 @@ import numpy as np
 import scipy.special
 
 from bilevel import algorithms
+from bilevel.checkpoint import Checkpoint
 from bilevel.cleaning import weighting
 from bilevel.cleaning.check import check
 from bilevel.cleaning.fitting import calibrated_loss, fit, fit_path, logits, start
@@ -34,12 +35,13 @@ def clean(
     steps: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    checkpoint: Checkpoint | None = None,
 ) -> Cleaning:
     """Learn a weight for every training row, flag the rows below 1/2, and train on the others.
 
     1. A model is trained as given, cross-fitted over the training rows, and one on the trusted rows.
     2. Weights are learnt so that a model trained on the weighted rows does well on trusted rows
-       (`bilevel.tasks.hyperclean`); a fifth of the trusted rows is held out to stop early.
+       (`bilevel.cleaning.losses`); a fifth of the trusted rows is held out to stop early.
     3. Rows of weight below 1/2 are flagged: a fresh row has the weight 1/2, and the outer loss has
        asked for less of it. The final model trains on the other rows and the trusted rows.
 
@@ -55,6 +57,7 @@ def clean(
       steps: of the algorithm; None takes what fits it.
       seed: of all that is random.
       progress: show a bar in a terminal.
+      checkpoint: where the learning of the weights is saved, and resumed from.
 
     Returns:
       A `Cleaning`.
@@ -133,7 +136,13 @@ def clean(
             *arguments, fold=fold, scores=standardise(np.stack(scores, axis=1)), seed=seed
         )
     learnt = weighting.learn(
-        setting, algorithm, inner_step=net.step, steps=steps, seed=seed, progress=progress
+        setting,
+        algorithm,
+        inner_step=net.step,
+        steps=steps,
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
     )
     flagged = learnt.logits < 0
     stages.end("weights")
@@ -183,7 +192,7 @@ def clean(
         "steps": int(learnt.history["step"][-1]),
         "best_step": int(learnt.history["best_step"]),
         "seed": seed,
-        "final": learnt.final,
+        **learnt.final,
         "penalties": {name: model_fit.penalty for name, model_fit in models.items()},
         "test_accuracy": test_accuracy,
     }

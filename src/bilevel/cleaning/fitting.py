@@ -11,13 +11,13 @@ import optax
 import scipy.special
 from jax import lax
 
+from bilevel.cleaning.losses import cross_entropy
 from bilevel.cleaning.models import Model
 from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.scaling import Rows
-from bilevel.tasks.hyperclean import cross_entropy
 
 # Strong to weak; they are per row and fit the scale that `scaling` gives.
-PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 TEMPERATURES = np.geomspace(1 / 2, 16, 11)
 
 
@@ -93,15 +93,18 @@ def _lbfgs(model, rows, weights, penalty, y, steps, tolerance):
 def fit_path(model: Model, rows: Rows, weights, y, judge: Callable[[Any], float]) -> Fit:
     """The fit whose penalty is best by `judge(y)` (lower is better), from strong to weak.
 
-    Each fit starts at the one before it; the search ends at the first penalty that is worse.
+    A fit of a convex model starts at the one before it; the search ends at the first that is worse.
     """
-    best, best_loss = None, np.inf
+    best, best_loss, begin = None, np.inf, y
     for penalty in PENALTIES:
-        current = fit(model, rows, weights, penalty, y)
-        loss, y = judge(current.y), current.y
-        if best is not None and not loss < best_loss:
+        current = fit(model, rows, weights, penalty, begin)
+        loss = judge(current.y)
+        # A strong penalty makes a network collapse to zero, and keeps it there.
+        begin = current.y if model.convex else y
+        if loss > best_loss * (1 + 1e-4):
             break
-        best, best_loss = current, loss
+        if loss < best_loss:
+            best, best_loss = current, loss
     assert best is not None
     return best
 

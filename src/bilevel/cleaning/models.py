@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.tasks.hyperclean import times
+from bilevel.sparse import times
 
 
 class Model(NamedTuple):
@@ -15,12 +15,14 @@ class Model(NamedTuple):
     Attributes:
       init: `(key, columns, classes) -> y`.
       logits: `(y, features) -> (..., classes)`, for dense and `Sparse` features.
-      step: inner step size that fits rows scaled by `Scaling`.
+      step: inner step size that fits rows scaled by `scaling`.
+      convex: whether its loss is.
     """
 
     init: Callable[[Any, int, int], Any]
     logits: Callable[[Any, Any], Any]
     step: float
+    convex: bool
 
 
 def linear() -> Model:
@@ -29,12 +31,12 @@ def linear() -> Model:
     Rows are scaled so that their largest second moment is 1: the curvature of the loss is then at
     most about 1/2 + 1/2 (features and bias), and a step of 1 is safe.
     """
-    return Model(_init_linear, _linear_logits, 1.0)
+    return Model(_init_linear, _linear_logits, 1.0, True)
 
 
 def mlp() -> Model:
     """One hidden layer of 64 rectified units."""
-    return Model(_init_mlp, _mlp_logits, 0.1)
+    return Model(_init_mlp, _mlp_logits, 0.1, False)
 
 
 MODELS = {"linear": linear, "mlp": mlp}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
-from bilevel.tasks.hyperclean import sparse_blocks
+from bilevel.sparse import sparse_blocks
 
 
 class Rows(NamedTuple):

@@ -9,10 +9,13 @@ import optax
 import scipy.sparse
 
 from bilevel import algorithms
+from bilevel.checkpoint import Checkpoint
+from bilevel.cleaning import losses
 from bilevel.cleaning.models import Model
+from bilevel.cleaning.trail import Trail
 from bilevel.driver import run
 from bilevel.sampling import full, minibatches
-from bilevel.tasks import hyperclean
+from bilevel.sparse import sparse_blocks
 from bilevel.types import Batch, DivergedError, Problem
 
 BATCH = 128
@@ -72,10 +75,10 @@ def per_row(model: Model, features, labels, trusted, trusted_labels, held, y, pe
     batch = {"labels": labels, "row": np.arange(len(labels), dtype=np.int32)}
 
     def held_losses(y, batch):
-        return hyperclean.cross_entropy(model.logits(y, batch["features"]), batch["labels"]).reshape(-1)
+        return losses.cross_entropy(model.logits(y, batch["features"]), batch["labels"]).reshape(-1)
 
     return Setting(
-        hyperclean.per_row(model.logits, penalty),
+        losses.per_row(model.logits, penalty),
         jnp.zeros((len(labels),), jnp.float32),
         y,
         _whole(trusted[~held], {"labels": trusted_labels[~held]}),
@@ -95,22 +98,29 @@ def shared(
     def held_losses(y, batch):
         outputs = jax.vmap(model.logits, in_axes=(0, None))(y, batch["features"])
         labels = jnp.broadcast_to(batch["labels"][None], outputs.shape[:-1])
-        return hyperclean.cross_entropy(outputs, labels).reshape(folds, -1).mean(axis=0)
+        return losses.cross_entropy(outputs, labels).reshape(folds, -1).mean(axis=0)
 
     return Setting(
-        hyperclean.shared(model.logits, penalty),
-        hyperclean.init_net(jax.random.key(seed), scores.shape[-1]),
+        losses.shared(model.logits, penalty),
+        losses.init_net(jax.random.key(seed), scores.shape[-1]),
         jax.tree.map(lambda a: jnp.repeat(a[None], folds, axis=0), y),
         _whole(trusted[~held], {"labels": trusted_labels[~held], "fold": fold[~held].astype(np.int32)}),
         _blocks(features, {"labels": labels, "scores": scores}),
-        lambda x: np.asarray(hyperclean.net(x, jnp.asarray(scores)), np.float64).mean(axis=1),
+        lambda x: np.asarray(losses.net(x, jnp.asarray(scores)), np.float64).mean(axis=1),
         _judge(held_losses, trusted[held], trusted_labels[held]),
         3e-3,
     )
 
 
 def learn(
-    setting: Setting, name: str, *, inner_step: float, steps: int | None, seed: int, progress: bool
+    setting: Setting,
+    name: str,
+    *,
+    inner_step: float,
+    steps: int | None,
+    seed: int,
+    progress: bool,
+    checkpoint: Checkpoint | None,
 ) -> Learnt:
     """The weights that a named algorithm learns, stopped early.
 
@@ -124,6 +134,7 @@ def learn(
       steps: None takes a number that fits the algorithm and the rows.
       seed: of the run.
       progress: show a bar.
+      checkpoint: where to save, and to resume from.
 
     Returns:
       A `Learnt`.
@@ -135,11 +146,10 @@ def learn(
     steps = (1500 if single else 500) if steps is None else steps
     outer = optax.adam(setting.outer_rate * (1 if single else 3))
     algorithm = getattr(algorithms, name)(setting.problem, inner_optimizer=inner_step, outer_optimizer=outer)
-    points, losses = [], []
+    trail = Trail(None if checkpoint is None else checkpoint.folder, setting.x)
 
     def judge(step, state, metrics):
-        points.append((step, jax.device_get(state.x)))
-        losses.append(np.asarray(setting.held(state.y), np.float64))
+        trail.add(step, state.x, np.asarray(setting.held(state.y), np.float64))
 
     warnings = []
     every = max(1, -(-steps // POINTS))
@@ -155,22 +165,26 @@ def learn(
             key=key,
             log_every=every,
             callback=judge,
+            checkpoint=checkpoint,
             progress=progress,
         )
         state, history = result.state, result.history
     except DivergedError as error:
-        if len(points) < 3:
+        if len(trail.points) < 3:
             raise
         warnings.append(f"{error}; the weights before that are used")
         state, history = error.state, error.history
-    means = np.array([values.mean() for values in losses])
+    held = trail.losses()
+    means = np.array([values.mean() for values in held])
     best = int(np.argmin(means))
-    spread = losses[best].std() / np.sqrt(len(losses[best]))
+    spread = held[best].std() / np.sqrt(len(held[best]))
     # The start has learnt nothing yet: it never wins.
     chosen = 1 + int(np.argmax(means[1:] <= means[best] + spread)) if len(means) > 1 else 0
-    history = dict(history, held_out_loss=means, best_step=points[chosen][0])
+    step = trail.steps()[chosen]
+    history = dict(history, held_out_loss=means, best_step=step)
     final = {**_whole_data(setting, state), "linear_residual": float(history["linear_residual"][-1])}
-    return Learnt(setting.logits(points[chosen][1]), history, final, warnings)
+    trail.remove()
+    return Learnt(setting.logits(trail.x(step)), history, final, warnings)
 
 
 def _whole_data(setting, state):
@@ -196,9 +210,9 @@ def _minibatches(setting, seed):
     return minibatches(setting.outer, setting.inner, batch_size=size, seed=seed)
 
 
-def _judge(losses, features, labels):
+def _judge(held_losses, features, labels):
     batch = _whole(features, {"labels": labels})
-    compiled = jax.jit(losses)
+    compiled = jax.jit(held_losses)
     return lambda y: compiled(y, batch)
 
 
@@ -207,7 +221,7 @@ def _whole(features, columns):
     if not scipy.sparse.issparse(features):
         return jax.tree.map(jnp.asarray, {"features": features, **columns})
     return {
-        "features": hyperclean.sparse_blocks(features),
+        "features": sparse_blocks(features),
         **{k: jnp.asarray(v)[None] for k, v in columns.items()},
     }
 
@@ -222,6 +236,6 @@ def _blocks(features, columns):
     # A ragged last block is filled up from the first rows.
     order = np.resize(order, (-(-rows // size), size))
     return {
-        "features": hyperclean.sparse_blocks(features, order),
+        "features": sparse_blocks(features, order),
         **{k: v[order] for k, v in columns.items()},
     }

@@ -1,7 +1,8 @@
 """Ready-made problems, for `bilevel compare` and for trying things out."""
 
+from bilevel.tasks.hyperclean import hyperclean
 from bilevel.tasks.quadratic import quadratic
 from bilevel.tasks.regularization import regularization
 from bilevel.tasks.types import Task
 
-__all__ = ["Task", "quadratic", "regularization"]
+__all__ = ["Task", "hyperclean", "quadratic", "regularization"]

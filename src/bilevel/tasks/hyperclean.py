@@ -1,173 +1,97 @@
-"""Data hyper-cleaning: learn how much each training row counts, judged by trusted rows.
+"""Data hyper-cleaning with one free weight a row, as the papers run it."""
 
-With rows (a_i, b_i), a model of parameters y, and CE_i(y) its cross entropy on row i,
-
-    g(x, y) = mean_i sigmoid(s_i(x)) CE_i(y) + penalty ||y||^2        training rows
-    f(x, y) = mean_j CE_j(y)                                         trusted rows
-
-`per_row` has one free logit a row, s_i(x) = x_i (the papers' form). `shared` computes the logit by
-one small net from fixed scores of the row, s_i(x) = net(x, scores_i): few unknowns, so that few
-trusted rows do not overfit. For a linear model, with w_i = sigmoid(s_i), P_i = softmax(y' a_i) and
-r_i = P_i - e_{b_i}:
-
-    g_y  = (1/n) sum_i w_i a_i r_i' + 2 penalty y
-    H v  = (1/n) sum_i w_i a_i ((diag P_i - P_i P_i') v' a_i)' + 2 penalty v
-    (J v)_i = (1/n) w_i (1 - w_i) r_i' v' a_i                         (per row)
-
-Reference: Franceschi, Donini, Frasconi and Pontil, Forward and Reverse Gradient-Based
-Hyperparameter Optimization, ICML 2017, arXiv:1703.01785 (hyper-cleaning).
-"""
-
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from bilevel.types import Problem
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["values", "columns", "places"], meta_fields=["rows"])
-@dataclass(frozen=True)
-class Sparse:
-    """Blocks of sparse rows, as stored entries; a leading axis of the arrays counts blocks.
-
-    Attributes:
-      values: (blocks, entries) stored values, 0 where a block is padded.
-      columns: (blocks, entries) column of each.
-      places: (blocks, entries) row of each within its block, in order.
-      rows: rows of a block.
-    """
-
-    values: Any
-    columns: Any
-    places: Any
-    rows: int
+from bilevel.cleaning.losses import per_row
+from bilevel.cleaning.split import split
+from bilevel.datasets import Dataset, load
+from bilevel.sampling import full, minibatches
+from bilevel.tasks.types import Task
 
 
-def sparse_blocks(matrix, order=None) -> Sparse:
-    """Blocks of the rows of a CSR matrix, padded to the fullest block and never densified.
+def hyperclean(
+    dataset: str | Dataset = "digits",
+    *,
+    rows: int | None = None,
+    trusted_rows: int | None = None,
+    noise: float = 0.4,
+    kind: str = "uniform",
+    penalty: float = 1e-3,
+    seed: int = 0,
+) -> Task:
+    """Learn a weight for each noisy training row of a linear model, judged by trusted rows.
+
+        g(x, y) = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f(x, y) = mean CE on trusted rows
 
     Args:
-      matrix: (n, d) CSR matrix.
-      order: (blocks, rows) numbers of the rows in each block; None is one block of all rows.
+      dataset: an image set (`digits`, `mnist`, `fashion_mnist`), or a dense `Dataset`.
+      rows: training rows; None takes at most 5,000 of what the trusted rows leave.
+      trusted_rows: None takes 200, or a fifth of the rows if that is fewer.
+      noise, kind: share and kind of wrong labels, see `bilevel.cleaning.corrupt`.
+      penalty: factor of the squared norm of the model.
+      seed: of the split and the noise.
 
     Returns:
-      A `Sparse` whose every block is one "row" for `minibatches(..., batch_size=1)`.
+      A `Task` whose metrics are `outer_loss` on all trusted rows, `test_accuracy` of the model, and
+      `detection_f1` of the rows of weight below 1/2.
     """
-    order = np.arange(matrix.shape[0])[None] if order is None else np.asarray(order)
-    parts = [matrix[block] for block in order]
-    room = max(part.nnz for part in parts)
+    source = load(dataset) if isinstance(dataset, str) else dataset
+    if rows is None:
+        rows = min(5000, len(source.labels) - (trusted_rows or min(200, len(source.labels) // 5)))
+    bench, truth = split(source, rows=rows, trusted_rows=trusted_rows, noise=noise, kind=kind, seed=seed)
+    classes = len(bench.classes)
 
-    def stack(arrays, last):
-        padded = [np.concatenate([a, np.full(room - len(a), last, a.dtype)]) for a in arrays]
-        return jnp.asarray(np.stack(padded))
+    def table(features, labels):
+        features = np.asarray(features).reshape(len(labels), -1)
+        ones = np.ones((len(labels), 1), features.dtype)
+        return {"features": np.concatenate([features, ones], axis=1), "labels": np.asarray(labels, np.int32)}
 
-    rows = order.shape[1]
-    # The padding belongs to the last row, so that places stay in order.
-    places = [np.repeat(np.arange(rows, dtype=np.int32), np.diff(part.indptr)) for part in parts]
-    return Sparse(
-        stack([part.data for part in parts], 0),
-        stack([part.indices.astype(np.int32) for part in parts], 0),
-        stack(places, rows - 1),
-        rows,
+    training: dict[str, Any] = table(bench.features, bench.labels) | {"row": np.arange(rows, dtype=np.int32)}
+    trusted, test = (
+        table(bench.trusted_features, bench.trusted_labels),
+        table(bench.test_features, bench.test_labels),
     )
+    columns, dtype = training["features"].shape[1], training["features"].dtype
+    problem = per_row(lambda y, features: features @ y, penalty)
 
+    def data(batch_size):
+        if batch_size is None:
+            return full(*jax.tree.map(jnp.asarray, (trusted, training)))
+        return minibatches(trusted, training, batch_size=batch_size, seed=seed)
 
-def times(features, matrix):
-    """Product of dense or sparse rows with a (d, k) matrix, shape (..., k)."""
-    if not isinstance(features, Sparse):
-        return features @ matrix
+    def start(key):
+        # Every row starts at about one half, and no two seeds at the same point.
+        return 0.1 * jax.random.normal(key, (rows,), dtype), jnp.zeros((columns, classes), dtype)
 
-    def block(values, columns, places):
-        terms = values[:, None] * matrix[columns]
-        return jax.ops.segment_sum(terms, places, features.rows, indices_are_sorted=True)
+    def metrics(x, y, held):
+        trusted, test, wrong = held
+        hits = jnp.argmax(test["features"] @ y, axis=1).astype(jnp.int32) == test["labels"]
+        found = x < 0
+        f1 = 2 * jnp.sum(found & wrong) / jnp.maximum(jnp.sum(found) + jnp.sum(wrong), 1)
+        return {
+            "outer_loss": problem.outer(x, y, trusted),
+            "test_accuracy": jnp.mean(hits),
+            "detection_f1": f1,
+        }
 
-    return jax.vmap(block)(features.values, features.columns, features.places)
-
-
-def cross_entropy(logits, labels):
-    """Cross entropy of each row, shape of the labels."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def per_row(logits, penalty: float) -> Problem:
-    """Hyper-cleaning with one free logit a row.
-
-    Args:
-      logits: the model, `(y, features) -> (..., classes)`.
-      penalty: factor of `||y||^2`.
-
-    Returns:
-      A `Problem`; x is (n,). Outer minibatches are dicts with `features`, `labels`; inner ones also
-      have `row`, the position of each row in x.
-
-    >>> problem = per_row(lambda y, features: features @ y, 0.0)
-    >>> batch = {"features": jnp.eye(2), "labels": jnp.array([0, 1]), "row": jnp.array([0, 1])}
-    >>> float(problem.inner(jnp.zeros(2), jnp.zeros((2, 2)), batch))  # half of log 2
-    0.3465735912322998
-    """
-
-    def inner(x, y, batch):
-        losses = cross_entropy(logits(y, batch["features"]), batch["labels"])
-        return jnp.mean(jax.nn.sigmoid(x[batch["row"]]) * losses) + penalty * optax.tree.norm(y, squared=True)
-
-    def outer(x, y, batch):
-        return jnp.mean(cross_entropy(logits(y, batch["features"]), batch["labels"]))
-
-    return Problem(outer, inner)
-
-
-def shared(logits, penalty: float) -> Problem:
-    """Hyper-cleaning with one small net from the scores of a row to its logit, cross-fitted.
-
-    Scores that come from trusted rows know their labels. So the trusted rows are dealt into K folds,
-    y is K models side by side, model k trains on weights from scores that have not seen fold k,
-    and fold k judges model k:
-
-        g = sum_k [mean_i sigmoid(net(x, scores_ik)) CE_i(y_k)] + penalty ||y||^2
-        f = K mean_j CE_j(y_{fold j})
-
-    Args:
-      logits: the model, `(y_k, features) -> (..., classes)`.
-      penalty: factor of `||y||^2`.
-
-    Returns:
-      A `Problem`; x are the parameters of `net`, y those of the model with a leading axis K. Outer
-      minibatches are dicts with `features`, `labels`, `fold`; inner ones with `features`, `labels`,
-      `scores` (..., K, s).
-    """
-    every = jax.vmap(logits, in_axes=(0, None), out_axes=-2)
-
-    def inner(x, y, batch):
-        outputs = every(y, batch["features"])
-        labels = jnp.broadcast_to(batch["labels"][..., None], outputs.shape[:-1])
-        weighted = jax.nn.sigmoid(net(x, batch["scores"])) * cross_entropy(outputs, labels)
-        return weighted.shape[-1] * jnp.mean(weighted) + penalty * optax.tree.norm(y, squared=True)
-
-    def outer(x, y, batch):
-        outputs = every(y, batch["features"])
-        fold = jnp.expand_dims(batch["fold"], (-1, -2))
-        own = jnp.take_along_axis(outputs, fold, axis=-2)[..., 0, :]
-        return outputs.shape[-2] * jnp.mean(cross_entropy(own, batch["labels"]))
-
-    return Problem(outer, inner)
-
-
-def init_net(key, scores: int, *, width: int = 16, dtype=jnp.float32):
-    """Parameters of `net` that give every row the weight 1/2."""
-    return {
-        "in": jax.random.normal(key, (scores, width), dtype) / scores**0.5,
-        "shift": jnp.zeros((width,), dtype),
-        "out": jnp.zeros((width,), dtype),
-        "bias": jnp.zeros((), dtype),
-    }
-
-
-def net(x, scores):
-    """Logits of the weights of rows, shape (...), from their scores (..., s)."""
-    hidden = scores @ x["in"] + jnp.expand_dims(x["shift"], tuple(range(scores.ndim - 1)))
-    return jnp.tanh(hidden) @ x["out"] + x["bias"]
+    held = jax.tree.map(jnp.asarray, (trusted, test, bench.labels != truth))
+    # The Hessian of the cross entropy is at most half the Gram matrix; weights are below 1.
+    largest = float(np.linalg.norm(training["features"].astype(np.float64), 2))
+    curvature = 0.5 * largest**2 / rows + 2 * penalty
+    return Task(
+        name="hyperclean",
+        dataset=source.name,
+        problem=problem,
+        data=data,
+        batch_size=min(100, len(trusted["labels"])),
+        start=start,
+        metrics=metrics,
+        held=held,
+        inner_step=1 / curvature,
+        # The mean over rows and the sigmoid's slope make the gradient of one weight about 1 / (4 rows).
+        outer_step=float(rows),
+    )

@@ -1,5 +1,7 @@
 """One L2 strength for each feature of a logistic regression."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import scipy.sparse
 
 from bilevel.datasets import Dataset, load
 from bilevel.sampling import full, minibatches
-from bilevel.tasks.hyperclean import sparse_blocks, times
+from bilevel.sparse import sparse_blocks, times
 from bilevel.tasks.types import Task
 from bilevel.types import Problem
 
@@ -33,13 +35,14 @@ def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -
       A `Task` whose metrics are `outer_loss` on all validation rows and `test_accuracy`.
     """
     source = load(dataset) if isinstance(dataset, str) else dataset
+    features: Any = source.features
     rows, classes = len(source.labels), len(source.classes)
     order = np.random.default_rng(seed).permutation(rows)
     cut = rows // 2
     if source.name == "ijcnn1":
         order, cut = np.arange(rows), 35_000
     halves = {"inner": np.sort(order[:cut]), "outer": np.sort(order[cut:])}
-    dim, columns = source.features.shape[1], 1 if classes == 2 else classes
+    dim, columns = features.shape[1], 1 if classes == 2 else classes
     scale = 1.0 if classes == 2 else 1 / (dim * columns)
 
     def loss(y, batch):
@@ -57,22 +60,23 @@ def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -
         return loss(y, batch)
 
     def part(rows):
-        return _rows(source.features[rows], source.labels[rows])
+        return _rows(features[rows], source.labels[rows])
 
     def data(batch_size):
         if batch_size is None:
             return full(part(halves["outer"]), part(halves["inner"]))
-        if scipy.sparse.issparse(source.features):
+        if scipy.sparse.issparse(features):
             blocks = [_blocks(source, halves[level], batch_size, seed) for level in ("outer", "inner")]
             return minibatches(*blocks, batch_size=1, seed=seed)
         arrays = [
-            {"features": source.features[halves[level]], "labels": source.labels[halves[level]]}
+            {"features": features[halves[level]], "labels": source.labels[halves[level]]}
             for level in ("outer", "inner")
         ]
         return minibatches(*arrays, batch_size=batch_size, seed=seed)
 
     def start(key):
-        return jax.random.uniform(key, (dim,), minval=-2.0, maxval=0.0), jnp.zeros((dim, columns))
+        x = jax.random.uniform(key, (dim,), features.dtype, minval=-2.0, maxval=0.0)
+        return x, jnp.zeros((dim, columns), features.dtype)
 
     def metrics(x, y, held):
         validation, test = held
@@ -87,7 +91,7 @@ def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -
 
     held = part(halves["outer"]), _rows(source.test_features, source.test_labels)
     # The Hessian of the cross entropy is at most a quarter (half with several classes) of the Gram matrix.
-    curvature = _largest_square(source.features[halves["inner"]]) * (0.25 if classes == 2 else 0.5)
+    curvature = _largest_square(features[halves["inner"]]) * (0.25 if classes == 2 else 0.5)
     return Task(
         name="regularization",
         dataset=source.name,
@@ -97,7 +101,7 @@ def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -
         start=start,
         metrics=metrics,
         held=held,
-        inner_step=float(1 / (curvature + scale)),
+        inner_step=1 / (curvature + scale),
         outer_step=OUTER_STEPS.get(source.name, 0.1),
     )
 
@@ -120,5 +124,8 @@ def _largest_square(features):
     if scipy.sparse.issparse(features):
         from scipy.sparse.linalg import svds
 
-        return svds(features, k=1, return_singular_vectors=False, rng=0)[0] ** 2 / features.shape[0]
-    return np.linalg.norm(np.asarray(features, np.float64), 2) ** 2 / len(features)
+        values: Any = svds(features, k=1, return_singular_vectors=False, rng=0)
+        largest = float(values[0])
+    else:
+        largest = float(np.linalg.norm(np.asarray(features, np.float64), 2))
+    return largest**2 / features.shape[0]

@@ -1,6 +1,5 @@
 """The main job: find the wrong labels of a data set with the help of a few trusted rows."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,21 +9,20 @@ from bilevel import algorithms
 from bilevel.checkpoint import Checkpoint
 from bilevel.cleaning import weighting
 from bilevel.cleaning.check import check
-from bilevel.cleaning.fitting import calibrated_loss, fit, fit_path, logits, start
 from bilevel.cleaning.models import MODELS
-from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.result import Cleaning
-from bilevel.cleaning.scaling import join, scaling, to_device
-from bilevel.cleaning.scores import cross_fitted, deal, label_scores, standardise
-from bilevel.cleaning.summary import Stages, accuracy, detection
+from bilevel.cleaning.scores import label_scores
+from bilevel.cleaning.summary import Stages, detection
+from bilevel.cleaning.trainer import Trainer
 from bilevel.datasets.types import Dataset
 
 WEIGHTS = ("per-row", "shared")
-GIVEN_PARTS = 5
-FOLDS = 2
+# Trusted rows for each training row from which free weights no longer overfit them.
+PER_ROW_FROM = 10
+# Norm of the gradient above which a convex model is said not to have converged.
+UNCONVERGED = 3e-3
 
 
-@single_precision()
 def clean(
     dataset: Dataset,
     truth=None,
@@ -71,120 +69,57 @@ def clean(
     _known("algorithm", algorithm, tuple(algorithms.__all__))
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    warnings = check(dataset)
-    stages, net = Stages(), MODELS[model]()
-    labels = np.asarray(dataset.labels, np.int32)
-    trusted_labels = np.asarray(dataset.trusted_labels, np.int32)
-    rows, count, classes = len(labels), len(trusted_labels), len(dataset.classes)
-    scale = scaling(dataset.features)
-    trusted = scale(dataset.trusted_features)
-    both: Any = join(scale(dataset.features), trusted)
-    everything = to_device(both, np.concatenate([labels, trusted_labels]))
-    anchors = to_device(trusted, trusted_labels)
-    y0 = start(net, both, classes, seed)
-    # Five equal parts of the trusted rows; the last is held out, the others alternate between folds.
-    part = deal(trusted_labels, 5, seed)
-    held, fold, half = part == 4, part % FOLDS, part % 2 == 0
-
-    def mask(keep, trust):
-        """Weights of all rows: the kept training rows and some of the trusted rows."""
-        return np.concatenate([keep, trust]).astype(np.float32)
-
-    def judge(judges, y):
-        return calibrated_loss(logits(net, y, anchors.features)[judges], trusted_labels[judges])
-
-    none, all_rows, all_trusted = np.zeros(count), np.ones(rows), np.ones(count)
-    as_given = fit_path(net, everything, mask(all_rows, none), y0, partial(judge, slice(None)))
-    given_outputs = cross_fitted(
-        lambda seen: fit(net, everything, mask(seen, none), as_given.penalty, y0).y,
-        lambda y: logits(net, y, everything.features)[:rows],
-        deal(labels, GIVEN_PARTS, seed + 1),
-    )
+    warnings, stages = check(dataset), Stages()
+    trainer = Trainer(dataset, model, seed)
+    labels = trainer.labels
+    as_given, given_outputs = trainer.as_given()
     stages.end("trained as given")
-
-    penalty = fit_path(net, anchors, half, y0, partial(judge, ~half)).penalty
-    trusted_only = fit(net, anchors, all_trusted, penalty, y0)
-    trusted_outputs = logits(net, trusted_only.y, everything.features)[:rows]
+    trusted_only = trainer.trusted_only()
     stages.end("trusted only")
-
-    def retrain(keep):
-        chosen = fit_path(net, everything, mask(keep, half), y0, partial(judge, ~half))
-        return fit(net, everything, mask(keep, all_trusted), chosen.penalty, chosen.y)
-
     disagrees = given_outputs.argmax(axis=1) != labels
-    disagreement = retrain(~disagrees)
+    disagreement = trainer.retrain(~disagrees)
     stages.end("disagreement")
 
     if weights is None:
-        weights = "per-row" if count >= 10 * rows else "shared"
-    # Weights average about one half, and the penalty is per unit of weight.
-    half_penalty = disagreement.penalty / 2
+        weights = "per-row" if len(trainer.trusted_labels) >= PER_ROW_FROM * len(labels) else "shared"
     # The run starts at the solution for equal weights. (A model of the agreeing rows is no start: it
     # is too sure of itself, and the outer loss then asks for wrong labels to sober it.)
-    y = fit(net, everything, mask(all_rows, none), disagreement.penalty, y0).y
-    arguments = (net, both[:rows], labels, trusted, trusted_labels, held, y, half_penalty)
+    y = trainer.equal_weights(disagreement.penalty)
+    # Weights average about one half, and the penalty is per unit of weight.
+    penalty = disagreement.penalty / 2
     if weights == "per-row":
-        setting = weighting.per_row(*arguments)
+        setting = weighting.per_row(trainer, y, penalty)
     else:
-        given = label_scores(given_outputs, labels)
-        scores = []
-        for k in range(FOLDS):
-            unseen = fit(net, anchors, (fold != k) & ~held, penalty, y0)
-            outputs = logits(net, unseen.y, everything.features)[:rows]
-            scores.append(np.concatenate([given, label_scores(outputs, labels)], axis=1))
-        setting = weighting.shared(
-            *arguments, fold=fold, scores=standardise(np.stack(scores, axis=1)), seed=seed
-        )
-    learnt = weighting.learn(
-        setting,
-        algorithm,
-        inner_step=net.step,
-        steps=steps,
-        seed=seed,
-        progress=progress,
-        checkpoint=checkpoint,
-    )
+        setting = weighting.shared(trainer, y, penalty, trainer.scores(given_outputs, trusted_only.penalty))
+    learnt = weighting.learn(setting, algorithm, trainer.net.step, steps, seed, progress, checkpoint)
     flagged = learnt.logits < 0
     stages.end("weights")
 
-    warnings += learnt.warnings
-    if flagged.all():
-        warnings.append("every row is flagged: the trusted rows do not agree with the training rows at all")
-    cleaned = retrain(~flagged)
-    outputs = logits(net, cleaned.y, everything.features)[:rows]
-    stages.end("final model")
+    cleaned = trainer.retrain(~flagged)
     models = {
         "as_given": as_given,
         "trusted_only": trusted_only,
         "disagreement": disagreement,
         "cleaned": cleaned,
     }
+    stages.end("final model")
     if truth is not None:
-        models["oracle"] = retrain(labels == np.asarray(truth))
+        truth = np.asarray(truth)
+        models["oracle"] = trainer.retrain(labels == truth)
         stages.end("oracle")
+    warnings += learnt.warnings
+    if flagged.all():
+        warnings.append("every row is flagged: the trusted rows do not agree with the training rows at all")
     warnings += [
-        f"the model {name} did not converge: its gradient is {model_fit.residual:.1e}"
-        for name, model_fit in models.items()
-        if model == "linear" and model_fit.residual > 3e-3
+        f"the model {name} did not converge: its gradient is {fit.residual:.1e}"
+        for name, fit in models.items()
+        if trainer.net.convex and fit.residual > UNCONVERGED
     ]
-    test = (
-        None
-        if dataset.test_features is None
-        else to_device(scale(dataset.test_features), dataset.test_labels)
-    )
-    test_accuracy = {
-        name: None
-        if test is None
-        else accuracy(logits(net, models[name].y, test.features), test.labels)
-        if name in models
-        else None
-        for name in ("as_given", "trusted_only", "disagreement", "cleaned", "oracle")
-    }
     summary: dict[str, Any] = {
         "source": dataset.name,
-        "rows": rows,
-        "trusted": count,
-        "classes": classes,
+        "rows": len(labels),
+        "trusted": len(trainer.trusted_labels),
+        "classes": len(dataset.classes),
         "flagged": int(flagged.sum()),
         "weights": weights,
         "model": model,
@@ -193,32 +128,39 @@ def clean(
         "best_step": int(learnt.history["best_step"]),
         "seed": seed,
         **learnt.final,
-        "penalties": {name: model_fit.penalty for name, model_fit in models.items()},
-        "test_accuracy": test_accuracy,
+        "penalties": {name: fit.penalty for name, fit in models.items()},
+        "test_accuracy": {"oracle": None} | trainer.test_accuracy(dataset, models),
     }
     if truth is not None:
-        wrong = labels != np.asarray(truth)
-        trusted_margin = label_scores(trusted_outputs, labels)[:, 1]
+        wrong = labels != truth
+        given_margin = label_scores(given_outputs, labels)[:, 1]
+        trusted_margin = label_scores(trainer.outputs(trusted_only.y), labels)[:, 1]
         summary["detection"] = detection(flagged, -learnt.logits, wrong)
         summary["baseline_detection"] = {
-            "disagreement": detection(disagrees, -label_scores(given_outputs, labels)[:, 1], wrong),
+            "disagreement": detection(disagrees, -given_margin, wrong),
             "trusted_only": detection(trusted_margin < 0, -trusted_margin, wrong),
         }
+    suggested = trainer.outputs(cleaned.y).argmax(axis=1).astype(np.int32)
     stages.end("report")
     summary |= {"seconds": stages.total, "stages": stages.seconds, "warnings": warnings}
-    shape = dataset.image_shape
     return Cleaning(
         given=labels,
         weights=scipy.special.expit(learnt.logits),
         flagged=flagged,
-        suggested=outputs.argmax(axis=1).astype(np.int32),
-        truth=None if truth is None else np.asarray(truth),
+        suggested=suggested,
+        truth=truth,
         classes=list(dataset.classes),
-        images=None if shape is None else np.asarray(dataset.features).reshape(rows, *shape),
+        images=_images(dataset),
         texts=None,
         history=learnt.history,
         summary=summary,
     )
+
+
+def _images(dataset):
+    if dataset.image_shape is None:
+        return None
+    return np.asarray(dataset.features).reshape(-1, *dataset.image_shape)
 
 
 def _known(what, value, choices):

@@ -9,16 +9,20 @@ import optax
 import scipy.sparse
 
 from bilevel import algorithms
+from bilevel.calculus import hessian_product
 from bilevel.checkpoint import Checkpoint
 from bilevel.cleaning import losses
-from bilevel.cleaning.models import Model
 from bilevel.cleaning.trail import Trail
+from bilevel.cleaning.trainer import Trainer
 from bilevel.driver import run
 from bilevel.sampling import full, minibatches
 from bilevel.sparse import sparse_blocks
 from bilevel.types import Batch, DivergedError, Problem
 
 BATCH = 128
+# Rows are scaled to a second moment of 1: the gradient of an untrained linear model is about 0.2.
+UNSOLVED_INNER = 0.02
+UNSOLVED_LINEAR = 0.5
 POINTS = 15
 
 
@@ -50,8 +54,8 @@ class Learnt(NamedTuple):
     Attributes:
       logits: (n,) logits of the weights.
       history: of the run, with `held_out_loss` and the scalar `best_step`.
-      final: full-data `outer_loss`, `inner_loss`, `inner_residual` at the last step, and the
-        `linear_residual` of its minibatch.
+      final: `outer_loss`, `inner_loss`, `inner_residual` and, with an adjoint, `linear_residual` at
+        the last step, on all rows.
       warnings: what the reader must know.
     """
 
@@ -61,53 +65,57 @@ class Learnt(NamedTuple):
     warnings: list[str]
 
 
-def per_row(model: Model, features, labels, trusted, trusted_labels, held, y, penalty) -> Setting:
+def per_row(trainer: Trainer, y, penalty: float) -> Setting:
     """One free logit a row.
 
     Args:
-      model: the inner model.
-      features, labels: training rows, scaled.
-      trusted, trusted_labels: trusted rows.
-      held: (m,) bool, trusted rows kept from the outer loss.
+      trainer: of the inner model, with the rows.
       y: start of the model.
       penalty: of the inner loss.
     """
-    batch = {"labels": labels, "row": np.arange(len(labels), dtype=np.int32)}
+    logits = trainer.net.logits
 
     def held_losses(y, batch):
-        return losses.cross_entropy(model.logits(y, batch["features"]), batch["labels"]).reshape(-1)
+        return losses.cross_entropy(logits(y, batch["features"]), batch["labels"]).reshape(-1)
 
+    rows = np.arange(len(trainer.labels), dtype=np.int32)
     return Setting(
-        losses.per_row(model.logits, penalty),
-        jnp.zeros((len(labels),), jnp.float32),
+        losses.per_row(logits, penalty),
+        jnp.zeros((len(rows),), jnp.float32),
         y,
-        _whole(trusted[~held], {"labels": trusted_labels[~held]}),
-        _blocks(features, batch),
+        _trusted(trainer, ~trainer.held),
+        _blocks(trainer.training, {"labels": trainer.labels, "row": rows}),
         lambda x: np.asarray(x, np.float64),
-        _judge(held_losses, trusted[held], trusted_labels[held]),
+        _judge(held_losses, trainer),
         3e-2,
     )
 
 
-def shared(
-    model: Model, features, labels, trusted, trusted_labels, held, y, penalty, *, fold, scores, seed
-) -> Setting:
-    """One net for all rows, from `scores` (n, K, s); `fold` (m,) deals the trusted rows into K."""
-    folds = scores.shape[1]
+def shared(trainer: Trainer, y, penalty: float, scores: np.ndarray) -> Setting:
+    """One net for all rows, from their scores.
+
+    Args:
+      trainer: of the inner model, with the rows.
+      y: start of the model, copied for each fold.
+      penalty: of the inner loss.
+      scores: (n, folds, s) scores of the training rows.
+    """
+    logits, folds = trainer.net.logits, scores.shape[1]
 
     def held_losses(y, batch):
-        outputs = jax.vmap(model.logits, in_axes=(0, None))(y, batch["features"])
+        outputs = jax.vmap(logits, in_axes=(0, None))(y, batch["features"])
         labels = jnp.broadcast_to(batch["labels"][None], outputs.shape[:-1])
         return losses.cross_entropy(outputs, labels).reshape(folds, -1).mean(axis=0)
 
+    seen = ~trainer.held
     return Setting(
-        losses.shared(model.logits, penalty),
-        losses.init_net(jax.random.key(seed), scores.shape[-1]),
+        losses.shared(logits, penalty),
+        losses.init_net(jax.random.key(trainer.seed), scores.shape[-1]),
         jax.tree.map(lambda a: jnp.repeat(a[None], folds, axis=0), y),
-        _whole(trusted[~held], {"labels": trusted_labels[~held], "fold": fold[~held].astype(np.int32)}),
-        _blocks(features, {"labels": labels, "scores": scores}),
+        _trusted(trainer, seen, fold=trainer.fold[seen].astype(np.int32)),
+        _blocks(trainer.training, {"labels": trainer.labels, "scores": scores}),
         lambda x: np.asarray(losses.net(x, jnp.asarray(scores)), np.float64).mean(axis=1),
-        _judge(held_losses, trusted[held], trusted_labels[held]),
+        _judge(held_losses, trainer),
         3e-3,
     )
 
@@ -115,7 +123,6 @@ def shared(
 def learn(
     setting: Setting,
     name: str,
-    *,
     inner_step: float,
     steps: int | None,
     seed: int,
@@ -182,21 +189,40 @@ def learn(
     chosen = 1 + int(np.argmax(means[1:] <= means[best] + spread)) if len(means) > 1 else 0
     step = trail.steps()[chosen]
     history = dict(history, held_out_loss=means, best_step=step)
-    final = {**_whole_data(setting, state), "linear_residual": float(history["linear_residual"][-1])}
+    final = _whole_data(setting, state)
+    warnings += _unsolved(final)
     trail.remove()
     return Learnt(setting.logits(trail.x(step)), history, final, warnings)
 
 
 def _whole_data(setting, state):
-    """Losses and inner residual on all rows."""
+    """Losses and residuals on all rows; the linear one where the algorithm carries an adjoint."""
 
     @jax.jit
-    def measure(x, y, outer, inner):
-        loss, gradient = jax.value_and_grad(setting.problem.inner, argnums=1)(x, y, inner)
-        return setting.problem.outer(x, y, outer), loss, optax.tree.norm(gradient)
+    def measure(x, y, v, outer, inner):
+        f, f_y = jax.value_and_grad(setting.problem.outer, argnums=1)(x, y, outer)
+        g, g_y = jax.value_and_grad(setting.problem.inner, argnums=1)(x, y, inner)
+        final = {"outer_loss": f, "inner_loss": g, "inner_residual": optax.tree.norm(g_y)}
+        if jax.tree.leaves(v):
+            error = optax.tree.sub(hessian_product(setting.problem.inner, x, y, inner, v), f_y)
+            final["linear_residual"] = optax.tree.norm(error) / optax.tree.norm(f_y)
+        return final
 
-    values = measure(state.x, state.y, setting.outer, setting.inner)
-    return dict(zip(("outer_loss", "inner_loss", "inner_residual"), map(float, values), strict=True))
+    final = measure(state.x, state.y, getattr(state, "v", ()), setting.outer, setting.inner)
+    return {name: float(value) for name, value in final.items()}
+
+
+def _unsolved(final):
+    """Warnings about the problems that the run left unsolved."""
+    inner, linear = final["inner_residual"], final.get("linear_residual", 0)
+    warnings = []
+    if inner > UNSOLVED_INNER:
+        warnings.append(f"the inner problem was left unsolved (gradient {inner:.1e}); more --steps may help")
+    if linear > UNSOLVED_LINEAR:
+        warnings.append(
+            f"the adjoint was left unsolved (relative residual {linear:.2f}); more --steps may help"
+        )
+    return warnings
 
 
 def _minibatches(setting, seed):
@@ -210,9 +236,12 @@ def _minibatches(setting, seed):
     return minibatches(setting.outer, setting.inner, batch_size=size, seed=seed)
 
 
-def _judge(held_losses, features, labels):
-    batch = _whole(features, {"labels": labels})
-    compiled = jax.jit(held_losses)
+def _trusted(trainer, mask, **columns):
+    return _whole(trainer.trusted[mask], {"labels": trainer.trusted_labels[mask], **columns})
+
+
+def _judge(held_losses, trainer):
+    batch, compiled = _trusted(trainer, trainer.held), jax.jit(held_losses)
     return lambda y: compiled(y, batch)
 
 

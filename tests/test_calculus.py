@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bilevel import inner_gradient
+from bilevel import descend, first_order, full, inner_gradient, solution
 from bilevel.calculus import gradient_and_products, hessian_operator, hessian_product, products
 from bilevel.sampling import Full, Stacked
 from problems import quadratic_case, quartic_case
@@ -61,6 +61,9 @@ def test_inner_gradient_refuses_to_differentiate_data():
     with pytest.raises(ValueError, match="belongs in `x`"):
         jax.grad(lambda batch: gradient(1.0, 2.0, batch))(3.0)
     assert jax.grad(gradient)(1.0, 2.0, jnp.asarray(3)) == 12.0
+    response = first_order(descend(CASE.problem, 0.1, 1))
+    with pytest.raises(ValueError, match="belongs in `x`"):
+        jax.grad(lambda data: solution(response)(CASE.x, Y, full(None, data)).sum())(Y)
 
 
 def test_products_equal_explicit_second_derivatives():

@@ -1,6 +1,8 @@
 """The command line: its outputs, and one clear line for every bad input."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -104,6 +106,9 @@ def test_compare_runs_on_the_embedded_sets(task, tmp_path):
             ["compare", "quadratic", "--set", "soba.speed=1"],
             "soba has no hyper-parameter 'speed'; it has inner",
         ),
+        (["compare", "quadratic", "--set", "soba.inner_optimizer=fast"], "must be float, got 'fast'"),
+        (["compare", "quadratic", "--set", "aid_bio.inner_steps=2.5"], "must be int, got 2.5"),
+        (["compare", "quadratic", "--set", "aid_bio.linear_solver=5"], "must be left alone, got 5"),
         (["compare", "quadratic", "--set", "speed=1"], "--set takes ALGORITHM.NAME=VALUE, got 'speed=1'"),
         (["compare", "quadratic", "--dataset", "mnist"], "quadratic makes its own data"),
         (
@@ -168,3 +173,61 @@ def test_clean_of_a_bad_file_is_one_line_and_writes_nothing(changes, words, tmp_
     write_npz(tmp_path / "mine.npz", **changes)
     assert words in fails(capsys, "clean", str(tmp_path / "mine.npz"), "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+INTERRUPTED = """
+import sys
+from bilevel import cli
+from bilevel.cleaning import trail
+add = trail.Trail.add
+def interrupt(self, step, x, losses):
+    add(self, step, x, losses)
+    if step == 80 and "--resume" not in sys.argv:
+        raise KeyboardInterrupt
+trail.Trail.add = interrupt
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def interrupted(folder, *more):
+    """A `clean` in a process of its own that Ctrl-C ends at step 80, unless it resumes."""
+    command = [sys.executable, "-c", INTERRUPTED, "clean", "--rows", "300", "--steps", "150", *more]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+
+def test_an_interrupted_clean_resumes_to_the_same_weights(tmp_path):
+    def clean(out, *more):
+        command = [
+            sys.executable,
+            "-c",
+            INTERRUPTED,
+            "clean",
+            "--rows",
+            "300",
+            "--steps",
+            "150",
+            "--out",
+            out,
+            *more,
+        ]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "mine.txt").write_text("stays")
+    stopped = clean("one")
+    assert stopped.returncode == 130 and stopped.stderr.count("\n") == 1
+    assert "go on with: bilevel clean" in stopped.stderr and stopped.stderr.endswith("--resume\n")
+    assert clean("one", "--resume").returncode == 0
+    assert clean("two", "--resume").returncode == 0
+    assert (tmp_path / "one" / "labels.csv").read_text() == (tmp_path / "two" / "labels.csv").read_text()
+    assert (tmp_path / "one" / "mine.txt").read_text() == "stays"
+    assert not list((tmp_path / "one").glob(".bilevel*"))
+
+
+def test_a_save_of_other_settings_is_refused(tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, "clean", "--rows", "300", "--steps", "150", "--out", "one"]
+    subprocess.run(command, capture_output=True, cwd=tmp_path)
+    other = subprocess.run(
+        [*command, "--resume", "--seed", "1"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert other.returncode == 2 and "is of another run: its identity" in other.stderr

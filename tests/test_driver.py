@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -120,8 +121,14 @@ def test_a_loss_that_is_not_finite_at_the_start_is_told(key):
 
 
 def test_bad_arguments(key):
-    with pytest.raises(ValueError, match="log_every >= 1"):
+    with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):
         b.run(build(), X, Y, DATA, steps=5, key=key, log_every=0)
+    with pytest.raises(ValueError, match="steps must be at least 7, the first step, got 5"):
+        b.run(build(), X, Y, DATA, steps=5, key=key, start=7)
+    with pytest.raises(ValueError, match=r"key must be made by jax.random.key\(seed\)"):
+        b.run(build(), X, Y, DATA, steps=5, key=jax.random.PRNGKey(0))
+    with pytest.raises(ValueError, match="`run` chooses the minibatches"):
+        b.hypergradient(TASK.problem, b.first_order(b.descend(TASK.problem, 0.1, 1)), X, Y, DATA)
     with pytest.raises(TypeError, match="scalar"):
         b.run(b.soba(b.Problem(lambda x, y, batch: y, lambda x, y, batch: y)), X, Y, DATA, steps=5, key=key)
 
@@ -157,6 +164,45 @@ def test_checkpoint_of_another_problem_is_refused(key, tmp_path):
         b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=other)
     with pytest.raises(ValueError, match="its variables is"):
         b.run(build(), X[:3], Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))
+
+
+def test_a_checkpoint_that_does_not_fit_the_arguments_is_refused(key, tmp_path):
+    b.run(build(), X, Y, DATA, steps=10, key=key, log_every=5, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="steps must be at least 10, where the checkpoint was saved, got 5"):
+        b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="its start is"):
+        b.run(build(), 2 * X, Y, DATA, steps=20, key=key, checkpoint=tmp_path)
+    fresh = b.Checkpoint(tmp_path, resume=False)
+    again = b.run(build(), 2 * X, Y, DATA, steps=20, key=key, log_every=5, checkpoint=fresh)
+    assert again.history["step"][0] == 0
+    fresh.remove()
+    assert not tmp_path.exists()
+
+
+def test_saves_come_in_between_and_not_only_at_the_end(key, tmp_path):
+    def die(step, state, metrics):
+        if step == 15:
+            raise RuntimeError
+
+    often = b.Checkpoint(tmp_path, every_seconds=0)
+    with pytest.raises(RuntimeError):
+        b.run(build(), X, Y, DATA, steps=30, key=key, log_every=5, callback=die, checkpoint=often)
+    assert often.restore("soba", build().init(X, Y), key)[0] == 10
+
+
+def test_a_diverging_run_saves_its_last_finite_state(key, tmp_path):
+    with pytest.raises(b.DivergedError) as caught:
+        b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=5, checkpoint=tmp_path)
+    step, state, _ = b.Checkpoint(tmp_path).restore("soba", build().init(X, Y), key)
+    assert step == caught.value.steps[0]
+    same(state, caught.value.state)
+
+
+def test_the_time_of_the_callback_is_not_counted(key):
+    result = b.run(
+        build(), X, Y, DATA, steps=10, key=key, log_every=5, callback=lambda *arguments: time.sleep(0.5)
+    )
+    assert result.history["seconds"][-1] < 0.5
 
 
 def test_interrupt_saves_before_it_ends(key, tmp_path):

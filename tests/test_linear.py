@@ -121,6 +121,26 @@ def test_neumann_sum_has_one_more_term_than_products_and_meets_the_papers_bound(
         assert got <= bound
 
 
+def test_residual_is_that_of_the_answer():
+    for solver, damping in ((cg(2), 0), (richardson(5, 0.5), 0), (cg(2, damping=0.3), 0.3)):
+        v, residual = solve(solver, v0=np.ones(30))
+        left = B - (H + damping * np.eye(30)) @ v
+        assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(B), rel=1e-12)
+    _, residual = solve(neumann(7, 0.5))
+    last_term = np.linalg.matrix_power(np.eye(30) - 0.5 * H, 7) @ B
+    assert residual == pytest.approx(np.linalg.norm(last_term) / np.linalg.norm(B), rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_cg_stays_at_the_solution_in_float32_after_many_more_steps_than_dimensions(scale):
+    diagonal = jnp.asarray(scale * np.linspace(0.5, 1, 5), jnp.float32)
+    b = jnp.ones(5, jnp.float32)
+    for steps in (5, 10, 20, 100):
+        v, residual = cg(steps).solve(lambda i: lambda w: diagonal * w, b, jnp.zeros_like(b))
+        np.testing.assert_allclose(v, b / diagonal, rtol=1e-5)
+        assert residual < 1e-5
+
+
 def test_neumann_equals_richardson_from_zero_with_one_more_step():
     np.testing.assert_allclose(solve(neumann(7, 0.5))[0], solve(richardson(8, 0.5))[0], rtol=1e-13)
 

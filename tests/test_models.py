@@ -89,7 +89,7 @@ OPTIMIZERS = {
     "momentum": lambda rate: optax.sgd(rate / 20, momentum=0.9, nesterov=True),
     "adamw": lambda rate: optax.adamw(rate, weight_decay=1e-5, eps_root=1e-8),
     "rmsprop": lambda rate: optax.rmsprop(rate / 2, eps=1e-3),
-    "lion": lambda rate: optax.lion(rate / 5, weight_decay=0.0),
+    "schedule": lambda rate: optax.sgd(optax.exponential_decay(rate, 200, 0.9)),
 }
 
 

@@ -44,6 +44,19 @@ def test_a_plan_does_not_depend_on_where_it_is_cut():
     np.testing.assert_array_equal(whole[11:], source.plan(KEY, 11, 19))
 
 
+def test_products_of_strides_do_not_overflow():
+    rng = np.random.default_rng(0)
+    for modulus in (7, 4097, 2**24 + 3, 2**27 - 1):
+        a, stride = rng.integers(0, modulus, 1000), rng.integers(1, 4097, 1000)
+        got = b.sampling._product_modulo(jnp.asarray(a, jnp.int32), jnp.asarray(stride, jnp.int32), modulus)
+        np.testing.assert_array_equal(got, a * stride % modulus)
+
+
+def test_a_level_without_data_may_be_none():
+    data = b.minibatches(None, np.arange(5), batch_size=2)
+    assert data.outer[0] is None and data.outer.is_full
+
+
 def test_large_sets_are_planned_without_overflow():
     source = b.sampling.Blocks(None, None, jnp.array([4095, 1], jnp.int32), rows=500_000_000, size=100)
     starts = np.asarray(source.plan(KEY, 4_900_000, 1000))

@@ -44,17 +44,12 @@ def inner_gradient(inner: Callable) -> Callable:
         return jax.grad(inner, argnums=1)(x, y, batch)
 
     def forward(x, y, batch):
-        if any(leaf.perturbed for leaf in jax.tree.leaves(batch, is_leaf=_is_tagged)):
-            raise ValueError(
-                "the inner gradient is not differentiated with respect to `batch`; "
-                "what you differentiate belongs in `x`"
-            )
-        x, y, batch = jax.tree.map(lambda leaf: leaf.value, (x, y, batch), is_leaf=_is_tagged)
+        x, y, batch = untagged((x, y, batch), data=batch)
         return gradient(x, y, batch), (x, y, batch)
 
     def backward(point, w):
-        w = jax.tree.map(_dense, w, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
         x, y, batch = point
+        w = dense(w)
         product = products(inner, x, y, batch, w)
         return product.cross, product.hessian, None
 
@@ -87,8 +82,8 @@ def hessian_product(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTree
 def hessian_operator(inner: Callable, x: PyTree, y: PyTree, source: Any) -> Callable:
     """`i -> (w -> H w)`, the Hessian of the i-th minibatch of `source`.
 
-    When every minibatch is the whole set, the gradient is linearised once, and each product then
-    costs about half of a fresh one.
+    When every minibatch is the whole set, the gradient is linearised once and the linear map used
+    again. (Inside a compiled loop XLA often finds this by itself; outside one it halves the cost.)
     """
     if source.is_full:
         _, matvec = jax.linearize(lambda y: jax.grad(inner, argnums=1)(x, y, source[0]), y)
@@ -96,10 +91,28 @@ def hessian_operator(inner: Callable, x: PyTree, y: PyTree, source: Any) -> Call
     return lambda i: lambda w: hessian_product(inner, x, y, source[i], w)
 
 
-def _is_tagged(leaf) -> bool:
-    return isinstance(leaf, CustomVJPPrimal)
+def untagged(arguments: Any, data: Any) -> Any:
+    """Arguments of a `custom_vjp` forward rule with `symbolic_zeros`, as plain values.
+
+    Raises:
+      ValueError: when one of `data` is differentiated: its cotangent would silently be zero.
+    """
+
+    def is_tagged(leaf):
+        return isinstance(leaf, CustomVJPPrimal)
+
+    if any(leaf.perturbed for leaf in jax.tree.leaves(data, is_leaf=is_tagged)):
+        raise ValueError(
+            "a solver is not differentiated with respect to its data; what you differentiate belongs in `x`"
+        )
+    return jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=is_tagged)
 
 
-def _dense(leaf):
-    zero: Any = leaf
-    return jnp.zeros(zero.shape, zero.dtype) if isinstance(leaf, SymbolicZero) else leaf
+def dense(cotangents: Any) -> Any:
+    """Cotangents of a `custom_vjp` backward rule with symbolic zeros as arrays."""
+
+    def convert(leaf):
+        zero: Any = leaf
+        return jnp.zeros(zero.shape, zero.dtype) if isinstance(leaf, SymbolicZero) else leaf
+
+    return jax.tree.map(convert, cotangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))

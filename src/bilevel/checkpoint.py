@@ -1,5 +1,7 @@
 """Checkpoints of a run, by orbax: whole or not there at all."""
 
+import hashlib
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -18,24 +20,31 @@ class Checkpoint:
       folder: where to save; made when missing.
       every_seconds: least time between two saves (the end and an interrupt always save).
       identity: a text that tells this problem from others of the same shapes, for example the
-        name of the data set; a save with another one is refused.
+        name of the data set and the hyper-parameters; a save with another one is refused.
+      resume: go on with an earlier save; else the first new one replaces it.
     """
 
-    def __init__(self, folder: str | Path, *, every_seconds: float = 60.0, identity: str = ""):
+    def __init__(
+        self, folder: str | Path, *, every_seconds: float = 60.0, identity: str = "", resume: bool = True
+    ):
         self.folder = Path(folder).absolute()
         self.every_seconds = every_seconds
         self.identity = identity
+        self.resume = resume
         self._saved_at = time.monotonic()
 
     def due(self) -> bool:
         """Whether the last save is `every_seconds` old."""
         return time.monotonic() - self._saved_at >= self.every_seconds
 
-    def save(self, step: int, algorithm: str, state: Any, key: Any, history: list[dict]) -> None:
+    def save(self, step: int, state: Any, history: list[dict]) -> None:
         """Write the state after `step` steps, with all that is needed to go on."""
         import orbax.checkpoint as ocp
 
-        about = {**self._about(algorithm, state, key), "step": step, "history": history}
+        if not self.resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.resume = True
+        about = {**self._run, "step": step, "history": history}
         leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         with self._manager() as manager:
             if step not in manager.all_steps():
@@ -50,10 +59,16 @@ class Checkpoint:
     def restore(self, algorithm: str, state: Any, key: Any) -> tuple[int, Any, list[dict]] | None:
         """The newest complete save as `(step, state, history)`, or None when there is none.
 
+        Args:
+          algorithm: name of the algorithm.
+          state: where the run starts; what a run saves is known by it, the algorithm and the key.
+          key: of the run.
+
         Raises:
-          ValueError: when the save is of another problem, algorithm, key or shape.
+          ValueError: when the save is of another start, algorithm, key, shape or identity.
         """
-        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+        self._run = self._about(algorithm, state, key)
+        if not (self.resume and self.folder.is_dir() and any(self.folder.iterdir())):
             return None
         import orbax.checkpoint as ocp
 
@@ -62,7 +77,7 @@ class Checkpoint:
             if step is None:
                 return None
             about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-            for name, expected in self._about(algorithm, state, key).items():
+            for name, expected in self._run.items():
                 if about.get(name) != expected:
                     raise ValueError(
                         f"the checkpoint in {self.folder} is of another run: "
@@ -76,6 +91,12 @@ class Checkpoint:
         values = [jax.numpy.asarray(restored[str(i)]) for i in range(len(leaves))]
         return about["step"], jax.tree.unflatten(structure, values), about["history"]
 
+    def remove(self) -> None:
+        """Remove what was saved, and files beside the folder that begin with its name."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in self.folder.parent.glob(self.folder.name + ".*"):
+            path.unlink()
+
     def _manager(self):
         import orbax.checkpoint as ocp
 
@@ -85,5 +106,13 @@ class Checkpoint:
     def _about(self, algorithm, state, key):
         leaves = jax.tree_util.tree_leaves_with_path(state)
         shapes = {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
-        key_data = np.asarray(jax.random.key_data(key)).tolist()
-        return {"identity": self.identity, "algorithm": algorithm, "variables": shapes, "key": key_data}
+        digest = hashlib.sha256()
+        for _, leaf in leaves:
+            digest.update(np.asarray(leaf).tobytes())
+        return {
+            "identity": self.identity,
+            "algorithm": algorithm,
+            "variables": shapes,
+            "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "start": digest.hexdigest()[:16],
+        }

@@ -4,7 +4,6 @@ import argparse
 import ast
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -121,9 +120,7 @@ def _clean(options):
     options.algorithm = _known("algorithm", options.algorithm, algorithms.__all__)
     out = check_folder(options.out or f"bilevel-clean-{Path(options.source).stem}")
     dataset, truth = _source(options)
-    checkpoint = Checkpoint(out / "checkpoint", identity=_identity(options))
-    if not options.resume:
-        shutil.rmtree(checkpoint.folder, ignore_errors=True)
+    checkpoint = Checkpoint(out / ".bilevel-checkpoint", identity=_identity(options), resume=options.resume)
     try:
         cleaning = clean(
             dataset,
@@ -137,7 +134,7 @@ def _clean(options):
             progress=not options.quiet,
         )
     except KeyboardInterrupt:
-        if checkpoint.folder.is_dir():
+        if checkpoint.resume and checkpoint.folder.is_dir():
             again = f"{options.command_line}{'' if options.resume else ' --resume'}"
             raise KeyboardInterrupt(f"interrupted; go on with: {again}") from None
         raise
@@ -145,7 +142,7 @@ def _clean(options):
 
     cleaning.summary["command"] = options.command_line
     paths = write_cleaning(cleaning, out)
-    shutil.rmtree(checkpoint.folder, ignore_errors=True)
+    checkpoint.remove()
     _show(options, cleaning_table(cleaning), cleaning.summary, paths)
 
 

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from bilevel.directions.types import Oracle
 from bilevel.estimators import Estimator
-from bilevel.hypergradient import hypergradient, measures
+from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer
 from bilevel.response.types import Response
 from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree
@@ -71,6 +69,8 @@ def nested(
     Cost: 1 gradient of f and the response's cost.
     """
     optimizer = as_optimizer(optimizer)
+    # A solver of no steps reads no minibatch; the metrics do.
+    draws = max(1, response.draws)
 
     def init(x, y):
         x, y = as_variables(x, y)
@@ -79,11 +79,11 @@ def nested(
     def step(state, batch, key):
         x, start = state.x, state.y if warm else state.start
         gradient, y, info = hypergradient(problem, response, x, start, batch, key, state.v)
-        metrics = measures(problem, x, y, batch, response.draws - 1, gradient, info.linear_residual)
+        metrics = measures(problem, x, y, batch, draws - 1, gradient, info.linear_residual)
         x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
         return NestedState(x, y, info.v, optimizer_state, state.start), metrics
 
-    return Algorithm(init, step, Draws(1, response.draws), Cost(gradients=1).plus(response.cost), name)
+    return Algorithm(init, step, Draws(1, draws), Cost(gradients=1).plus(response.cost), name)
 
 
 def single_loop(
@@ -156,23 +156,3 @@ def move(optimizer: optax.GradientTransformation, gradient: PyTree, state: Any, 
     """One optax step: `(new value, new state)`."""
     updates, state = optimizer.update(gradient, state, value)
     return optax.apply_updates(value, updates), state
-
-
-def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
-    """Both variables as strongly typed arrays.
-
-    Raises:
-      ValueError: when a leaf is not a floating array.
-    """
-
-    def convert(name, variable):
-        def leaf(path, value):
-            dtype = jnp.result_type(value)
-            if not jnp.issubdtype(dtype, jnp.floating):
-                place = name + jax.tree_util.keystr(path)
-                raise ValueError(f"variables must be floating-point arrays, but {place} is {dtype}")
-            return jnp.asarray(value, dtype)
-
-        return jax.tree_util.tree_map_with_path(leaf, variable)
-
-    return convert("x", x), convert("y", y)

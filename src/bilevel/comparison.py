@@ -4,7 +4,7 @@ import inspect
 import math
 import os
 import platform
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -95,10 +95,21 @@ def build(name: str, task: Task, settings: dict[str, Any]) -> tuple[Algorithm, d
     factory = getattr(algorithms, name)
     parameters = inspect.signature(factory).parameters
     known = {key: parameter.default for key, parameter in parameters.items() if key != "problem"}
-    for key in settings:
+    for key, value in settings.items():
         if key not in known:
             raise ValueError(f"{name} has no hyper-parameter {key!r}; it has {', '.join(known)}")
+        kind = _kind(parameters[key])
+        if not (type(value) is kind or kind is float and type(value) is int):
+            raise ValueError(f"{name}.{key} must be {kind.__name__ if kind else 'left alone'}, got {value!r}")
     return factory(task.problem, **settings), known | settings
+
+
+def _kind(parameter):
+    """The type of a hyper-parameter that can be written as text, None if it is no such type."""
+    if parameter.default is not None:
+        return type(parameter.default)
+    optional = get_args(parameter.annotation)
+    return float if float in optional or parameter.annotation is parameter.empty else None
 
 
 def _runs(task, algorithm, data, budget, seeds, hyperparameters, progress):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from jax import lax
 
 from bilevel.checkpoint import Checkpoint
 from bilevel.sampling import Host
-from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result
+from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result, check
 
 
 class Plan(NamedTuple):
@@ -85,7 +86,7 @@ def run(
     callback: Callable[[int, Any, dict], bool | None] | None = None,
     state: Any = None,
     start: int = 0,
-    checkpoint: Checkpoint | str | None = None,
+    checkpoint: Checkpoint | Path | str | None = None,
     progress: bool = True,
     allow_divergence: bool = False,
 ) -> Result:
@@ -100,10 +101,13 @@ def run(
         every state and metric then has a leading axis.
       log_every: steps between log points. The path of the state does not depend on it.
       callback: `(step, state, metrics)` at each log point, `seconds` among the metrics; returning
-        True ends the run. The seconds leave out compiling and the callback itself.
+        True ends the run. The seconds leave out compiling and the callback itself. A resumed run
+        calls it again at the step it resumes from.
       state: a state to start from instead of `algorithm.init(x, y)`.
       start: number of the first step, where `state` was left.
-      checkpoint: a folder (or a `Checkpoint`) to save in, and to resume from if it holds a save.
+      checkpoint: a folder (or a `Checkpoint`) to save in, and to resume from if it holds a save of
+        the same start, algorithm and key. Hyper-parameters are not compared: name them in the
+        `identity` of a `Checkpoint`.
       progress: show a bar after a few seconds, in a terminal or notebook.
       allow_divergence: go on with values that are not finite instead of raising.
 
@@ -121,21 +125,25 @@ def run(
     >>> [int(step) for step in result.history["step"]]
     [0, 50]
     """
-    if steps < start or log_every < 1:
-        raise ValueError(f"need steps >= start and log_every >= 1, got {steps}, {start} and {log_every}")
+    check(log_every >= 1, "log_every must be at least 1", log_every)
+    check(steps >= start, f"steps must be at least {start}, the first step", steps)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    check(typed, "key must be made by jax.random.key(seed)", key)
     seeds = np.ndim(key) > 0
     if state is None:
         state = algorithm.init(x, y)
         if seeds:
             state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*np.shape(key), *leaf.shape)), state)
     record = _History()
-    saved = Checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    saved = Checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     if saved is not None and (found := saved.restore(algorithm.name, state, key)):
         start, state, record.entries = found
+        check(start <= steps, f"steps must be at least {start}, where the checkpoint was saved", steps)
+    room = max(1, min(log_every, steps - start))
 
     # A chunk of no steps compiles, and nothing else.
     begin = time.perf_counter()
-    data_now, plan = _prepare(algorithm, data, key, start, 0, log_every)
+    data_now, plan = _prepare(algorithm, data, key, start, 0, room)
     jax.block_until_ready(_chunk(algorithm, state, data_now, plan, 0, seeds))
     metrics = jax.device_get(_observe(algorithm, state, data_now, plan, 0, seeds))
     compile_seconds = time.perf_counter() - begin
@@ -148,8 +156,8 @@ def run(
     with _bar(steps - start, algorithm.name, progress) as bar:
         try:
             while step < steps and not stop:
-                count = min(log_every, steps - step)
-                data_now, plan = _prepare(algorithm, data, key, step, count, log_every)
+                count = min(room, steps - step)
+                data_now, plan = _prepare(algorithm, data, key, step, count, room)
                 new = _chunk(algorithm, state, data_now, plan, count, seeds)
                 metrics = jax.device_get(_observe(algorithm, new, data_now, plan, count, seeds))
                 _check(algorithm, metrics, new, (step, step + count), state, record, allow_divergence)
@@ -158,10 +166,10 @@ def run(
                 bar.update(count)
                 stop = clock.stops(callback, step, state, metrics)
                 if saved is not None and (saved.due() or stop or step == steps):
-                    saved.save(step, algorithm.name, state, key, record.entries)
-        except KeyboardInterrupt:
+                    saved.save(step, state, record.entries)
+        except (KeyboardInterrupt, DivergedError):
             if saved is not None:
-                saved.save(step, algorithm.name, state, key, record.entries)
+                saved.save(step, state, record.entries)
             raise
     return Result(state, record.arrays(), compile_seconds)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel.types import Point
+from bilevel.types import Point, PyTree, check
 
 tree = optax.tree
 
@@ -74,8 +74,7 @@ def momentum(weight: float | optax.Schedule) -> Estimator:
 
     def update(oracle, state, point, batch):
         fresh = oracle(point, batch).total
-        past = memory(weight, state.count)
-        direction = tree.add_scale(tree.scale(1 - past, fresh), past, state.direction)
+        direction = remember(fresh, tree.sub(state.direction, fresh), weight, state.count)
         return direction, MomentumState(direction, state.count + 1)
 
     def init(point):
@@ -109,7 +108,7 @@ def storm(weight: float | optax.Schedule) -> Estimator:
         fresh = oracle(point, batch).total
         # The same minibatch at both points: the noise of the two calls cancels.
         drift = tree.sub(state.direction, oracle(state.point, batch).total)
-        direction = tree.add_scale(fresh, memory(weight, state.count), drift)
+        direction = remember(fresh, drift, weight, state.count)
         return direction, StormState(point, direction, state.count + 1)
 
     def init(point):
@@ -118,13 +117,15 @@ def storm(weight: float | optax.Schedule) -> Estimator:
     return Estimator(init, update, calls=2)
 
 
-def memory(weight: float | optax.Schedule, count: jax.Array) -> jax.Array:
-    """Share of the past, `1 - weight`, and 0 at the first step, which has none."""
+def remember(fresh: PyTree, drift: PyTree, weight: float | optax.Schedule, count: jax.Array) -> PyTree:
+    """`fresh + (1 - weight) drift`, and `fresh` alone at the first step, which has no past."""
     share = weight(count) if callable(weight) else weight
-    return jnp.where(count == 0, 0.0, 1 - share)
+    past = jnp.where(count == 0, 0.0, 1 - share)
+    # A schedule may be of wider dtype than the variables; the direction keeps theirs.
+    return jax.tree.map(lambda f, d: f + past.astype(f.dtype) * d, fresh, drift)
 
 
 def check_weight(weight: float | optax.Schedule) -> None:
     """Raise `ValueError` unless `weight` is a schedule, is traced or lies in (0, 1]."""
-    if not (callable(weight) or isinstance(weight, jax.Array)) and not 0 < weight <= 1:
-        raise ValueError(f"weight must be in (0, 1], got {weight}")
+    if not callable(weight):
+        check((weight > 0) & (weight <= 1), "weight must be in (0, 1]", weight)

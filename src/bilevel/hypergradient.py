@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bilevel.inner import inner_residual
@@ -57,6 +58,7 @@ def hypergradient(
     >>> float(hypergradient(shift, response, 1.0, 0.0, full(None, None))[0])
     -2.0
     """
+    x, y = as_variables(x, y)
     v = response.adjoint(y) if v is None else v
     y, pullback = response.respond(x, y, batch, key)
     outer_loss, (f_x, f_y) = jax.value_and_grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
@@ -88,3 +90,23 @@ def measures(
         "linear_residual": linear_residual,
         "gradient_norm": optax.tree.norm(gradient),
     }
+
+
+def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
+    """Both variables as strongly typed arrays.
+
+    Raises:
+      ValueError: when a leaf is not a floating array.
+    """
+
+    def convert(name, variable):
+        def leaf(path, value):
+            dtype = jnp.result_type(value)
+            if not jnp.issubdtype(dtype, jnp.floating):
+                place = name + jax.tree_util.keystr(path)
+                raise ValueError(f"variables must be floating-point arrays, but {place} is {dtype}")
+            return jnp.asarray(value, dtype)
+
+        return jax.tree_util.tree_map_with_path(leaf, variable)
+
+    return convert("x", x), convert("y", y)

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from bilevel.calculus import inner_gradient
-from bilevel.types import Cost, Problem, PyTree
+from bilevel.types import Cost, Problem, PyTree, check
 
 
 class InnerSolver(NamedTuple):
@@ -63,11 +63,9 @@ def descend(problem: Problem, optimizer, steps: int, *, last: int | None = None)
     >>> halve.solve(0.0, jnp.ones(()), full(None, None))
     Array(0.125, dtype=float32)
     """
-    if steps < 0:
-        raise ValueError(f"inner steps must be at least 0, got {steps}")
+    check(steps >= 0, "inner steps must be at least 0", steps)
     last = steps if last is None else last
-    if not 0 <= last <= steps:
-        raise ValueError(f"last must be in 0..{steps} (the inner steps), got {last}")
+    check(0 <= last <= steps, f"last must be in 0..{steps} (the inner steps)", last)
     optimizer = as_optimizer(optimizer)
     gradient = inner_gradient(problem.inner)
 

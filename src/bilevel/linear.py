@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from bilevel.types import PyTree
+from bilevel.types import PyTree, check
 
 tree = optax.tree
 
@@ -66,8 +66,8 @@ def cg(steps: int, *, damping: float = 0.0) -> LinearSolver:
             v, residual, direction, square = carry
             image = matvec(direction)
             curvature = tree.vdot(direction, image)
-            # Also false when the residual is zero: a solved system stays solved.
-            convex = jnp.greater(curvature, 0)
+            # A solved system stays solved: its residual may underflow before its curvature does.
+            convex = jnp.greater(curvature, 0) & jnp.greater(square, 0)
             length = jnp.where(convex, square / jnp.where(convex, curvature, 1), 0)
             v = tree.add_scale(v, length, direction)
             residual = tree.add_scale(residual, -length, image)
@@ -136,8 +136,7 @@ def neumann(terms: int, rate: float) -> LinearSolver:
     Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
     ICML 2021, arXiv:2010.07962.
     """
-    if terms < 0:
-        raise ValueError(f"terms must be at least 0, got {terms}")
+    check(terms >= 0, "terms must be at least 0", terms)
 
     def solve(operator, b, v0):
         def step(carry, i):
@@ -148,7 +147,7 @@ def neumann(terms: int, rate: float) -> LinearSolver:
         (term, total), _ = lax.scan(step, (b, b), jnp.arange(terms))
         v = tree.scale(rate, total)
         # On a full batch b - H v is exactly r_{Q+1}; r_Q stands in, one product cheaper.
-        return v, _relative(term, b)
+        return v, relative_norm(term, b)
 
     return LinearSolver(solve, terms, terms)
 
@@ -180,7 +179,7 @@ def _implicitly_differentiable(iterate, damping):
         hessian = operator(0)
 
         def matvec(w):
-            return tree.add_scale(hessian(w), damping, w) if damping else hessian(w)
+            return tree.add_scale(hessian(w), damping, w)
 
         v = lax.custom_linear_solve(
             matvec,
@@ -190,18 +189,17 @@ def _implicitly_differentiable(iterate, damping):
             transpose_solve=lambda matvec, b: iterate(matvec, b, tree.zeros_like(b)),
             symmetric=True,
         )
-        return v, _relative(tree.sub(b, matvec(v)), b)
+        return v, relative_norm(tree.sub(b, matvec(v)), b)
 
     return solve
 
 
-def _relative(residual, b):
+def relative_norm(residual: PyTree, b: PyTree) -> jax.Array:
+    """`||residual|| / ||b||`, or `||residual||` when b is zero."""
     scale = tree.norm(b)
     return tree.norm(residual) / jnp.where(scale == 0, 1, scale)
 
 
 def _check(steps, damping):
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if damping < 0:
-        raise ValueError(f"damping must be at least 0, got {damping}")
+    check(steps >= 1, "steps must be at least 1", steps)
+    check(damping >= 0, "damping must be at least 0", damping)

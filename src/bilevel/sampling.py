@@ -69,6 +69,11 @@ class Blocks:
     is_full = False
 
     def __getitem__(self, i):
+        if self.picks is None:
+            raise ValueError(
+                "`run` chooses the minibatches; to index them yourself, take "
+                "source.view(source.plan(key, 0, count))"
+            )
         return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, self.picks[i], self.size), self.arrays)
 
     def plan(self, key, first, count):
@@ -118,7 +123,8 @@ class Host:
 
     Attributes:
       fetch: `i -> pytree of arrays`, the i-th minibatch of the run; the same `i` must give the same
-        minibatch, so that a resumed run is the uninterrupted one.
+        minibatch, so that a resumed run is the uninterrupted one. Those of one step more than is
+        run are read, for the last metrics; those of `log_every` steps are in memory at once.
     """
 
     fetch: Callable[[int], PyTree]
@@ -170,7 +176,7 @@ def minibatches(outer: PyTree, inner: PyTree, *, batch_size: int, seed: int = 0)
     (a ragged remainder) twice in an epoch.
 
     Args:
-      outer, inner: pytrees of arrays with one leading row axis each.
+      outer, inner: pytrees of arrays with one leading row axis each, or None.
       batch_size: rows of a minibatch, at most the rows of either set.
       seed: of the shuffle.
 
@@ -186,8 +192,10 @@ def minibatches(outer: PyTree, inner: PyTree, *, batch_size: int, seed: int = 0)
     return Batch(_blocks(outer, batch_size, seed, "outer"), _blocks(inner, batch_size, seed + 1, "inner"))
 
 
-def _blocks(arrays, size, seed, level) -> Blocks:
+def _blocks(arrays, size, seed, level) -> Blocks | Full:
     leaves = jax.tree.leaves(arrays)
+    if not leaves:
+        return Full(arrays)
     counts = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves}
     if len(counts) != 1:
         raise ValueError(f"all {level} arrays need the same number of rows, got {sorted(counts)}")
@@ -212,6 +220,8 @@ def _coprime_strides(blocks, seed):
 
 
 def _product_modulo(a, b, modulus):
-    """`a * b mod modulus` in 32 bits; b is at most 4096, so it is taken in two halves of 6 bits."""
-    high, low = b // 64, b % 64
-    return ((a * high % modulus) * 64 + a * low) % modulus
+    """`a * b mod modulus` in 32 bits, for b below 2^13 and moduli below 2^27, 3 bits of b at a time."""
+    product = jnp.zeros_like(a)
+    for shift in (12, 9, 6, 3, 0):
+        product = (product * 8 + a * ((b >> shift) & 7)) % modulus
+    return product

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jax.core import Tracer
+
 PyTree = Any
+
+
+def check(holds: Any, rule: str, value: Any) -> None:
+    """Raise `ValueError` with the rule and the value unless it holds; traced values pass."""
+    if not isinstance(holds, Tracer) and not holds:
+        raise ValueError(f"{rule}, got {value}")
 
 
 class Problem(NamedTuple):
@@ -84,7 +92,8 @@ class Result(NamedTuple):
     Attributes:
       state: the last state of the algorithm, `.x` and `.y` among its fields.
       history: a dict of arrays, one entry a log point: `step`, `seconds` and every metric, taken
-        at the state after that many steps (entry 0 is the start).
+        at the state after that many steps (entry 0 is the start). Double loops measure with the y
+        that the next step trains.
       compile_seconds: time spent compiling, not part of `history["seconds"]`.
     """
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.calculus import hessian_product, products
-from bilevel.combinators import as_variables, move, single_loop
+from bilevel.combinators import move, single_loop
 from bilevel.directions import implicit_direction
-from bilevel.estimators import check_weight, memory, storm
-from bilevel.hypergradient import measures
+from bilevel.estimators import check_weight, remember, storm
+from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
+from bilevel.linear import relative_norm
 from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree
 
 tree = optax.tree
@@ -106,10 +107,8 @@ def fsla(
 
         # Both points see the same minibatches, or the momentum would add noise instead of removing it.
         drift = tree.sub(state.direction, plain(last))
-        direction = tree.add_scale(plain(Point(x, y, v)), memory(weight, state.count), drift)
-        scale = tree.norm(f_y)
-        linear_residual = tree.norm(residual) / jnp.where(scale == 0, 1, scale)
-        metrics = measures(problem, x, y, batch, 2, direction, linear_residual)
+        direction = remember(plain(Point(x, y, v)), drift, weight, state.count)
+        metrics = measures(problem, x, y, batch, 2, direction, relative_norm(residual, f_y))
         new_x, x_state = move(optimizers.x, direction, state.optimizer.x, x)
         states = Point(x_state, y_state, v_state)
         return FslaState(new_x, y, v, direction, x, states, state.count + 1), metrics

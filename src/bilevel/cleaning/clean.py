@@ -10,6 +10,7 @@ from bilevel.checkpoint import Checkpoint
 from bilevel.cleaning import weighting
 from bilevel.cleaning.check import check
 from bilevel.cleaning.models import MODELS
+from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.result import Cleaning
 from bilevel.cleaning.scores import label_scores
 from bilevel.cleaning.summary import Stages, detection
@@ -23,6 +24,7 @@ PER_ROW_FROM = 10
 UNCONVERGED = 3e-3
 
 
+@single_precision()
 def clean(
     dataset: Dataset,
     truth=None,

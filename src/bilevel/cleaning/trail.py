@@ -7,20 +7,25 @@ from typing import Any
 import jax
 import numpy as np
 
+from bilevel.checkpoint import Checkpoint
+
 
 class Trail:
     """Outer variables and held-out losses at the log points of a run.
 
     Args:
-      folder: of the checkpoint; None keeps the trail in memory alone.
+      checkpoint: whose folder the trail is saved beside; None keeps it in memory alone.
       x: an outer variable, for its structure.
     """
 
-    def __init__(self, folder: Path | None, x: Any):
-        self.file = None if folder is None else folder.with_name(folder.name + ".trail.npz")
+    def __init__(self, checkpoint: Checkpoint | None, x: Any):
         self.structure = jax.tree.structure(x)
         self.points: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
-        if self.file is not None and self.file.exists() and folder is not None and folder.is_dir():
+        self.file = None
+        if checkpoint is None:
+            return
+        self.file = checkpoint.folder.with_name(checkpoint.folder.name + ".trail.npz")
+        if checkpoint.resume and checkpoint.folder.is_dir() and self.file.exists():
             with np.load(self.file) as saved:
                 for step in saved["steps"].tolist():
                     leaves = [saved[f"{step}.{i}"] for i in range(self.structure.num_leaves)]
@@ -43,11 +48,6 @@ class Trail:
     def x(self, step: int) -> Any:
         """The outer variable at a log point."""
         return jax.tree.unflatten(self.structure, self.points[step][0])
-
-    def remove(self) -> None:
-        """Remove the file, when the run is over."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
 
     def _save(self, file: Path):
         arrays = {"steps": np.array(self.steps())}

@@ -153,7 +153,7 @@ def learn(
     steps = (1500 if single else 500) if steps is None else steps
     outer = optax.adam(setting.outer_rate * (1 if single else 3))
     algorithm = getattr(algorithms, name)(setting.problem, inner_optimizer=inner_step, outer_optimizer=outer)
-    trail = Trail(None if checkpoint is None else checkpoint.folder, setting.x)
+    trail = Trail(checkpoint, setting.x)
 
     def judge(step, state, metrics):
         trail.add(step, state.x, np.asarray(setting.held(state.y), np.float64))
@@ -191,7 +191,6 @@ def learn(
     history = dict(history, held_out_loss=means, best_step=step)
     final = _whole_data(setting, state)
     warnings += _unsolved(final)
-    trail.remove()
     return Learnt(setting.logits(trail.x(step)), history, final, warnings)
 
 

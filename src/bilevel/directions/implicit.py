@@ -1,11 +1,11 @@
 """The direction of SOBA: one gradient step on each of the three problems."""
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from bilevel.calculus import gradient_and_products
 from bilevel.directions.types import Oracle, Terms
+from bilevel.linear import relative_norm
 from bilevel.types import Cost, Draws, Point, Problem
 
 tree = optax.tree
@@ -34,8 +34,6 @@ def implicit_direction(problem: Problem) -> Oracle:
         g_y, product = gradient_and_products(problem.inner, x, y, batch.inner[0], v)
         outer = Point(f_x, tree.zeros_like(y), tree.scale(-1, f_y))
         inner = Point(tree.scale(-1, product.cross), g_y, product.hessian)
-        scale = tree.norm(f_y)
-        residual = tree.norm(tree.sub(product.hessian, f_y)) / jnp.where(scale == 0, 1, scale)
-        return Terms(outer, inner, residual)
+        return Terms(outer, inner, relative_norm(tree.sub(product.hessian, f_y), f_y))
 
     return Oracle(evaluate, tree.zeros_like, Draws(1, 1), Cost(2, 1, 1))

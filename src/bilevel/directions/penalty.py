@@ -4,7 +4,7 @@ import jax
 import optax
 
 from bilevel.directions.types import Oracle, Terms
-from bilevel.types import Cost, Draws, Point, Problem
+from bilevel.types import Cost, Draws, Point, Problem, check
 
 tree = optax.tree
 
@@ -35,8 +35,7 @@ def penalty_direction(problem: Problem, penalty: float) -> Oracle:
     Reference: Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel
     optimization, ICML 2023, arXiv:2301.10945.
     """
-    if penalty <= 0:
-        raise ValueError(f"penalty must be positive, got {penalty}")
+    check(penalty > 0, "penalty must be positive", penalty)
 
     def evaluate(point, batch, key):
         x, y, z = point

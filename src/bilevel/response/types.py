@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from bilevel.calculus import dense, untagged
 from bilevel.types import Cost, PyTree
 
 
@@ -63,16 +64,17 @@ def with_pullback(solve: Callable, pullback_at: Callable) -> Callable:
         return solve(x, y0, batch)
 
     def forward(x, y0, batch, key):
+        x, y0, batch, key = untagged((x, y0, batch, key), data=(batch, key))
         # The differentiable solution itself, not solve: else second derivatives are silently wrong.
         y = solution(x, y0, batch, key)
         return y, (x, y0, y, batch, key)
 
     def backward(saved, w):
-        y0 = saved[1]
+        y0, w = saved[1], dense(w)
         pulled = pullback_at(*saved)(w, optax.tree.zeros_like(w))
         return pulled.x, optax.tree.zeros_like(y0), None, None
 
-    solution.defvjp(forward, backward)
+    solution.defvjp(forward, backward, symbolic_zeros=True)
 
     def respond(x, y0, batch, key):
         y = solution(x, y0, batch, key)
@@ -85,7 +87,8 @@ def solution(response: Response) -> Callable:
     """A function `(x, y0, batch, key=None) -> y*` that `jax.grad` sees through.
 
     First and second reverse derivatives (`jax.grad`, `jax.jacrev(jax.grad(...))`) follow the rule
-    of the response; put it anywhere inside a larger JAX program. With every response but
+    of the response; put it anywhere inside a larger JAX program. It is differentiated in x (and,
+    if `unrolled`, in y0), never in its data: what you differentiate belongs in x. With every response but
     `unrolled` the derivative with respect to the starting point y0 is zero: learning an
     initialisation (MAML) needs `unrolled`.
 

@@ -8,6 +8,7 @@ import optax
 
 from bilevel.inner import InnerSolver
 from bilevel.response.types import Pulled, Response, no_adjoint, with_pullback
+from bilevel.types import check
 
 tree = optax.tree
 
@@ -45,10 +46,8 @@ def zeroth_order(
     Reference: Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms,
     NeurIPS 2022, arXiv:2110.07004.
     """
-    if directions < 1:
-        raise ValueError(f"directions must be at least 1, got {directions}")
-    if smoothing <= 0:
-        raise ValueError(f"smoothing must be positive, got {smoothing}")
+    check(directions >= 1, "directions must be at least 1", directions)
+    check(smoothing > 0, "smoothing must be positive", smoothing)
 
     def pullback_at(x, y0, y, batch, key):
         along = law(key, x, directions)

@@ -24,8 +24,8 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
             {
                 "name": name,
                 "family": _field(getattr(algorithms, name), "Family"),
-                "paper": _field(getattr(algorithms, name), "Reference"),
                 **getattr(algorithms, name)(problem).cost._asdict(),
+                "paper": _field(getattr(algorithms, name), "Reference"),
             }
             for name in algorithms.__all__
         ],
@@ -41,6 +41,6 @@ def _first_line(thing):
 def _field(thing, name):
     """The text behind `name:` in a docstring, up to the next field or blank line."""
     found = re.search(
-        rf"^{name}: (.*?)(?=\n\n|\n[A-Z]|\Z)", str(inspect.getdoc(thing)), re.MULTILINE | re.DOTALL
+        rf"^{name}: (.*?)(?=\n\n|\n[A-Z][\w ]*:|\Z)", str(inspect.getdoc(thing)), re.MULTILINE | re.DOTALL
     )
     return " ".join(found[1].split()).rstrip(".") if found else ""

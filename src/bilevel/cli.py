@@ -249,9 +249,14 @@ def _list(options):
     from bilevel.report.terminal import text_table
 
     for kind, rows in entries.items():
-        print(
-            f"{kind}\n{text_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows])}\n"
-        )
+        cells = [[_brief(value) for value in row.values()] for row in rows]
+        print(f"{kind}\n{text_table(list(rows[0]), cells, words=('family', 'paper', 'about'))}\n")
+
+
+def _brief(value) -> str:
+    """A value for the terminal: of a reference, what stands from its venue on."""
+    before, arxiv, after = str(value).rpartition(", arXiv:")
+    return before.rpartition(", ")[2] + arxiv + after
 
 
 def _known(kind, name, names):

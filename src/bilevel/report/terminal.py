@@ -9,14 +9,14 @@ from bilevel.report.numerals import ABSENT, duration, numeral, share
 from bilevel.report.runs import standings
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns two blanks apart, the first to the left, the others to the right, a rule under the header."""
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[str] = ()) -> str:
+    """Columns two blanks apart, the first and those of words to the left, numbers to the right."""
     lines = [list(header), *[list(row) for row in rows]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    first, *others = zip(*lines, strict=True)
+    left = {header[0], *words}
     columns = [
-        [cell.ljust(widths[0]) for cell in first],
-        *[[cell.rjust(width) for cell in column] for column, width in zip(others, widths[1:], strict=True)],
+        [cell.ljust(width) if column[0] in left else cell.rjust(width) for cell in column]
+        for column, width in zip(zip(*lines, strict=True), widths, strict=True)
     ]
     body = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     body.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))

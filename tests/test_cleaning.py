@@ -281,3 +281,23 @@ def test_sparse_rows_are_cleaned_as_dense_ones_are(weights):
     # 60 trusted rows for 340 free weights: they overfit, the shared net does not (0.90 and 0.97).
     assert result.summary["detection"]["auroc"] > (0.8 if weights == "per-row" else 0.95)
     assert result.images is None
+
+
+def test_hard_rows_are_doubted_and_not_flagged(bench):
+    dataset, truth = bench
+    clean_rows = dataset._replace(labels=truth)
+    result = cleaning.clean(clean_rows, truth, progress=False)
+    assert result.summary["flagged"] < result.summary["doubted"]
+    assert np.all(result.suggested[result.flagged] != result.given[result.flagged])
+    assert result.summary["flagged"] < 0.1 * len(truth)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_trusted_rows_among_the_training_rows_are_told(bench, sparse):
+    dataset, _ = bench
+    rows = dataset.features.reshape(len(dataset.labels), -1)
+    rows = scipy.sparse.csr_matrix(rows) if sparse else rows
+    both = dataset._replace(
+        features=rows, trusted_features=rows[:30], trusted_labels=dataset.labels[:30], test_features=None
+    )
+    assert any("30 of" in warning and "also trusted rows" in warning for warning in check(both))

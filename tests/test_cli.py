@@ -67,8 +67,10 @@ def test_compare_keeps_to_its_budget(tmp_path, budget, calls):
 
 def test_compare_tells_a_diverged_run(tmp_path, capsys):
     command = ["compare", "quadratic", "--algorithms", "soba", "--steps", "500", "--inner-step", "1e3"]
-    assert main([*command, "--out", str(tmp_path)]) == 0
-    assert "diverged" in capsys.readouterr().out
+    assert main([*command, "--out", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "1 diverged" in shown.out and "warning: soba, seed 0:" in shown.out
+    assert shown.err.count("\n") == 1 and "no run ended well" in shown.err
     (record,) = json.loads((tmp_path / "results.json").read_text())
     assert "is not finite at step" in record["diverged"]
 
@@ -96,7 +98,15 @@ def test_compare_runs_on_the_embedded_sets(task, tmp_path):
         (["clean", "--steps", "many"], "invalid int value: 'many'"),
         (["clean", "--rows", "99999"], "lower --rows or --trusted-rows"),
         (["clean", "missing.csv", "--label", "a", "--trusted", "b.csv"], "missing.csv"),
-        (["clean", "missing.npz", "--noise", "0.5"], "--noise make test benches of known sets"),
+        (
+            ["clean", "missing.npz", "--noise", "0.5"],
+            "--noise: for known sets only, and missing.npz is your own",
+        ),
+        (["clean", "wine", "--label", "kind"], "unknown data set 'wine'"),
+        (
+            ["compare", "quadratic", "--algorithms", "soba,soba"],
+            "each algorithm may be named once, got soba,soba",
+        ),
         (["clean", "digits", "--label", "a"], "'digits' is a known set"),
         (["compare", "quadratics"], "unknown task 'quadratics'; did you mean 'quadratic'?"),
         (["compare", "quadratic", "--algorithms", "soba,fslaa"], "did you mean 'fsla'?"),

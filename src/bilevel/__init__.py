@@ -8,7 +8,7 @@ from bilevel.combinators import constrain, nested, single_loop
 from bilevel.directions import implicit_direction, neumann_direction, penalty_direction
 from bilevel.driver import advance, run
 from bilevel.estimators import minibatch, momentum, storm
-from bilevel.hypergradient import hypergradient
+from bilevel.hypergradient import Info, hypergradient
 from bilevel.inner import descend
 from bilevel.linear import cg, lineax, neumann, richardson
 from bilevel.response import first_order, implicit, solution, truncated, unrolled, zeroth_order
@@ -35,6 +35,7 @@ __all__ = [
     "minibatches",
     "run",
     # differentiating through a solver
+    "Info",
     "first_order",
     "hypergradient",
     "implicit",

@@ -25,11 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     options.command_line = shlex.join(["bilevel", *arguments])
     if options.compile_cache:
         _keep_compiled_programs()
-    from bilevel.types import DivergedError
-
     try:
         options.command(options)
-    except DivergedError as error:
+    except ArithmeticError as error:
         return _tell(error, 1)
     except (ValueError, FileNotFoundError) as error:
         return _tell(error, 2)
@@ -121,6 +119,8 @@ def _clean(options):
     out = check_folder(options.out or f"bilevel-clean-{Path(options.source).stem}")
     dataset, truth = _source(options)
     checkpoint = Checkpoint(out / ".bilevel-checkpoint", identity=_identity(options), resume=options.resume)
+    if options.resume and not checkpoint.folder.is_dir() and not options.quiet:
+        print(f"bilevel: nothing to resume in {out}; starting afresh", file=sys.stderr)
     try:
         cleaning = clean(
             dataset,
@@ -156,13 +156,11 @@ def _source(options) -> tuple[Any, Any]:
     bench = {name: value for name, value in bench.items() if value is not None}
     if Path(options.source).suffix:
         if bench:
-            names = ", ".join(
-                "--" + {"kind": "noise-kind"}.get(name, name).replace("_", "-") for name in bench
-            )
-            raise ValueError(
-                f"{names} make test benches of known sets, but {options.source} is your own file; drop them"
-            )
+            named = {"kind": "--noise-kind", "trusted_rows": "--trusted-rows"}
+            names = ", ".join(named.get(name, f"--{name}") for name in bench)
+            raise ValueError(f"{names}: for known sets only, and {options.source} is your own file; drop it")
         return datasets.read_file(options.source, label=options.label, trusted=options.trusted), None
+    _known("data set", options.source, datasets.names())
     if options.label or options.trusted:
         raise ValueError(
             f"--label and --trusted go with a .csv or .parquet file, but {options.source!r} is a known set"
@@ -219,7 +217,11 @@ def _compare(options):
     for record in records:
         record["environment"]["command"] = options.command_line
     paths = write_comparison(records, out)
-    _show(options, comparison_table(records), records, paths)
+    lost = [record for record in records if record["diverged"]]
+    told = [f"warning: {record['algorithm']}, seed {record['seed']}: {record['diverged']}" for record in lost]
+    _show(options, "\n".join([comparison_table(records), *told]), records, paths)
+    if len(lost) == len(records):
+        raise ArithmeticError(f"no run ended well; the first: {lost[0]['algorithm']}, {lost[0]['diverged']}")
 
 
 def _settings(texts, names) -> dict[str, dict[str, Any]]:

@@ -139,6 +139,7 @@ def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformati
     Returns:
       An optax transformation, for either level.
 
+    >>> import jax.numpy as jnp
     >>> box = optax.chain(optax.sgd(1.0), constrain(lambda x: jnp.clip(x, 0, 1)))
     >>> optax.apply_updates(jnp.ones(()), box.update(-jnp.ones(()), box.init(0.0), jnp.ones(()))[0])
     Array(1., dtype=float32)

@@ -12,7 +12,7 @@ import numpy as np
 from bilevel import algorithms
 from bilevel.driver import run
 from bilevel.tasks.types import Task
-from bilevel.types import Algorithm
+from bilevel.types import Algorithm, check
 
 LOG_POINTS = 50
 
@@ -68,9 +68,10 @@ def compare(
     """
     limits = [limit for limit in budget if limit is not None]
     if len(limits) != 1 or limits[0] <= 0:
-        raise ValueError(f"give exactly one positive budget of steps, seconds or oracle calls, got {budget}")
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
+        told = ", ".join(f"{name}={limit}" for name, limit in budget._asdict().items() if limit is not None)
+        raise ValueError(f"give exactly one positive budget of steps, seconds or oracle calls, got {told}")
+    check(seeds >= 1, "seeds must be at least 1", seeds)
+    check(len(set(names)) == len(names), "each algorithm may be named once", ",".join(names))
     steps = {
         "inner_optimizer": task.inner_step if inner_step is None else inner_step,
         "outer_optimizer": task.outer_step if outer_step is None else outer_step,

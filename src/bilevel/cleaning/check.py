@@ -39,12 +39,34 @@ def check(dataset: Dataset) -> list[str]:
         raise ValueError(
             f"cleaning needs at least 10 training rows, got {len(dataset.labels)}; give more rows"
         )
+    warnings = []
+    if repeated := _repeated(dataset.features, dataset.trusted_features):
+        warnings.append(
+            f"{repeated} of {len(dataset.labels)} training rows are also trusted rows; "
+            "trusted rows must be rows whose labels you have checked, kept out of the training rows"
+        )
     missing = sorted(set(np.unique(dataset.labels).tolist()) - trusted)
     if not missing:
-        return []
+        return warnings
     names = ", ".join(str(dataset.classes[label]) for label in missing[:5])
     names += ", ..." if len(missing) > 5 else ""
-    return [f"no trusted row has the class {names}: labels of it are judged by the other classes alone"]
+    warnings.append(
+        f"no trusted row has the class {names}: labels of it are judged by the other classes alone"
+    )
+    return warnings
+
+
+def _repeated(features, trusted) -> int:
+    """How many rows are equal to a trusted row."""
+
+    def rows(matrix):
+        if not scipy.sparse.issparse(matrix):
+            return (row.tobytes() for row in np.ascontiguousarray(matrix))
+        ends = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
+        return ((matrix.indices[a:b].tobytes(), matrix.data[a:b].tobytes()) for a, b in ends)
+
+    known = set(rows(trusted))
+    return sum(row in known for row in rows(features))
 
 
 def _rows(part, features, labels, classes):

@@ -37,13 +37,14 @@ def clean(
     progress: bool = True,
     checkpoint: Checkpoint | None = None,
 ) -> Cleaning:
-    """Learn a weight for every training row, flag the rows below 1/2, and train on the others.
+    """Learn a weight for every training row, flag the wrong ones, and train on the others.
 
     1. A model is trained as given, cross-fitted over the training rows, and one on the trusted rows.
     2. Weights are learnt so that a model trained on the weighted rows does well on trusted rows
        (`bilevel.cleaning.losses`); a fifth of the trusted rows is held out to stop early.
-    3. Rows of weight below 1/2 are flagged: a fresh row has the weight 1/2, and the outer loss has
-       asked for less of it. The final model trains on the other rows and the trusted rows.
+    3. Rows of weight below 1/2 are doubted: a fresh row has the weight 1/2, and the outer loss has
+       asked for less of it. Those to which a model of all other rows gives another label are flagged.
+       The final model trains on the rows that are not flagged and the trusted rows.
 
     Every penalty is chosen on trusted rows; test rows and the truth are only ever reported on.
 
@@ -94,9 +95,13 @@ def clean(
     else:
         setting = weighting.shared(trainer, y, penalty, trainer.scores(given_outputs, trusted_only.penalty))
     learnt = weighting.learn(setting, algorithm, trainer.net.step, steps, seed, progress, checkpoint)
-    flagged = learnt.logits < 0
+    doubted = learnt.logits < 0
     stages.end("weights")
 
+    # A row that is merely hard also loses weight. A model that has not seen the doubted rows tells
+    # it from a wrong one: it gives a hard row the label that the row already has.
+    advice = trainer.outputs(trainer.retrain(~doubted).y).argmax(axis=1)
+    flagged = doubted & (advice != labels)
     cleaned = trainer.retrain(~flagged)
     models = {
         "as_given": as_given,
@@ -122,6 +127,7 @@ def clean(
         "rows": len(labels),
         "trusted": len(trainer.trusted_labels),
         "classes": len(dataset.classes),
+        "doubted": int(doubted.sum()),
         "flagged": int(flagged.sum()),
         "weights": weights,
         "model": model,
@@ -142,7 +148,7 @@ def clean(
             "disagreement": detection(disagrees, -given_margin, wrong),
             "trusted_only": detection(trusted_margin < 0, -trusted_margin, wrong),
         }
-    suggested = trainer.outputs(cleaned.y).argmax(axis=1).astype(np.int32)
+    suggested = np.where(flagged, advice, trainer.outputs(cleaned.y).argmax(axis=1)).astype(np.int32)
     stages.end("report")
     summary |= {"seconds": stages.total, "stages": stages.seconds, "warnings": warnings}
     return Cleaning(

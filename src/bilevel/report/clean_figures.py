@@ -46,7 +46,7 @@ def clean_figures(cleaning: Cleaning) -> dict[str, bytes]:
 
 @styled
 def learning_curves(history: Mapping[str, Any]) -> Figure:
-    """Loss on the trusted rows that steer the weights, and on those held out, with the best step marked."""
+    """Loss on the trusted rows that steer the weights, and on those held out, with the chosen step marked."""
     figure, axes = panel("Learning curves", "step", "loss")
     lines = (("outer_loss", "trusted rows", BLUE), ("held_out_loss", "held-out trusted rows", VERMILLION))
     drawn = [np.empty(0)]
@@ -61,9 +61,8 @@ def learning_curves(history: Mapping[str, Any]) -> Figure:
         axes.set_yscale("log")
     best = history.get("best_step")
     if best is not None:
-        axes.axvline(
-            float(best), color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"best step, {int(best):,}"
-        )
+        told = f"chosen step, {int(best):,}"
+        axes.axvline(float(best), color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=told)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.margins(x=0.02)
     if axes.get_legend_handles_labels()[0]:

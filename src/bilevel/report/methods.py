@@ -11,11 +11,11 @@ TITLES = {
     "oracle": "Truth known",
 }
 MEANINGS = {
-    "as_given": "every row, with the label it came with.",
+    "as_given": "every row, with the label it came with, and no trusted rows.",
     "trusted_only": "the trusted rows alone.",
     "disagreement": "without the rows whose label a model that never saw them disagrees with.",
     "cleaned": "this run, without its flagged rows.",
-    "oracle": "without the rows that are wrong in truth, which only a test bench knows: the ceiling.",
+    "oracle": "without the rows that are wrong in truth, which only a test bench knows.",
 }
 SCORES = ("precision", "recall", "f1", "auroc")
 

@@ -95,6 +95,101 @@ def quartic_case():
     )
 
 
+def logistic_case(direct=False):
+    """P1 of the papers' notes: logistic losses, one L2 strength exp(x_j) a weight; f_x = 0.
+
+    `direct` adds 0.025 |x - 1|^2 to f and starts at x = -2.
+    """
+    rng = np.random.default_rng(0)
+    scale = np.linspace(1, 0.3, 10)
+    train, valid = rng.normal(size=(200, 10)) * scale, rng.normal(size=(200, 10)) * scale
+    truth = rng.normal(size=10)
+    signs = [np.sign(rows @ truth + 0.5 * rng.normal(size=200)) for rows in (train, valid)]
+    x = 0.3 * rng.normal(size=10) - 2
+
+    def loss(y, batch):
+        rows, signs = batch
+        return jnp.mean(jax.nn.softplus(-signs * (rows @ y)))
+
+    def inner(x, y, batch):
+        return loss(y, batch) + 0.5 * jnp.sum(jnp.exp(x) * y**2)
+
+    def outer(x, y, batch):
+        return loss(y, batch) + (0.025 * jnp.sum((x - 1) ** 2) if direct else 0.0)
+
+    def exact(x):
+        x, y = np.asarray(x), np.zeros(10)
+        for _ in range(30):  # Newton's method, to rounding
+            slope = -signs[0] / (1 + np.exp(signs[0] * (train @ y)))
+            curvature = np.abs(slope) * (1 - np.abs(slope))
+            H = (train.T * curvature) @ train / 200 + np.diag(np.exp(x))
+            y = y - np.linalg.solve(H, train.T @ slope / 200 + np.exp(x) * y)
+        f_y = valid.T @ (-signs[1] / (1 + np.exp(signs[1] * (valid @ y)))) / 200
+        direct_term = 0.05 * (x - 1) if direct else 0.0
+        return y, direct_term - np.exp(x) * y * np.linalg.solve(H, f_y)
+
+    data = full(tuple(map(jnp.asarray, (valid, signs[1]))), tuple(map(jnp.asarray, (train, signs[0]))))
+    x = jnp.full(10, -2.0) if direct else jnp.asarray(x)
+    return Case(Problem(outer, inner), x, jnp.zeros(10), data, 0.5, exact)
+
+
+def few_tasks_case(features=False, steps=5, step=0.3):
+    """Four quadratic tasks; support and query differ. `exact(x)` is the mean of y_N over tasks, the
+    exact and the first-order meta-gradient."""
+    rng = np.random.default_rng(0)
+    tasks, p, q = 4, 2, 3
+
+    def definite():
+        basis = np.linalg.qr(rng.normal(size=(tasks, q, q)))[0]
+        return np.einsum("tij,tj,tkj->tik", basis, rng.uniform(0.3, 1.0, size=(tasks, q)), basis)
+
+    A, D = definite(), definite()
+    c, e = rng.normal(size=(2, tasks, q))
+    B, C = 0.3 * rng.normal(size=(2, tasks, p, q))
+
+    def inner(x, y, task):
+        A, c, B = task["support"]
+        y = ravel_pytree(y)[0]
+        shared = x["features"]["p"] @ (B @ y) if features else 0.0
+        return 0.5 * (y - c) @ A @ (y - c) + shared
+
+    def outer(x, y, task):
+        D, e, C = task["query"]
+        y, loss = ravel_pytree(y)[0], 0.0
+        if features:
+            shared = x["features"]["p"]
+            loss = 0.5 * jnp.sum(shared**2) + shared @ (C @ y)
+        return 0.5 * (y - e) @ D @ (y - e) + loss
+
+    head = {"u": jnp.asarray(rng.normal(size=2)), "w": jnp.asarray(rng.normal(size=(1, 1)))}
+    x = {"head": head, "features": {"p": jnp.asarray(rng.normal(size=p))}} if features else head
+
+    def exact(x):
+        start, shared = (flat(x["head"]), flat(x["features"])) if features else (flat(x), np.zeros(p))
+        ys, slopes, firsts = [], [], []
+        for i in range(tasks):
+            centre = c[i] - np.linalg.solve(A[i], B[i].T @ shared)
+            P = np.linalg.matrix_power(np.eye(q) - step * A[i], steps)
+            y = centre + P @ (start - centre)
+            f_y = D[i] @ (y - e[i]) + C[i].T @ shared
+            response = -(np.eye(q) - P) @ np.linalg.solve(A[i], B[i].T)
+            direct = shared + C[i] @ y
+            blocks = [direct + response.T @ f_y, P @ f_y] if features else [P @ f_y]
+            ys.append(y)
+            slopes.append(np.concatenate(blocks))
+            firsts.append(np.concatenate([direct, f_y] if features else [f_y]))
+        return np.mean(ys, 0), np.mean(slopes, 0), np.mean(firsts, 0)
+
+    data = full(
+        {
+            name: tuple(map(jnp.asarray, part))
+            for name, part in dict(support=(A, c, B), query=(D, e, C)).items()
+        },
+        None,
+    )
+    return Case(Problem(outer, inner), x, head, data, step, exact)
+
+
 CASES = {"quadratic": quadratic_case, "quartic": quartic_case}
 
 
@@ -116,54 +211,43 @@ def counted(problem):
     """
     counts = {"gradients": 0, "hessian_products": 0, "cross_products": 0}
 
-    def tick(kind, value):
+    def zero(kind, value):
         def add(_):
             counts[kind] += 1
             return np.zeros((), value.dtype)
 
         # The argument ties the call to the value, so that it is made whenever the value is.
-        zero = jax.pure_callback(
-            add, jax.ShapeDtypeStruct((), value.dtype), value.sum(), vmap_method="sequential"
-        )
-        return value + jnp.broadcast_to(zero, value.shape)
+        shape = jax.ShapeDtypeStruct((), value.dtype)
+        return jax.pure_callback(add, shape, value.sum(), vmap_method="sequential")
 
-    def counting(kind, product):
-        @jax.custom_jvp
-        def mark(value):
-            return tick(kind, value) if kind else value
+    def tick(kind, value):
+        return value + jnp.broadcast_to(zero(kind, value), value.shape)
 
-        @mark.defjvp
-        def rule(primals, tangents):
-            return mark(*primals), (tick(product, *tangents) if product else tangents[0])
+    @jax.custom_jvp
+    def mark(g_x, g_y):
+        # One call, whichever of the two parts is used.
+        once = zero("gradients", g_x.sum() + g_y.sum())
+        return g_x + jnp.broadcast_to(once, g_x.shape), g_y + jnp.broadcast_to(once, g_y.shape)
 
-        return mark
+    @mark.defjvp
+    def rule(primals, tangents):
+        return mark(*primals), (tick("cross_products", tangents[0]), tick("hessian_products", tangents[1]))
 
-    def gradient_with(loss, mark_x, mark_y):
-        @jax.custom_vjp
-        def wrapped(x, y, batch):
-            return loss(x, y, batch)
+    @jax.custom_vjp
+    def inner(x, y, batch):
+        return problem.inner(x, y, batch)
 
-        def forward(x, y, batch):
-            return loss(x, y, batch), (x, y, batch)
+    def forward_inner(x, y, batch):
+        return problem.inner(x, y, batch), (x, y, batch)
 
-        def backward(saved, scale):
-            x, y, batch = saved
-            g_x, g_y = jax.grad(loss, argnums=(0, 1))(x, y, batch)
+    def backward_inner(saved, scale):
+        gradient = jax.grad(problem.inner, argnums=(0, 1))(*saved)
+        (x_leaves, x_tree), (y_leaves, y_tree) = map(jax.tree.flatten, gradient)
+        x_leaves[0], y_leaves[0] = mark(x_leaves[0], y_leaves[0])
+        parts = jax.tree.unflatten(x_tree, x_leaves), jax.tree.unflatten(y_tree, y_leaves)
+        return *jax.tree.map(lambda leaf: leaf * scale, parts), None
 
-            def mark(marker, gradient):
-                leaves, structure = jax.tree.flatten(gradient)
-                return jax.tree.unflatten(
-                    structure, [marker(leaves[0]) * scale] + [g * scale for g in leaves[1:]]
-                )
-
-            return mark(mark_x, g_x), mark(mark_y, g_y), None
-
-        wrapped.defvjp(forward, backward)
-        return wrapped
-
-    inner = gradient_with(
-        problem.inner, counting(None, "cross_products"), counting("gradients", "hessian_products")
-    )
+    inner.defvjp(forward_inner, backward_inner)
 
     @jax.custom_vjp
     def outer(x, y, batch):
@@ -173,9 +257,11 @@ def counted(problem):
         return problem.outer(x, y, batch), (x, y, batch)
 
     def backward(saved, scale):
-        # Both parts of one gradient of f share one call.
-        scale = tick("gradients", scale)
-        return *(scale * g for g in jax.grad(problem.outer, argnums=(0, 1))(*saved)), None
+        # Both parts of one gradient of f share one call, tied to the loss so that no loop over iterates or
+        # over minibatches hoists it.
+        scale = tick("gradients", scale + 0 * problem.outer(*saved))
+        gradients = jax.grad(problem.outer, argnums=(0, 1))(*saved)
+        return *jax.tree.map(lambda g: scale * g, gradients), None
 
     outer.defvjp(forward, backward)
     return Problem(outer, inner), counts

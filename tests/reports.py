@@ -4,6 +4,8 @@ import numpy as np
 
 from bilevel.cleaning.result import Cleaning
 from bilevel.report.sheet import picture_png
+from bilevel.report.tables import Cell, Column, Table
+from bilevel.reproduce.types import Claim, Finding, Picture, Run, Search, at_least, at_most, shown, verdict
 
 HOSTILE = '<script>alert("$x")</script>'
 # For tests of a page's text: drawing figures takes most of the time.
@@ -87,6 +89,38 @@ def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
                 }
             )
     return records
+
+
+def example_run(text="plain", search=None, **changes):
+    """A claim that holds in part, with everything that a page of a reproduction can show."""
+    numbers = {"gap": at_most(0.25, 0.5), "slope": at_least(1.5, 2), text: shown(3), "lost": shown(np.nan)}
+    axes = {"inner_optimizer": (0.5, 5.0), "outer_optimizer": (0.01, 0.1, 1.0)}
+    scores = np.array([[3.0, 1.0, 2.0], [4.0, np.inf, 1e44]])
+    best = {"inner_optimizer": 0.5, "outer_optimizer": 0.1}
+    finding = Finding(
+        verdict=verdict(numbers),
+        words=f"The first sentence. And the rest. {text}",
+        numbers=numbers,
+        figures=[
+            Picture(f"{place} picture", PIXEL, f"caption {text}") for place in ("First", "Second", "Third")
+        ],
+        tables=[
+            ("What it cost", Table([Column("method", False), Column("calls")], [[Cell("soba"), Cell.of(4)]]))
+        ],
+        searches=[search or Search("soba", axes, scores, best, (), f"loss {text}", "1,234 steps")],
+    )
+    claim = Claim(
+        name="an-example",
+        title=f"A title {text}",
+        paper=f"Nobody, Nothing {text}, ICML 2020, arXiv:0000.00000",
+        statement=f"what the paper says {text}",
+        known={"outer step": "0.05 (official code)", text: text},
+        ours={"outer step": "searched", "rows": 1000},
+        run=lambda size: finding,
+    )
+    environment = {"device": text, "cores": 2, "float": "float64"}
+    command = "bilevel reproduce an-example"
+    return Run(claim, "small", finding._replace(**changes), 12.3, environment, command)
 
 
 CLEANINGS = {

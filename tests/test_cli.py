@@ -29,7 +29,12 @@ def test_list_names_every_algorithm_with_paper_and_cost(capsys):
         soba["hessian_products"] == 1 and "NeurIPS 2022" in soba["paper"] and "single loop" in soba["family"]
     )
     assert all("arXiv:" in entry["paper"] for entry in found["algorithms"])
-    assert {entry["name"] for entry in found["tasks"]} == {"quadratic", "hyperclean", "regularization"}
+    assert {entry["name"] for entry in found["tasks"]} == {
+        "quadratic",
+        "hyperclean",
+        "regularization",
+        "worst_case",
+    }
     assert {"digits", "mnist", "newsgroups"} <= {entry["name"] for entry in found["datasets"]}
     assert main(["list"]) == 0
     assert "pzobo" in capsys.readouterr().out

@@ -24,7 +24,9 @@ def path(oracle, estimator, steps=30, optimizers=OPTIMIZERS, start=CASE.y):
 
 
 @pytest.mark.parametrize(
-    "estimator", [b.storm(1.0), b.storm(0.2), b.momentum(1.0)], ids=["storm1", "storm", "momentum"]
+    "estimator",
+    [b.storm(1.0), b.storm(0.2), b.momentum(1.0), b.spider(7), b.page(0.3), b.saga((1, 1))],
+    ids=["storm1", "storm", "momentum1", "spider", "page", "saga"],
 )
 def test_full_batches_give_the_plain_oracle(estimator):
     oracle = b.implicit_direction(CASE.problem)
@@ -41,7 +43,7 @@ def test_momentum_is_the_exponential_average_from_the_first_direction():
     estimator, point = b.momentum(0.25), Point(jnp.ones(()), jnp.ones(()), jnp.ones(()))
     state, want = estimator.init(point), None
     for noise in (0.5, -1.0, 2.0):
-        direction, state = estimator.update(noisy_oracle, state, point, noise)
+        direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
         want = 1 + noise if want is None else 0.75 * want + 0.25 * (1 + noise)
         assert direction.x == pytest.approx(want, rel=1e-14)
 
@@ -51,7 +53,7 @@ def test_storm_corrects_the_last_direction_on_the_current_minibatch():
     points = [Point(*[jnp.asarray(value)] * 3) for value in (1.0, 3.0, -2.0)]
     state, want, last = estimator.init(points[0]), None, None
     for point, noise in zip(points, (0.5, -1.0, 2.0), strict=True):
-        direction, state = estimator.update(noisy_oracle, state, point, noise)
+        direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
         fresh = float(point.x) + noise
         want = fresh if want is None else fresh + 0.75 * (want - (float(last.x) + noise))
         last = point
@@ -62,7 +64,7 @@ def test_weights_may_follow_a_schedule_and_must_be_shares():
     estimator, point = b.momentum(lambda count: 1.0 / (count.astype(float) + 1)), Point(*[jnp.zeros(())] * 3)
     state = estimator.init(point)
     for noise in (1.0, 2.0, 6.0):
-        direction, state = estimator.update(noisy_oracle, state, point, noise)
+        direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
     assert direction.x == pytest.approx(3.0)  # the plain average
     for make in (b.momentum, b.storm):
         with pytest.raises(ValueError, match=r"weight must be in \(0, 1\], got 0"):

@@ -6,7 +6,7 @@ import lineax as lx
 import numpy as np
 import pytest
 
-from bilevel import cg, lineax, neumann, richardson
+from bilevel import cg, heavy_ball, lineax, neumann, richardson
 
 RNG = np.random.default_rng(0)
 Q0 = RNG.normal(size=(30, 30))
@@ -27,6 +27,7 @@ def solve(solver, b=B, v0=None, operator=operator):
 SOLVERS = {
     "cg": cg(60),
     "richardson": richardson(400, 1.0),
+    "heavy_ball": heavy_ball(150, 1.0, 0.1),
     "neumann": neumann(400, 1.0),
     "lineax": lineax(lx.CG(rtol=1e-12, atol=1e-12)),
 }
@@ -58,13 +59,13 @@ def test_vmap_and_dict_vectors(name):
         return lambda w: {"p": 2.0 * w["p"], "q": 0.5 * w["q"]}
 
     b = {"p": jnp.ones((4, 3)), "q": jnp.ones((4, 1))}
-    solver = (
-        neumann(400, 0.4)
-        if name == "neumann"
-        else richardson(400, 0.4)
-        if name == "richardson"
-        else SOLVERS[name]
-    )
+    # Those that need to know the spectrum, which here is 0.5 and 2.
+    fitted = {
+        "heavy_ball": heavy_ball(100, 2.0, 0.5),
+        "neumann": neumann(400, 0.4),
+        "richardson": richardson(400, 0.4),
+    }
+    solver = fitted.get(name, SOLVERS[name])
     v, _ = jax.vmap(lambda b: solver.solve(dict_operator, b, jax.tree.map(jnp.zeros_like, b)))(b)
     np.testing.assert_allclose(v["p"], 0.5, rtol=1e-9)
     np.testing.assert_allclose(v["q"], 2.0, rtol=1e-9)
@@ -96,6 +97,25 @@ def test_cg_starts_at_v0_and_stays_there_when_it_is_the_solution():
     assert not np.any(v) and residual == 0
 
 
+def test_cg_with_a_tolerance_stops_at_the_first_step_that_meets_it():
+    norm = np.linalg.norm(B)
+    for steps in (1, 3, 6):
+        v, residual = solve(cg(steps))
+        got, met = solve(cg(60, tolerance=float(residual * norm) * (1 + 1e-9)))
+        np.testing.assert_allclose(got, v, rtol=1e-12)
+        assert met == pytest.approx(float(residual), rel=1e-9)
+    np.testing.assert_array_equal(solve(cg(60, tolerance=norm))[0], 0)
+    np.testing.assert_allclose(solve(cg(4, tolerance=0.0))[0], solve(cg(4))[0], rtol=1e-13)
+
+
+def test_heavy_ball_is_its_recursion_from_v0():
+    step, momentum = 4 / (1 + np.sqrt(0.1)) ** 2, ((1 - np.sqrt(0.1)) / (1 + np.sqrt(0.1))) ** 2
+    v = last = np.ones(30)
+    for _ in range(5):
+        v, last = v - step * (H @ v - B) + momentum * (v - last), v
+    np.testing.assert_allclose(solve(heavy_ball(5, 1.0, 0.1), v0=np.ones(30))[0], v, rtol=1e-12)
+
+
 def test_cg_on_an_indefinite_matrix_stays_finite_and_tells():
     indefinite = jnp.diag(jnp.linspace(-1, 1, 30))
     v, residual = solve(cg(50), v0=10 * B, operator=lambda i: lambda w: indefinite @ w)
@@ -103,7 +123,11 @@ def test_cg_on_an_indefinite_matrix_stays_finite_and_tells():
 
 
 def test_damping_solves_the_damped_system():
-    for solver in (cg(60, damping=0.5), richardson(400, 0.6, damping=0.5)):
+    for solver in (
+        cg(60, damping=0.5),
+        richardson(400, 0.6, damping=0.5),
+        heavy_ball(100, 1, 0.1, damping=0.5),
+    ):
         v, residual = solve(solver)
         np.testing.assert_allclose(v, np.linalg.solve(H + 0.5 * np.eye(30), B), rtol=1e-9)
         assert residual < 1e-9
@@ -122,7 +146,12 @@ def test_neumann_sum_has_one_more_term_than_products_and_meets_the_papers_bound(
 
 
 def test_residual_is_that_of_the_answer():
-    for solver, damping in ((cg(2), 0), (richardson(5, 0.5), 0), (cg(2, damping=0.3), 0.3)):
+    for solver, damping in (
+        (cg(2), 0),
+        (richardson(5, 0.5), 0),
+        (heavy_ball(5, 1.0, 0.1), 0),
+        (cg(2, damping=0.3), 0.3),
+    ):
         v, residual = solve(solver, v0=np.ones(30))
         left = B - (H + damping * np.eye(30)) @ v
         assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(B), rel=1e-12)
@@ -179,6 +208,8 @@ def test_neumann_factors_are_independent_minibatches_without_bias():
     [
         (lambda: cg(0), "steps must be at least 1, got 0"),
         (lambda: cg(1, damping=-1), "damping must be at least 0, got -1"),
+        (lambda: heavy_ball(0, 1.0, 0.1), "steps must be at least 1, got 0"),
+        (lambda: heavy_ball(1, 1.0, 2.0), r"convexity must be in \(0, 1.0\], got 2.0"),
         (lambda: neumann(-1, 0.1), "terms must be at least 0, got -1"),
     ],
 )

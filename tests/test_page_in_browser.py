@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from bilevel.report import clean_page, compare_page
-from reports import HOSTILE, example_cleaning, example_records
+from bilevel.report.reproduce import index_page, run_page
+from reports import HOSTILE, example_cleaning, example_records, example_run
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
@@ -24,6 +25,8 @@ PAGES = {
     ),
     "compare": lambda: compare_page(example_records(diverged=[("soba", 1)])),
     "compare, hostile": lambda: compare_page(example_records([HOSTILE, LONG])),
+    "reproduce": lambda: run_page(example_run()),
+    "reproduce, hostile": lambda: run_page(example_run(text=f"{HOSTILE} {LONG}")),
 }
 
 
@@ -132,6 +135,21 @@ def test_spreads_sort_by_their_mean(visit, tmp_path):
     _, names = column(page, "Algorithms compared", "algorithm")
     header.get_by_role("button").click()
     assert names() == ["two", "three", "one"]
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_the_index_of_claims_fits_and_sorts(visit, tmp_path, width):
+    done, hostile = example_run(), example_run(text=f"{HOSTILE} {LONG}")
+    runs = [done._replace(seconds=90.0), hostile, hostile._replace(finding=None, failure=LONG, seconds=1.0)]
+    (tmp_path / "page.html").write_text(
+        index_page([*runs, done._replace(finding=None, seconds=None)]), encoding="utf-8"
+    )
+    page = visit((tmp_path / "page.html").as_uri(), width)
+    assert page.complaints == [] and page.evaluate("document.documentElement.scrollWidth") <= width
+    if width > 700:  # a telephone shows cards, without the headers to sort by
+        header, read = column(page, "Claims", "time")
+        header.get_by_role("button").click()
+        assert read() == ["1.0 s", "12.3 s", "1 min 30 s", "–"]
 
 
 def test_the_page_prints(visit, address):

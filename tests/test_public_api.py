@@ -23,3 +23,8 @@ def test_docstring(name):
     thing = getattr(import_module(module), last)
     first_line = (thing.__doc__ or "").partition("\n")[0]
     assert 10 < len(first_line) <= 80 and first_line.endswith((".", ":", "?"))
+
+
+def test_table_of_algorithms_has_a_row_for_each():
+    table = (REFERENCE.parent / "algorithms.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(bilevel.algorithms.__all__)

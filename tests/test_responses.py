@@ -14,7 +14,7 @@ def responses(case, steps=400):
     solver = b.descend(case.problem, case.step, steps)
     return {
         "unrolled": b.unrolled(solver),
-        "truncated": b.truncated(case.problem, case.step, steps, last=steps // 2),
+        "truncated": b.unrolled(b.descend(case.problem, case.step, steps, last=steps // 2)),
         "implicit_cg": b.implicit(case.problem, solver, b.cg(10)),
         "implicit_richardson": b.implicit(case.problem, solver, b.richardson(400, case.step)),
         "implicit_neumann": b.implicit(case.problem, solver, b.neumann(400, case.step)),
@@ -119,7 +119,7 @@ def test_truncated_at_the_solution_equals_the_neumann_sum():
     case = quadratic_case()
     exact_y, _ = case.exact(case.x)
     y = jax.flatten_util.ravel_pytree(case.y)[1](jnp.asarray(exact_y))
-    truncated = b.truncated(case.problem, 0.5, 9, last=4)
+    truncated = b.unrolled(b.descend(case.problem, 0.5, 9, last=4))
     series = b.implicit(case.problem, b.descend(case.problem, 0.5, 9), b.neumann(3, 0.5))
     got = b.hypergradient(case.problem, truncated, case.x, y, case.data)[0]
     want = b.hypergradient(case.problem, series, case.x, y, case.data)[0]
@@ -128,7 +128,8 @@ def test_truncated_at_the_solution_equals_the_neumann_sum():
 
 def test_truncated_to_no_step_equals_first_order():
     case = quartic_case()
-    got = b.hypergradient(case.problem, b.truncated(case.problem, 0.3, 6, last=0), case.x, case.y, case.data)
+    truncated = b.unrolled(b.descend(case.problem, 0.3, 6, last=0))
+    got = b.hypergradient(case.problem, truncated, case.x, case.y, case.data)
     first = b.first_order(b.descend(case.problem, 0.3, 6))
     want = b.hypergradient(case.problem, first, case.x, case.y, case.data)
     np.testing.assert_array_equal(got[0], want[0])
@@ -227,7 +228,7 @@ def test_zeroth_order_paths_see_the_same_minibatches():
         (lambda s: b.zeroth_order(s, 0), "directions must be at least 1, got 0"),
         (lambda s: b.zeroth_order(s, 1, smoothing=0.0), "smoothing must be positive, got 0.0"),
         (lambda s: b.descend(quartic_case().problem, 0.1, -1), "inner steps must be at least 0, got -1"),
-        (lambda s: b.truncated(quartic_case().problem, 0.1, 3, last=4), "last must be in 0..3"),
+        (lambda s: b.descend(quartic_case().problem, 0.1, 3, last=4), "last must be in 0..3"),
     ],
 )
 def test_bad_arguments(make, rule):

@@ -1,4 +1,4 @@
-"""What there is: algorithms, tasks and data sets, as `bilevel list` shows them."""
+"""What there is: algorithms, tasks, data sets and claims, as `bilevel list` shows them."""
 
 import inspect
 import re
@@ -10,15 +10,19 @@ TASKS = tuple(name for name in tasks.__all__ if name != "Task")
 
 
 def catalog() -> dict[str, list[dict[str, Any]]]:
-    """Algorithms (name, family, paper, oracle calls a step), tasks and data sets.
+    """Algorithms (name, family, paper, oracle calls a step), tasks, data sets and claims.
 
     Family and paper are read from the docstring of each algorithm, its costs from the algorithm
     itself, built with its defaults.
 
     >>> [entry["name"] for entry in catalog()["tasks"]]
-    ['hyperclean', 'quadratic', 'regularization']
+    ['hyperclean', 'quadratic', 'regularization', 'worst_case']
     """
+    # The claims bring the drawing of figures with them, which the other commands load late or never.
+    from bilevel.reproduce import get, names
+
     problem = tasks.quadratic().problem
+    claims = map(get, names())
     return {
         "algorithms": [
             {
@@ -31,6 +35,7 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
         ],
         "tasks": [{"name": name, "about": _first_line(getattr(tasks, name))} for name in TASKS],
         "datasets": [{"name": name, "about": datasets.describe(name)} for name in datasets.names()],
+        "claims": [{"name": claim.name, "paper": claim.paper, "title": claim.title} for claim in claims],
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 from bilevel.directions.types import Oracle
@@ -117,14 +118,14 @@ def single_loop(
         def evaluate(point, batch):
             return oracle.evaluate(point, batch, key)
 
-        direction, estimator_state = estimator.update(evaluate, state.estimator, point, batch)
-        residual = evaluate(point, batch).linear_residual
-        metrics = measures(problem, point.x, point.y, batch, 0, direction.x, residual)
+        direction, estimator_state, terms = estimator.update(evaluate, state.estimator, point, batch, key)
+        metrics = measures(problem, point.x, point.y, batch, 0, direction.x, terms.linear_residual)
         moves = map(move, optimizers, direction, state.optimizer, point)
         (x, y, v), states = zip(*moves, strict=True)
         return SingleLoopState(x, y, v, Point(*states), estimator_state), metrics
 
-    return Algorithm(init, step, oracle.draws, oracle.cost.times(estimator.calls), name)
+    draws, cost = oracle.draws._replace(fixed=estimator.fixed), oracle.cost.times(estimator.calls)
+    return Algorithm(init, step, draws, cost, name, estimator.branches)
 
 
 def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
@@ -151,6 +152,28 @@ def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformati
         return tree.sub(project(optax.apply_updates(params, updates)), params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def decayed(optimizer, factor: optax.Schedule) -> optax.GradientTransformation:
+    """An optax optimiser that reads `factor(step)` times the direction.
+
+    The direction is scaled and not the update, so that a constraint at the end of the optimiser
+    still holds. An optimiser that does not feel the scale (Adam) does not decay either.
+
+    Args:
+      optimizer: an optax optimiser or a step size.
+      factor: schedule `step -> number`.
+    """
+    return optax.chain(optax.scale_by_schedule(factor), as_optimizer(optimizer))
+
+
+def power(exponent: float, *, scale: float = 1.0, offset: float = 1.0) -> optax.Schedule:
+    """The schedule `scale / (offset + step)^exponent` of stochastic methods.
+
+    >>> [float(power(0.5)(step)) for step in (0, 3)]
+    [1.0, 0.5]
+    """
+    return lambda step: scale / (offset + jnp.asarray(step, float)) ** exponent
 
 
 def move(optimizer: optax.GradientTransformation, gradient: PyTree, state: Any, value: PyTree):

@@ -10,11 +10,14 @@ import jax
 import numpy as np
 
 from bilevel import algorithms
+from bilevel.algorithms.fitting import fitting
 from bilevel.driver import run
 from bilevel.tasks.types import Task
 from bilevel.types import Algorithm, check
 
 LOG_POINTS = 50
+# One or two of each family: as many lines as a figure can hold.
+USUAL = ("soba", "saba", "fsla", "mrbo", "nsbo", "stocbio", "aid_bio", "itd_bio")
 
 
 class Budget(NamedTuple):
@@ -80,19 +83,34 @@ def compare(
     data = task.data(size or None)
     records = []
     for name in names:
-        chosen = steps | (settings or {}).get(name, {})
-        algorithm, hyperparameters = build(name, task, chosen)
+        facts = fitting(
+            name, data, inner_condition=task.inner_condition, outer_condition=task.outer_condition
+        )
+        algorithm, hyperparameters = build(name, task, steps | (settings or {}).get(name, {}), facts)
         hyperparameters["batch_size"] = size or "full"
         records += _runs(task, algorithm, data, budget, seeds, hyperparameters, progress)
     return records
 
 
-def build(name: str, task: Task, settings: dict[str, Any]) -> tuple[Algorithm, dict[str, Any]]:
+def build(
+    name: str, task: Task, settings: dict[str, Any], facts: dict[str, Any]
+) -> tuple[Algorithm, dict[str, Any]]:
     """A named algorithm for a task, and all its hyper-parameters, defaults included.
 
+    Args:
+      name: of the algorithm.
+      task: what it is for.
+      settings: hyper-parameters that the user chose.
+      facts: those that the task and its data give, from `fitting`; the user's go first.
+
     Raises:
-      ValueError: when the algorithm has no such hyper-parameter.
+      ValueError: when the algorithm has no such hyper-parameter, or learns a start (few-shot).
     """
+    if name in algorithms.START_LEARNERS:
+        raise ValueError(
+            f"{name} learns where the training of many small tasks starts, and {task.name} is one task; "
+            "choose another algorithm"
+        )
     factory = getattr(algorithms, name)
     parameters = inspect.signature(factory).parameters
     known = {key: parameter.default for key, parameter in parameters.items() if key != "problem"}
@@ -102,7 +120,8 @@ def build(name: str, task: Task, settings: dict[str, Any]) -> tuple[Algorithm, d
         kind = _kind(parameters[key])
         if not (type(value) is kind or kind is float and type(value) is int):
             raise ValueError(f"{name}.{key} must be {kind.__name__ if kind else 'left alone'}, got {value!r}")
-    return factory(task.problem, **settings), known | settings
+    chosen = facts | settings
+    return factory(task.problem, **chosen), known | chosen
 
 
 def _kind(parameter):

@@ -37,8 +37,8 @@ def make_plan(draws: Draws, data: Batch, key: Any, start: Any, steps: int) -> Pl
     """The plan of steps `start` to `start + steps - 1`: a function of the key and the step alone."""
     outer_key, inner_key, step_key = jax.random.split(key, 3)
 
-    def picks(source, key, draws):
-        return source.plan(key, start * draws, steps * draws).reshape(steps, draws)
+    def picks(source, key, count):
+        return source.plan(key, start * count, steps * count, draws.fixed).reshape(steps, count)
 
     keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(start + jnp.arange(steps))
     return Plan(picks(data.outer, outer_key, draws.outer), picks(data.inner, inner_key, draws.inner), keys)
@@ -200,7 +200,7 @@ def _chunk(algorithm, state, data, plan, count, seeds):
     def one(state, plan):
         return _follow(algorithm, state, data, plan, count)
 
-    return jax.vmap(one)(state, plan) if seeds else one(state, plan)
+    return _each(algorithm, one, state, plan) if seeds else one(state, plan)
 
 
 @partial(jax.jit, static_argnames=("algorithm", "seeds"))
@@ -210,7 +210,14 @@ def _observe(algorithm, state, data, plan, i, seeds):
     def one(state, plan):
         return algorithm.step(state, *plan.read(data, i))[1]
 
-    return jax.vmap(one)(state, plan) if seeds else one(state, plan)
+    return _each(algorithm, one, state, plan) if seeds else one(state, plan)
+
+
+def _each(algorithm, one, state, plan):
+    """One seed at a time where `vmap` would compute what most steps leave out."""
+    if algorithm.branches:
+        return lax.map(lambda pair: one(*pair), (state, plan))
+    return jax.vmap(one)(state, plan)
 
 
 def _follow(algorithm, state, data, plan, count):

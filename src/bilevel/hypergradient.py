@@ -40,7 +40,7 @@ def hypergradient(
 
     Args:
       problem: the two losses.
-      response: `unrolled`, `truncated`, `implicit`, `first_order` or `zeroth_order`.
+      response: `unrolled`, `implicit`, `first_order` or `zeroth_order`.
       x: outer variable.
       y: where the inner solver starts.
       batch: two sources of minibatches, for example `full(outer_data, inner_data)`.

@@ -37,6 +37,17 @@ def as_optimizer(
     return optax.sgd(optimizer)
 
 
+def as_rate(rate: float | None, optimizer) -> float:
+    """The rate of a Neumann series: as given, or the step size of the inner optimiser.
+
+    Raises:
+      ValueError: when neither is a number.
+    """
+    if rate is None and (callable(optimizer) or isinstance(optimizer, tuple)):
+        raise ValueError("rate must be given (at most 1/L) when inner_optimizer is not a step size")
+    return optimizer if rate is None else rate
+
+
 def descend(problem: Problem, optimizer, steps: int, *, last: int | None = None) -> InnerSolver:
     """An inner solver: `steps` steps of an optax optimiser on the inner loss.
 
@@ -83,6 +94,99 @@ def descend(problem: Problem, optimizer, steps: int, *, last: int | None = None)
         return y
 
     return InnerSolver(solve, steps, Cost(gradients=steps), Cost(0, last, last))
+
+
+def accelerate(problem: Problem, optimizer, steps: int, *, condition: float) -> InnerSolver:
+    """An inner solver: descent with Nesterov's momentum, for strongly convex g.
+
+        y_{t+1} = s_t + optimizer(g_y(x, s_t; batch.inner[t])),   s_0 = y_0,   t = 0 .. steps - 1
+        s_{t+1} = y_{t+1} + m (y_{t+1} - y_t),   m = (sqrt(condition) - 1) / (sqrt(condition) + 1)
+
+    The answer is the last y. (`optax.sgd(..., nesterov=True)` in `descend` makes the same s, and
+    answers with the last of them.)
+
+    Args:
+      problem: the two losses.
+      optimizer: an optax optimiser, or the step size 1 / L.
+      steps: number of steps, at least 0.
+      condition: L / mu of the inner loss in y, at least 1; 1 is `descend`.
+
+    Returns:
+      An `InnerSolver`.
+
+    Raises:
+      ValueError: when `steps` is negative or `condition` is below 1.
+
+    Cost: `steps` gradients; in reverse one Hessian and one cross product a step.
+
+    Reference: Nesterov, Introductory lectures on convex optimization, 2004, section 2.2.
+    """
+    check(steps >= 0, "inner steps must be at least 0", steps)
+    optimizer = as_optimizer(optimizer)
+    gradient, weight = inner_gradient(problem.inner), momentum_weight(condition)
+
+    def solve(x, y0, batch):
+        def step(carry, i):
+            y, ahead, state = carry
+            updates, state = optimizer.update(gradient(x, ahead, batch.inner[i]), state, ahead)
+            new_y = optax.apply_updates(ahead, updates)
+            return (new_y, optax.tree.add_scale(new_y, weight, optax.tree.sub(new_y, y)), state), None
+
+        carry = y0, y0, optimizer.init(y0)
+        return lax.scan(step, carry, jnp.arange(steps))[0][0]
+
+    return InnerSolver(solve, steps, Cost(gradients=steps), Cost(0, steps, steps))
+
+
+def momentum_weight(condition: float) -> float:
+    """Nesterov's `(sqrt(condition) - 1) / (sqrt(condition) + 1)` for strongly convex problems.
+
+    Raises:
+      ValueError: when `condition` is below 1.
+    """
+    check(condition >= 1, "a condition number must be at least 1", condition)
+    return (condition**0.5 - 1) / (condition**0.5 + 1)
+
+
+def descend_until(problem: Problem, optimizer, steps: int, *, tolerance) -> InnerSolver:
+    """An inner solver: as many steps on one minibatch as make `||g_y||` at most `tolerance`.
+
+        y_{t+1} = y_t + optimizer(g_y(x, y_t; batch.inner[0]))   until ||g_y(x, y_t)|| <= tolerance
+
+    Args:
+      problem: the two losses.
+      optimizer: an optax optimiser, or a step size for gradient descent.
+      steps: the most that are made.
+      tolerance: where to stop; it may be traced.
+
+    Returns:
+      An `InnerSolver` of one minibatch that has no reverse derivative: for `implicit` only.
+
+    Raises:
+      ValueError: when `steps` is negative.
+
+    Cost: at most `steps` gradients.
+    """
+    check(steps >= 0, "inner steps must be at least 0", steps)
+    optimizer = as_optimizer(optimizer)
+
+    def solve(x, y0, batch):
+        def step(carry):
+            y, state, count, _ = carry
+            gradient = jax.grad(problem.inner, argnums=1)(x, y, batch.inner[0])
+            updates, state = optimizer.update(gradient, state, y)
+            norm = optax.tree.norm(gradient)
+            solved = norm <= jnp.asarray(tolerance, norm.dtype)
+            y = optax.tree.where(solved, y, optax.apply_updates(y, updates))
+            return y, state, count + 1, solved
+
+        def unsolved(carry):
+            return (carry[2] < steps) & ~carry[3]
+
+        carry = y0, optimizer.init(y0), jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        return lax.while_loop(unsolved, step, carry)[0]
+
+    return InnerSolver(solve, 1, Cost(gradients=steps), Cost())
 
 
 def inner_residual(problem: Problem, x: PyTree, y: PyTree, minibatch) -> jax.Array:

@@ -28,17 +28,30 @@ class Full:
 
     arrays: PyTree
     is_full = True
+    count = 1
 
     def __getitem__(self, i):
         return self.arrays
 
-    def plan(self, key, first, count):
+    def plan(self, key, first, count, fixed=False):
         """No choice to make: one placeholder a minibatch."""
         return jnp.zeros((count,), jnp.int32)
 
     def view(self, picks):
         """The set itself."""
         return self
+
+    def whole(self):
+        """The set itself."""
+        return self
+
+    def entry(self, i):
+        """Which block `self[i]` is, and its share of the rows."""
+        return 0, 1.0
+
+    def tail(self):
+        """The last block when it is ragged, else None."""
+        return None
 
 
 @partial(
@@ -48,10 +61,11 @@ class Full:
 class Blocks:
     """Contiguous blocks of `size` rows of data shuffled once.
 
-    An epoch is `ceil(rows / size)` blocks that start at a random row, wrap around the end, and
-    are visited in the order of a random stride: every row is visited in every epoch, a ragged
+    An epoch is `count = ceil(rows / size)` blocks that start at a random row, wrap around the end,
+    and are visited in the order of a random stride: every row is visited in every epoch, a ragged
     remainder included, and every row is as likely as any other. Choosing costs nothing that
-    grows with the number of rows.
+    grows with the number of rows. With `fixed` the blocks are cut from row 0 on: every epoch has the
+    same ones, in another order, the last of them ragged.
 
     Attributes:
       arrays: pytree of arrays with `rows + size - 1` rows; the first rows are repeated at the end,
@@ -68,6 +82,11 @@ class Blocks:
     size: int
     is_full = False
 
+    @property
+    def count(self):
+        """Blocks of an epoch."""
+        return math.ceil(self.rows / self.size)
+
     def __getitem__(self, i):
         if self.picks is None:
             raise ValueError(
@@ -76,25 +95,48 @@ class Blocks:
             )
         return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, self.picks[i], self.size), self.arrays)
 
-    def plan(self, key, first, count):
+    def plan(self, key, first, count, fixed=False):
         """First rows of the blocks number `first` to `first + count - 1`, shape (count,)."""
-        blocks = math.ceil(self.rows / self.size)
+        blocks = self.count
         number = first + jnp.arange(count, dtype=jnp.int32)
 
         def start(number):
             epoch_key = jax.random.fold_in(key, number // blocks)
             # Remainders of 32 bits: their bias is rows / 2^32, and they compile fast.
             offset, stride = jax.random.bits(epoch_key, (2,), "uint32") % jnp.array(
-                [self.rows, len(self.strides)], "uint32"
+                [blocks if fixed else self.rows, len(self.strides)], "uint32"
             )
+            offset = offset.astype(jnp.int32)
             block = _product_modulo(number % blocks, self.strides[stride], blocks)
-            return (offset.astype(jnp.int32) + block * self.size) % self.rows
+            if fixed:
+                # Any block may come first: else the i-th of several draws a step could meet the same
+                # few blocks in every epoch.
+                return (block + offset) % blocks * self.size
+            return (offset + block * self.size) % self.rows
 
         return jax.vmap(start)(number)
 
     def view(self, picks):
         """The blocks that start at the rows `picks`."""
         return Blocks(self.arrays, picks, self.strides, self.rows, self.size)
+
+    def whole(self):
+        """All rows at once."""
+        return Full(jax.tree.map(lambda a: a[: self.rows], self.arrays))
+
+    def entry(self, i):
+        """Which of the fixed blocks `self[i]` is, and its true share of the rows."""
+        number = self.picks[i] // self.size
+        left = self.rows - (self.count - 1) * self.size
+        # Numbers of Python, so that the share has the precision of what it multiplies.
+        return number, jnp.where(number == self.count - 1, left / self.rows, self.size / self.rows)
+
+    def tail(self):
+        """The true rows of the last fixed block when it is ragged, else None."""
+        first = (self.count - 1) * self.size
+        if first + self.size == self.rows:
+            return None
+        return Full(jax.tree.map(lambda a: a[first : self.rows], self.arrays))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=[])
@@ -108,13 +150,20 @@ class Stacked:
     def __getitem__(self, i):
         return jax.tree.map(lambda a: a[i], self.arrays)
 
-    def plan(self, key, first, count):
+    def plan(self, key, first, count, fixed=False):
         """Places in the stack, which holds the minibatches of one chunk."""
         return jnp.arange(count, dtype=jnp.int32)
 
     def view(self, picks):
         """The minibatches at the places `picks`."""
         return Stacked(jax.tree.map(lambda a: a[picks], self.arrays))
+
+    def whole(self):
+        """Refused: the stack holds one chunk of minibatches, not the set."""
+        raise ValueError(
+            "this algorithm reads the whole set now and then, which data that come by minibatch from "
+            "the host do not show; use `full` or `minibatches`, or an algorithm without refreshes"
+        )
 
 
 @dataclass(frozen=True)
@@ -150,8 +199,21 @@ class Shifted:
         """Whether every minibatch is the whole set."""
         return self.source.is_full
 
+    @property
+    def count(self):
+        """Blocks of an epoch."""
+        return self.source.count
+
     def __getitem__(self, i):
         return self.source[self.skip + i]
+
+    def entry(self, i):
+        """That of the source's minibatch."""
+        return self.source.entry(self.skip + i)
+
+    def tail(self):
+        """That of the source."""
+        return self.source.tail()
 
 
 def full(outer: PyTree, inner: PyTree) -> Batch:

@@ -22,10 +22,17 @@ class Problem(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """How many independent minibatches one step consumes at each level."""
+    """How many independent minibatches one step consumes at each level.
+
+    Attributes:
+      outer, inner: the two numbers.
+      fixed: whether every epoch must have the same minibatches, in another order, as methods need
+        that keep a table with an entry for each.
+    """
 
     outer: int
     inner: int
+    fixed: bool = False
 
 
 class Cost(NamedTuple):
@@ -59,6 +66,10 @@ class Batch(NamedTuple):
     outer: Any
     inner: Any
 
+    def whole(self) -> "Batch":
+        """Both sources with the whole set as every minibatch (a copy is made where it is read)."""
+        return Batch(self.outer.whole(), self.inner.whole())
+
 
 class Algorithm(NamedTuple):
     """A pair of pure functions and what one step consumes.
@@ -69,6 +80,8 @@ class Algorithm(NamedTuple):
       draws: minibatches that one step reads at each level.
       cost: oracle calls of one step.
       name: what errors and reports call it.
+      branches: whether some steps cost more than others, by `lax.cond`; several seeds are then run
+        one after the other, since `vmap` would compute every branch at every step.
     """
 
     init: Callable[[PyTree, PyTree], Any]
@@ -76,6 +89,7 @@ class Algorithm(NamedTuple):
     draws: Draws
     cost: Cost
     name: str = "algorithm"
+    branches: bool = False
 
 
 class Point(NamedTuple):

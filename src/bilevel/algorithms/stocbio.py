@@ -1,7 +1,9 @@
 """stocBiO: stochastic implicit differentiation with a minibatch Neumann series."""
 
+from collections.abc import Sequence
+
 from bilevel.combinators import nested
-from bilevel.inner import descend
+from bilevel.inner import as_rate, descend
 from bilevel.linear import neumann
 from bilevel.response import implicit
 from bilevel.types import Algorithm, Problem
@@ -15,6 +17,7 @@ def stocbio(
     inner_steps: int = 10,
     terms: int = 10,
     rate: float | None = None,
+    counts: Sequence[int] | None = None,
 ) -> Algorithm:
     """Warm-started inner steps, then a Neumann series of independent minibatches.
 
@@ -31,29 +34,33 @@ def stocbio(
       terms: Hessian products Q.
       rate: step eta of the series, at most 1/L; None takes `inner_optimizer`, which then must be
         a number.
+      counts: how many minibatches B_Q, .., B_1 consist of, in this order, that of use;
+        `decreasing_batches` gives the paper's. One each when None.
 
     Returns:
-      An `Algorithm` that reads D + Q + 1 inner minibatches a step.
+      An `Algorithm` that reads D + Q + 1 inner minibatches a step, with `counts` their sum in place
+      of Q.
 
     Raises:
-      ValueError: when `rate` is None and `inner_optimizer` is not a number.
+      ValueError: when `rate` is None and `inner_optimizer` is not a number, or `counts` are not
+        `terms` positive numbers.
 
-    Cost per step: D + 1 gradients, Q Hessian products, 1 cross product.
+    Cost per step: D + 1 gradients, Q (or the sum of `counts`) Hessian products, 1 cross product.
 
     Family: double loop, implicit, stochastic.
     Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
     ICML 2021, arXiv:2010.07962, stocBiO.
-    Differs from the paper: batches of equal size unless you bring your own schedule.
+    Differs from the paper: factors of equal batches unless `counts` are given.
 
     >>> from bilevel import tasks
     >>> stocbio(tasks.quadratic().problem).cost
     Cost(gradients=11, hessian_products=10, cross_products=1)
     """
-    if rate is None:
-        if callable(inner_optimizer) or isinstance(inner_optimizer, tuple):
-            raise ValueError("rate must be given (at most 1/L) when inner_optimizer is not a step size")
-        rate = inner_optimizer
+    rate = as_rate(rate, inner_optimizer)
     response = implicit(
-        problem, descend(problem, inner_optimizer, inner_steps), neumann(terms, rate), warm=False
+        problem,
+        descend(problem, inner_optimizer, inner_steps),
+        neumann(terms, rate, counts=counts),
+        warm=False,
     )
     return nested(problem, response, outer_optimizer, name="stocbio")

@@ -1,5 +1,6 @@
 """Learning the weights of the training rows: the bilevel part of cleaning."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import optax
 import scipy.sparse
 
 from bilevel import algorithms
+from bilevel.algorithms.fitting import fitting
 from bilevel.calculus import hessian_product
 from bilevel.checkpoint import Checkpoint
 from bilevel.cleaning import losses
@@ -24,6 +26,7 @@ BATCH = 128
 UNSOLVED_INNER = 0.02
 UNSOLVED_LINEAR = 0.5
 POINTS = 15
+CHEAP = 8  # oracle calls of a step: more steps then, each shorter
 
 
 class Setting(NamedTuple):
@@ -149,10 +152,18 @@ def learn(
     Raises:
       DivergedError: when the run leaves the finite numbers before its second log point.
     """
-    single = name in ("soba", "fsla")
-    steps = (1500 if single else 500) if steps is None else steps
-    outer = optax.adam(setting.outer_rate * (1 if single else 3))
-    algorithm = getattr(algorithms, name)(setting.problem, inner_optimizer=inner_step, outer_optimizer=outer)
+    if name in algorithms.START_LEARNERS + algorithms.DIRECT_ONLY:
+        raise ValueError(
+            f"{name} cannot learn weights, since they act on the outer loss through the model alone; "
+            "choose another algorithm, for example soba"
+        )
+    data = _minibatches(setting, seed)
+    build = partial(
+        getattr(algorithms, name), setting.problem, inner_optimizer=inner_step, **fitting(name, data)
+    )
+    cheap = build().cost.total <= CHEAP
+    steps = (1500 if cheap else 500) if steps is None else steps
+    algorithm = build(outer_optimizer=optax.adam(setting.outer_rate * (1 if cheap else 3)))
     trail = Trail(checkpoint, setting.x)
 
     def judge(step, state, metrics):
@@ -161,7 +172,6 @@ def learn(
     warnings = []
     every = max(1, -(-steps // POINTS))
     key = jax.random.key(seed)
-    data = _minibatches(setting, seed)
     try:
         result = run(
             algorithm,

@@ -19,7 +19,7 @@ def neumann_direction(problem: Problem, linear: LinearSolver) -> Oracle:
 
     Args:
       problem: the two losses.
-      linear: usually `neumann(terms, rate)`.
+      linear: usually `neumann(terms, rate)` or `random_product(terms, rate)`.
 
     Returns:
       An `Oracle` without an adjoint variable: `v` is `()`. Everything but f is counted as
@@ -32,7 +32,7 @@ def neumann_direction(problem: Problem, linear: LinearSolver) -> Oracle:
         x, y, _ = point
         f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
         operator = hessian_operator(problem.inner, x, y, Shifted(batch.inner, 1))
-        v, residual = linear.solve(operator, f_y, tree.zeros_like(y))
+        v, residual = linear.solve(operator, f_y, tree.zeros_like(y), key)
         cross = products(problem.inner, x, y, batch.inner[1 + linear.draws], v).cross
         g_y = jax.grad(problem.inner, argnums=1)(x, y, batch.inner[0])
         outer = Point(f_x, tree.zeros_like(y), ())

@@ -1,10 +1,13 @@
 """The direction of first-order penalty methods."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import optax
 
 from bilevel.directions.types import Oracle, Terms
-from bilevel.types import Cost, Draws, Point, Problem, check
+from bilevel.types import Cost, Draws, Point, Problem, PyTree, check
 
 tree = optax.tree
 
@@ -35,7 +38,7 @@ def penalty_direction(problem: Problem, penalty: float) -> Oracle:
     Reference: Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel
     optimization, ICML 2023, arXiv:2301.10945.
     """
-    check(penalty > 0, "penalty must be positive", penalty)
+    check_penalty(penalty)
 
     def evaluate(point, batch, key):
         x, y, z = point
@@ -48,3 +51,14 @@ def penalty_direction(problem: Problem, penalty: float) -> Oracle:
         return Terms(outer, inner, 0.0)
 
     return Oracle(evaluate, lambda y: y, Draws(1, 1), Cost(gradients=3))
+
+
+def check_penalty(penalty: float | optax.Schedule) -> None:
+    """Raise `ValueError` unless `penalty` is a schedule, is traced or is positive."""
+    if not callable(penalty):
+        check(penalty > 0, "penalty must be positive", penalty)
+
+
+def penalty_at(penalty: float | optax.Schedule, count: jax.Array, like: PyTree) -> Any:
+    """The penalty of a step; that of a schedule, which may be of wider dtype, in the variables'."""
+    return jnp.asarray(penalty(count), jax.tree.leaves(like)[0].dtype) if callable(penalty) else penalty

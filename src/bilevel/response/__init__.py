@@ -2,9 +2,12 @@
 
 from bilevel.response.first_order import first_order
 from bilevel.response.implicit import implicit
+from bilevel.response.stepwise import stepwise
 from bilevel.response.types import Pulled, Response, solution
-from bilevel.response.unrolled import truncated, unrolled
-from bilevel.response.zeroth_order import gaussian, zeroth_order
+from bilevel.response.unbiased import optimal_probability, unbiased
+from bilevel.response.unified import unified_hypergradient
+from bilevel.response.unrolled import unrolled
+from bilevel.response.zeroth_order import gaussian, orthogonal, sphere, zeroth_order
 
 __all__ = [
     "Pulled",
@@ -12,8 +15,13 @@ __all__ = [
     "first_order",
     "gaussian",
     "implicit",
+    "optimal_probability",
+    "orthogonal",
     "solution",
-    "truncated",
+    "sphere",
+    "stepwise",
+    "unbiased",
+    "unified_hypergradient",
     "unrolled",
     "zeroth_order",
 ]

@@ -40,7 +40,7 @@ def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, war
         def pullback(w, v):
             start = v if warm else tree.zeros_like(w)
             operator = hessian_operator(problem.inner, x, y, Shifted(batch.inner, solver.draws))
-            v, residual = linear.solve(operator, w, start)
+            v, residual = linear.solve(operator, w, start, key)
             last = batch.inner[solver.draws + linear.draws]
             cross = products(problem.inner, x, y, last, v).cross
             return Pulled(tree.scale(-1, cross), v if warm else (), residual)

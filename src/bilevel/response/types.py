@@ -104,3 +104,34 @@ def solution(response: Response) -> Callable:
         return response.respond(x, y0, batch, key)[0]
 
     return solve
+
+
+def following(respond: Callable, adjoint: Callable) -> Callable:
+    """The same `respond`, with a y whose reverse derivatives follow the pullback.
+
+    For responses that answer otherwise than by differentiating their solver. What differentiates
+    y makes the inner solve once more.
+    """
+
+    @jax.custom_vjp
+    def tied(x, y, y0, batch, key):
+        return y
+
+    def forward(x, y, y0, batch, key):
+        x, y, y0, batch, key = untagged((x, y, y0, batch, key), data=(batch, key))
+        # As above: y itself would be a constant to second derivatives.
+        return tied(x, y, y0, batch, key), (x, y0, batch, key)
+
+    def backward(saved, w):
+        x, y0, batch, key = saved
+        w = dense(w)
+        pulled = respond(x, y0, batch, key)[1](w, adjoint(w))
+        return pulled.x, optax.tree.zeros_like(w), optax.tree.zeros_like(y0), None, None
+
+    tied.defvjp(forward, backward, symbolic_zeros=True)
+
+    def followed(x, y0, batch, key):
+        y, pullback = respond(x, y0, batch, key)
+        return tied(x, jax.lax.stop_gradient(y), y0, batch, key), pullback
+
+    return followed

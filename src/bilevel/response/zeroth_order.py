@@ -1,9 +1,11 @@
 """The response from differences between optimisation paths."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bilevel.inner import InnerSolver
@@ -17,6 +19,29 @@ def gaussian(key, x, count: int):
     """`count` independent standard normal directions shaped as x, stacked along a leading axis."""
     keys = jax.random.split(key, count)
     return jax.vmap(lambda key: tree.random_like(key, x, jax.random.normal))(keys)
+
+
+def sphere(key, x, count: int):
+    """Directions of length sqrt(p), uniform in angle: a little less noise than `gaussian`, (p - 1)/Q."""
+    along = gaussian(key, x, count)
+    size = sum(leaf.size for leaf in jax.tree.leaves(x))
+    return jax.vmap(lambda u: tree.scale(math.sqrt(size) / tree.norm(u), u))(along)
+
+
+def orthogonal(key, x, count: int):
+    """Directions of length sqrt(p), at right angles: no noise left with as many as x has entries.
+
+    Raises:
+      ValueError: when there are more directions than entries of x.
+    """
+    size = sum(leaf.size for leaf in jax.tree.leaves(x))
+    check(count <= size, f"orthogonal directions can be at most {size}, the entries of x", count)
+    basis, _ = jnp.linalg.qr(jax.random.normal(key, (size, count), jnp.result_type(*jax.tree.leaves(x))))
+    # A uniform angle needs no sign correction of the columns: u and -u estimate the same.
+    leaves, structure = jax.tree.flatten(x)
+    rows = jnp.split(math.sqrt(size) * basis.T, np.cumsum([leaf.size for leaf in leaves])[:-1], axis=1)
+    parts = [part.reshape(count, *leaf.shape) for part, leaf in zip(rows, leaves, strict=True)]
+    return jax.tree.unflatten(structure, parts)
 
 
 def zeroth_order(
@@ -33,7 +58,8 @@ def zeroth_order(
       solver: trains y.
       directions: number of directions Q, at least 1.
       smoothing: length mu of the step, positive; below 1e-3 float32 rounding shows.
-      law: `(key, x, count) -> stacked directions`, with identity second moment.
+      law: `(key, x, count) -> stacked directions`, with identity second moment: `gaussian`, `sphere` or
+        `orthogonal` of `bilevel.response`.
 
     Returns:
       A `Response` that carries no adjoint. It needs a key.

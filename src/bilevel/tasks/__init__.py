@@ -4,5 +4,6 @@ from bilevel.tasks.hyperclean import hyperclean
 from bilevel.tasks.quadratic import quadratic
 from bilevel.tasks.regularization import regularization
 from bilevel.tasks.types import Task
+from bilevel.tasks.worst_case import worst_case
 
-__all__ = ["Task", "hyperclean", "quadratic", "regularization"]
+__all__ = ["Task", "hyperclean", "quadratic", "regularization", "worst_case"]

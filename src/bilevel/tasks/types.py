@@ -19,6 +19,8 @@ class Task(NamedTuple):
       metrics: `(x, y, held) -> dict` of scalars, what the task itself measures.
       held: arrays that only `metrics` reads.
       inner_step, outer_step: step sizes that fit the task's curvature.
+      inner_condition, outer_condition: condition numbers of g in y and of f(x, y*(x)), where they are
+        known; accelerated algorithms take their momentum from them.
     """
 
     name: str
@@ -31,3 +33,5 @@ class Task(NamedTuple):
     held: Any
     inner_step: float
     outer_step: float
+    inner_condition: float | None = None
+    outer_condition: float | None = None

@@ -1,40 +1,24 @@
-"""Estimators: what is made of an oracle's noisy directions.
+"""Estimators that remember the last direction: momentum, plain and recursive."""
 
-An estimator receives the oracle itself, `(point, batch) -> Terms`, since some call it twice on the
-same minibatches.
-"""
-
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.estimators.types import Estimator
 from bilevel.types import Point, PyTree, check
 
 tree = optax.tree
-
-
-class Estimator(NamedTuple):
-    """A pair of pure functions around an oracle.
-
-    Attributes:
-      init: `point -> state`.
-      update: `(oracle, state, point, batch) -> (direction, state)`, the direction a `Point`.
-      calls: oracle calls of one update.
-    """
-
-    init: Callable[[Point], Any]
-    update: Callable[[Callable, Any, Point, Any], tuple[Point, Any]]
-    calls: int
+Weight = float | optax.Schedule | Point
 
 
 class MomentumState(NamedTuple):
-    """The last direction, and how many there were."""
+    """The last direction, how many there were, and the state of what is averaged."""
 
     direction: Point
     count: jax.Array
+    of: Any
 
 
 class StormState(NamedTuple):
@@ -48,13 +32,14 @@ class StormState(NamedTuple):
 def minibatch() -> Estimator:
     """The oracle's direction on the current minibatch. One oracle call a step."""
 
-    def update(oracle, state, point, batch):
-        return oracle(point, batch).total, state
+    def update(oracle, state, point, batch, key):
+        terms = oracle(point, batch)
+        return terms.total, state, terms
 
     return Estimator(lambda point: (), update, calls=1)
 
 
-def momentum(weight: float | optax.Schedule) -> Estimator:
+def momentum(weight: Weight, of: Estimator | None = None) -> Estimator:
     """Exponential average of directions.
 
         d_t = (1 - weight) d_{t-1} + weight h(p_t; b_t),   d_0 = h(p_0; b_0)
@@ -62,7 +47,9 @@ def momentum(weight: float | optax.Schedule) -> Estimator:
     `weight=1` is `minibatch()`. One oracle call a step.
 
     Args:
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, or a `Point`
+        with one for each variable.
+      of: the estimator whose directions h are averaged, `minibatch()` when None.
 
     Returns:
       An `Estimator`.
@@ -71,19 +58,20 @@ def momentum(weight: float | optax.Schedule) -> Estimator:
       ValueError: when a constant `weight` is not in (0, 1].
     """
     check_weight(weight)
+    of = minibatch() if of is None else of
 
-    def update(oracle, state, point, batch):
-        fresh = oracle(point, batch).total
+    def update(oracle, state, point, batch, key):
+        fresh, of_state, terms = of.update(oracle, state.of, point, batch, key)
         direction = remember(fresh, tree.sub(state.direction, fresh), weight, state.count)
-        return direction, MomentumState(direction, state.count + 1)
+        return direction, MomentumState(direction, state.count + 1, of_state), terms
 
     def init(point):
-        return MomentumState(tree.zeros_like(point), jnp.zeros((), jnp.int32))
+        return MomentumState(tree.zeros_like(point), jnp.zeros((), jnp.int32), of.init(point))
 
-    return Estimator(init, update, calls=1)
+    return Estimator(init, update, of.calls, of.fixed, of.branches)
 
 
-def storm(weight: float | optax.Schedule) -> Estimator:
+def storm(weight: Weight) -> Estimator:
     """Recursive momentum: the last direction, corrected on the current minibatch.
 
         d_t = h(p_t; b_t) + (1 - weight) (d_{t-1} - h(p_{t-1}; b_t)),   d_0 = h(p_0; b_0)
@@ -91,7 +79,8 @@ def storm(weight: float | optax.Schedule) -> Estimator:
     `weight=1` is `minibatch()`. Two oracle calls a step.
 
     Args:
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, or a `Point`
+        with one for each variable.
 
     Returns:
       An `Estimator`.
@@ -104,12 +93,12 @@ def storm(weight: float | optax.Schedule) -> Estimator:
     """
     check_weight(weight)
 
-    def update(oracle, state, point, batch):
-        fresh = oracle(point, batch).total
+    def update(oracle, state, point, batch, key):
+        terms = oracle(point, batch)
         # The same minibatch at both points: the noise of the two calls cancels.
         drift = tree.sub(state.direction, oracle(state.point, batch).total)
-        direction = remember(fresh, drift, weight, state.count)
-        return direction, StormState(point, direction, state.count + 1)
+        direction = remember(terms.total, drift, weight, state.count)
+        return direction, StormState(point, direction, state.count + 1), terms
 
     def init(point):
         return StormState(point, tree.zeros_like(point), jnp.zeros((), jnp.int32))
@@ -117,15 +106,18 @@ def storm(weight: float | optax.Schedule) -> Estimator:
     return Estimator(init, update, calls=2)
 
 
-def remember(fresh: PyTree, drift: PyTree, weight: float | optax.Schedule, count: jax.Array) -> PyTree:
+def remember(fresh: PyTree, drift: PyTree, weight: Weight, count: jax.Array) -> PyTree:
     """`fresh + (1 - weight) drift`, and `fresh` alone at the first step, which has no past."""
+    if isinstance(weight, Point):
+        return Point(*(remember(*parts, count) for parts in zip(fresh, drift, weight, strict=True)))
     share = weight(count) if callable(weight) else weight
     past = jnp.where(count == 0, 0.0, 1 - share)
     # A schedule may be of wider dtype than the variables; the direction keeps theirs.
     return jax.tree.map(lambda f, d: f + past.astype(f.dtype) * d, fresh, drift)
 
 
-def check_weight(weight: float | optax.Schedule) -> None:
-    """Raise `ValueError` unless `weight` is a schedule, is traced or lies in (0, 1]."""
-    if not callable(weight):
-        check((weight > 0) & (weight <= 1), "weight must be in (0, 1]", weight)
+def check_weight(weight: Weight) -> None:
+    """Raise `ValueError` unless every weight is a schedule, is traced or lies in (0, 1]."""
+    for share in weight if isinstance(weight, Point) else (weight,):
+        if not callable(share):
+            check((share > 0) & (share <= 1), "weight must be in (0, 1]", share)

@@ -1,0 +1,127 @@
+"""F3SA: the penalty method of F2SA in one loop, with recursive momentum on every gradient."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bilevel.combinators import move
+from bilevel.directions.penalty import check_penalty, penalty_at
+from bilevel.estimators import check_weight, remember
+from bilevel.hypergradient import as_variables, measures
+from bilevel.inner import as_optimizer
+from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree
+
+tree = optax.tree
+
+
+class F3saState(NamedTuple):
+    """State of F3SA.
+
+    Attributes:
+      x: outer variable.
+      y: the inner variable, trained on g alone: the model to report.
+      z: the penalised variable, trained on g + f / penalty, so it has seen the outer data too.
+      last: x, y and z of the step before.
+      gradients: the six estimates, those of the inner step and those of the outer step.
+      optimizer: the states of the optimisers of x, y and z.
+      count: steps made.
+    """
+
+    x: PyTree
+    y: PyTree
+    z: PyTree
+    last: Any
+    gradients: Any
+    optimizer: Any
+    count: jax.Array
+
+
+def f3sa(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    penalty: float | optax.Schedule = 10.0,
+    weight: float | optax.Schedule = 0.1,
+) -> Algorithm:
+    """F2SA with one inner step and recursive momentum on each of its six gradients.
+
+        y <- y - inner_optimizer d[g_y(x, y)]
+        z <- z - inner_optimizer (d[g_y(x, z)] + d[f_y(x, z)] / penalty)
+        x <- x - outer_optimizer (d[f_x(x, z)] + penalty (d[g_x(x, z)] - d[g_x(x, y)]))   at the new y, z
+
+        d[h]_k = h(now; b_k) + (1 - weight) (d[h]_{k-1} - h(before; b_k)),   d[h]_0 = h(now; b_0)
+
+    The six are kept apart, since the penalty between them may grow; each reads its own minibatch,
+    the same at both of its points.
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes. The step of z is divided by
+        the penalty.
+      penalty: lambda, positive: a number, or a schedule `step -> penalty` (see `f2sa`).
+      weight: share of the fresh gradient, in (0, 1], or a schedule `step -> weight`.
+
+    Returns:
+      An `Algorithm` that reads 4 inner and 2 outer minibatches a step.
+
+    Raises:
+      ValueError: when a constant `penalty` is not positive or a constant `weight` not in (0, 1].
+
+    Cost per step: 12 gradients, no products.
+
+    Family: single loop, penalty, stochastic, momentum.
+    Reference: Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel
+    optimization, ICML 2023, arXiv:2301.10945, F3SA.
+    Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and
+    calls our z y. The penalty is constant unless it is given as a schedule.
+
+    >>> from bilevel import tasks
+    >>> f3sa(tasks.quadratic().problem).cost
+    Cost(gradients=12, hessian_products=0, cross_products=0)
+    """
+    check_penalty(penalty)
+    check_weight(weight)
+    optimizers = tuple(map(as_optimizer, (outer_optimizer, inner_optimizer, inner_optimizer)))
+
+    def inner_gradients(x, y, z, batch):
+        g_y = jax.grad(problem.inner, argnums=1)
+        f_y = jax.grad(problem.outer, argnums=1)
+        return g_y(x, y, batch.inner[0]), g_y(x, z, batch.inner[1]), f_y(x, z, batch.outer[0])
+
+    def outer_gradients(x, y, z, batch):
+        g_x, f_x = jax.grad(problem.inner), jax.grad(problem.outer)
+        return f_x(x, z, batch.outer[1]), g_x(x, z, batch.inner[3]), g_x(x, y, batch.inner[2])
+
+    def init(x, y):
+        x, y = as_variables(x, y)
+        zeros = tree.zeros_like((y, y, y)), tree.zeros_like((x, x, x))
+        states = tuple(optimizer.init(value) for optimizer, value in zip(optimizers, (x, y, y), strict=True))
+        return F3saState(x, y, y, (x, y, y), zeros, states, jnp.zeros((), jnp.int32))
+
+    def step(state, batch, key):
+        def estimate(gradients, now, before, last):
+            # Both points see the same minibatches, or the momentum would add noise.
+            drift = tree.sub(last, gradients(*before, batch))
+            return remember(gradients(*now, batch), drift, weight, state.count)
+
+        x, level = state.x, penalty_at(penalty, state.count, state.y)
+        x_state, y_state, z_state = state.optimizer
+        now = x, state.y, state.z
+        inner = estimate(inner_gradients, now, state.last, state.gradients[0])
+        g_y, g_y_z, f_y = inner
+        y, y_state = move(optimizers[1], g_y, y_state, state.y)
+        z, z_state = move(optimizers[2], tree.add_scale(g_y_z, 1 / level, f_y), z_state, state.z)
+        # What x read in the step before: the x of then, with the y and z of now.
+        outer = estimate(outer_gradients, (x, y, z), (state.last[0], state.y, state.z), state.gradients[1])
+        f_x, g_x_z, g_x = outer
+        direction = tree.add_scale(f_x, level, tree.sub(g_x_z, g_x))
+        metrics = measures(problem, x, y, batch, 2, direction, 0.0)
+        new_x, x_state = move(optimizers[0], direction, x_state, x)
+        return F3saState(
+            new_x, y, z, now, (inner, outer), (x_state, y_state, z_state), state.count + 1
+        ), metrics
+
+    return Algorithm(init, step, Draws(2, 4), Cost(12), "f3sa")

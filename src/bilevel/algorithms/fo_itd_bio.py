@@ -1,0 +1,40 @@
+"""FO-ITD-BiO: inner steps, and the direct gradient alone."""
+
+from bilevel.combinators import nested
+from bilevel.inner import descend
+from bilevel.response import first_order
+from bilevel.types import Algorithm, Problem
+
+
+def fo_itd_bio(
+    problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, inner_steps: int = 10, warm: bool = True
+) -> Algorithm:
+    """Iterative differentiation without its second derivatives.
+
+        y^{t+1} = y^t - inner_optimizer g_y(x, y^t),  t = 0 .. inner_steps - 1,  y^0 = last y
+        x <- x - outer_optimizer f_x(x, y^T)
+
+    Where f does not depend on x directly, x never moves. It is for problems whose x and y act
+    together in f, such as features and the head upon them. Over tasks it is `fo_blo`.
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      inner_steps: steps T of each inner solve.
+      warm: start each inner solve at the last y, else at the first.
+
+    Returns:
+      An `Algorithm` that reads T inner minibatches a step.
+
+    Cost per step: T + 1 gradients, no products.
+
+    Family: double loop, first order, biased.
+    Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
+    ICML 2021, arXiv:2010.07962, FO-ITD-BiO of the authors' code.
+
+    >>> from bilevel import tasks
+    >>> fo_itd_bio(tasks.quadratic().problem).cost
+    Cost(gradients=11, hessian_products=0, cross_products=0)
+    """
+    response = first_order(descend(problem, inner_optimizer, inner_steps))
+    return nested(problem, response, outer_optimizer, warm=warm, name="fo_itd_bio")

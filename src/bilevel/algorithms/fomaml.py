@@ -1,0 +1,45 @@
+"""FOMAML: MAML whose Hessians count as zero."""
+
+from bilevel.inner import descend
+from bilevel.many_tasks import nested_over_tasks
+from bilevel.response import first_order
+from bilevel.types import Algorithm, Problem
+
+
+def fomaml(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    inner_steps: int = 5,
+    vectorize: bool = True,
+) -> Algorithm:
+    """First-order MAML: the gradient at the trained y, applied to the start.
+
+        y_0 = x;   y_{j+1} = y_j - inner_optimizer g_y(y_j),   j = 0 .. N - 1,   for each task
+        x <- x - outer_optimizer mean over tasks of f_y(y_N)
+
+    Biased: its limit need not be a stationary point of the N-step objective; `ufo_blo` debiases it.
+
+    Args:
+      problem: the two losses; x is where y starts, both get a single task as `batch`.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      inner_steps: steps N on each task.
+      vectorize: all tasks at once by `vmap`, else one after the other.
+
+    Returns:
+      An `Algorithm` that reads one outer minibatch of tasks a step. The y given to `init` has the
+      structure of x and is not used.
+
+    Cost per step: for each task N + 1 gradients, no products.
+
+    Family: double loop over tasks, first order, biased.
+    Reference: Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+    Networks, ICML 2017, arXiv:1703.03400.
+
+    >>> from bilevel import tasks
+    >>> fomaml(tasks.quadratic().problem).cost
+    Cost(gradients=6, hessian_products=0, cross_products=0)
+    """
+    response = first_order(descend(problem, inner_optimizer, inner_steps), start=lambda x: x)
+    return nested_over_tasks(problem, response, outer_optimizer, vectorize=vectorize, name="fomaml")

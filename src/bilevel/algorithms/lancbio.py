@@ -1,0 +1,153 @@
+"""LancBiO: one Lanczos vector a step, kept while x and y move."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from bilevel.calculus import hessian_operator, products
+from bilevel.combinators import move
+from bilevel.hypergradient import as_variables, measures
+from bilevel.inner import as_optimizer, descend
+from bilevel.linear import relative_norm
+from bilevel.sampling import Shifted
+from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+
+tree = optax.tree
+
+
+class LancbioState(NamedTuple):
+    """State of LancBiO.
+
+    Attributes:
+      x, y, v: outer and inner variable, adjoint.
+      base, image: the adjoint at the last restart, and H times it there.
+      basis: the Lanczos vectors q since then, stacked in order.
+      rest: the next one, not yet of length 1.
+      diagonal, beside: the tridiagonal matrix T; `beside[j]` couples the vectors j - 1 and j.
+      optimizer: state of the outer optimiser.
+      count: steps made.
+    """
+
+    x: PyTree
+    y: PyTree
+    v: PyTree
+    base: PyTree
+    image: PyTree
+    basis: PyTree
+    rest: PyTree
+    diagonal: jax.Array
+    beside: jax.Array
+    optimizer: Any
+    count: jax.Array
+
+
+def lancbio(
+    problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, inner_steps: int = 5, period: int = 10
+) -> Algorithm:
+    """Inner steps, one step of the Lanczos process, the best v in the subspace so far.
+
+        y: inner_steps steps of inner_optimizer on g(x, .), from the last y
+        every `period` steps: base = v, w = H base, q = f_y - w of length 1, Q and T empty
+        u = H q - beta q_last, alpha = q'u; Q takes q, T takes alpha and beta
+        v = base + Q s,   T s = Q'(f_y - w)
+        q_last = q, beta = ||u - alpha q||, q = (u - alpha q) / beta
+        x <- x - outer_optimizer (f_x - J v)
+
+    While x and y stand still these are the iterates of conjugate gradients from base.
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      inner_steps: steps D of each inner solve.
+      period: steps from one restart to the next, at most the entries of y; as many copies of y are kept.
+
+    Returns:
+      An `Algorithm` that reads D + 2 inner minibatches a step.
+
+    Raises:
+      ValueError: when `inner_steps` < 0 or `period` < 1.
+
+    Cost per step: D + 1 gradients, 1 Hessian product, 1 cross product; a restart takes one more
+    Hessian product (the first needs none), which is not counted.
+
+    Family: double loop, implicit, Krylov subspace.
+    Reference: Yang, Gao and Yuan, LancBiO: dynamic Lanczos-aided bilevel optimization via Krylov
+    subspace, ICLR 2025, arXiv:2404.03331.
+    Differs from the paper's code: the period is constant, where theirs grows; a vanishing beta ends
+    the growth of the subspace.
+
+    >>> from bilevel import tasks
+    >>> lancbio(tasks.quadratic().problem).cost
+    Cost(gradients=6, hessian_products=1, cross_products=1)
+    """
+    check(period >= 1, "period must be at least 1", period)
+    optimizer = as_optimizer(outer_optimizer)
+    solver = descend(problem, inner_optimizer, inner_steps)
+
+    def init(x, y):
+        x, y = as_variables(x, y)
+        zero = tree.zeros_like(y)
+        # More vectors than y has entries cannot be independent.
+        room = min(period, tree.size(y))
+        basis = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), y)
+        band = jnp.zeros(room, tree.norm(y).dtype)
+        count = jnp.zeros((), jnp.int32)
+        return LancbioState(x, y, zero, zero, zero, basis, zero, band, band, optimizer.init(x), count)
+
+    def step(state, batch, key):
+        x = state.x
+        y = solver.solve(x, state.y, batch)
+        f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
+        matvec = hessian_operator(problem.inner, x, y, Shifted(batch.inner, inner_steps))(0)
+
+        room = state.diagonal.size
+        place = state.count % room
+        restart = place == 0
+        base = tree.where(restart, state.v, state.base)
+        # At the first step the image of v = 0 is known.
+        image = lax.cond(restart & (state.count > 0), matvec, lambda v: state.image, base)
+        defect = tree.sub(f_y, image)
+
+        raw = tree.where(restart, defect, state.rest)
+        length = tree.norm(raw)
+        q = tree.scale(1 / jnp.where(length > 0, length, 1), raw)
+        basis = jax.tree.map(lambda ring, leaf: ring.at[place].set(leaf), state.basis, q)
+        last = jax.tree.map(lambda ring: ring[place - 1], basis)
+        beta = jnp.where(restart, 0, length)
+        u = tree.sub(matvec(q), tree.scale(beta, last))
+        alpha = tree.vdot(q, u)
+        rest = tree.sub(u, tree.scale(alpha, q))
+        # In an invariant subspace the rest is rounding, and not at right angles to Q: no more vectors.
+        grows = tree.norm(rest) > jnp.sqrt(jnp.finfo(beta.dtype).eps) * tree.norm(u)
+        rest = tree.where(grows, rest, tree.zeros_like(rest))
+
+        diagonal, beside = state.diagonal.at[place].set(alpha), state.beside.at[place].set(beta)
+        right = sum(jax.tree.leaves(jax.tree.map(_dots, basis, defect)))
+        shares = _solve_tridiagonal(diagonal, beside, right, jnp.arange(room, dtype=jnp.int32) <= place)
+        v = tree.add(base, jax.tree.map(lambda ring: jnp.tensordot(shares, ring, axes=1), basis))
+
+        product = products(problem.inner, x, y, batch.inner[inner_steps + 1], v)
+        gradient = tree.sub(f_x, product.cross)
+        residual = relative_norm(tree.sub(f_y, product.hessian), f_y)
+        metrics = measures(problem, x, y, batch, inner_steps + 1, gradient, residual)
+        x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
+        lanczos = base, image, basis, rest, diagonal, beside
+        return LancbioState(x, y, v, *lanczos, optimizer_state, state.count + 1), metrics
+
+    return Algorithm(init, step, Draws(1, inner_steps + 2), solver.cost.plus(Cost(1, 1, 1)), "lancbio")
+
+
+def _dots(ring, leaf):
+    """Dot product of a leaf with every entry of its stack."""
+    return jnp.tensordot(ring, leaf, axes=leaf.ndim)
+
+
+def _solve_tridiagonal(diagonal, beside, right, used):
+    """`T s = right` on the places in use; s is 0 elsewhere, and where a vector is zero."""
+    diagonal = jnp.where(used & (diagonal != 0), diagonal, 1)
+    beside = jnp.where(used, beside, 0)[1:]
+    matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
+    return jnp.linalg.solve(matrix, jnp.where(used, right, 0))

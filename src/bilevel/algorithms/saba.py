@@ -1,0 +1,49 @@
+"""SABA: SOBA's directions with a SAGA memory of every minibatch."""
+
+from bilevel.combinators import single_loop
+from bilevel.directions import implicit_direction
+from bilevel.estimators import saga
+from bilevel.types import Algorithm, Point, Problem
+
+
+def saba(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    adjoint_optimizer=None,
+    blocks: tuple[int, int] = (1, 1),
+) -> Algorithm:
+    """Inner, adjoint and outer variable move together along directions without noise.
+
+        each of g_y, H v, J v, f_y and f_x:   mean + (fresh - its value when this minibatch came last)
+        y, v, x: SOBA's steps with these
+
+    On a finite sum constant steps converge to a stationary point, which they do not for SOBA.
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      adjoint_optimizer: that of v; None takes `inner_optimizer`.
+      blocks: minibatches of the data at each level, `count_blocks(data)`; one is full data.
+
+    Returns:
+      An `Algorithm` that reads one minibatch at each level a step. Memory: a value of x, of y and
+      of v for each minibatch.
+
+    Raises:
+      ValueError: in the first step, when `blocks` is not what the data have.
+
+    Cost per step: 2 gradients, 1 Hessian product, 1 cross product, in one pass.
+
+    Family: single loop, implicit, stochastic, variance reduction.
+    Reference: Dagreou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables
+    stochastic and global variance reduction algorithms, NeurIPS 2022, arXiv:2201.13409, SABA.
+
+    >>> from bilevel import tasks
+    >>> saba(tasks.quadratic().problem).cost
+    Cost(gradients=2, hessian_products=1, cross_products=1)
+    """
+    adjoint_optimizer = inner_optimizer if adjoint_optimizer is None else adjoint_optimizer
+    optimizers = Point(x=outer_optimizer, y=inner_optimizer, v=adjoint_optimizer)
+    return single_loop(problem, implicit_direction(problem), saga(blocks), optimizers, name="saba")

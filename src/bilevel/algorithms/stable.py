@@ -1,0 +1,140 @@
+"""STABLE: a single loop with recursive momentum on the second derivatives themselves."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import lu_factor, lu_solve
+
+from bilevel.calculus import Products, products
+from bilevel.combinators import move
+from bilevel.estimators import check_weight, remember
+from bilevel.hypergradient import as_variables, measures
+from bilevel.inner import as_optimizer
+from bilevel.linear import relative_norm
+from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree, check
+
+tree = optax.tree
+
+
+class StableState(NamedTuple):
+    """State of STABLE.
+
+    Attributes:
+      x, y: outer and inner variable.
+      matrices: the estimates of J, as one row shaped like x for each of the q entries of y, and of
+        H, (q, q).
+      last: the x and y of the step before.
+      optimizer: the states of the two optimisers.
+      count: steps made.
+    """
+
+    x: PyTree
+    y: PyTree
+    matrices: Products
+    last: Point
+    optimizer: Point
+    count: jax.Array
+
+
+def stable(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    weight: float | optax.Schedule = 0.5,
+    convexity: float | None = None,
+    inner_size: int = 1,
+) -> Algorithm:
+    """Explicit Hessian and cross derivative with recursive momentum; y follows x.
+
+        H <- H(now) + (1 - weight) (H - H(before)),   J likewise
+        x+ = x - outer_optimizer (f_x - J H^-1 f_y)
+        y+ = y - inner_optimizer g_y - H^-1 J' (x+ - x)
+
+    The last term predicts how the inner solution moves with x. Both points of the momentum see the
+    same minibatch, and H and J start as the plain ones.
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      weight: share of the fresh derivatives, in (0, 1], or a schedule `step -> weight`.
+      convexity: keep the eigenvalues of H at or above this positive number (the mu of g); None does
+        not project.
+      inner_size: entries q of y. It only serves `cost`, which needs it before y is known.
+
+    Returns:
+      An `Algorithm` that reads one minibatch at each level a step. It stores q (q + p) numbers for q
+      entries of y and p of x: for small y.
+
+    Raises:
+      ValueError: when a constant `weight` is not in (0, 1], `convexity` is not positive or
+        `inner_size` < 1.
+
+    Cost per step: 2 gradients, 2 q Hessian products, 2 q cross products (each pair in one pass).
+
+    Family: single loop, implicit, stochastic, momentum.
+    Reference: Chen, Sun, Xiao and Yin, A Single-Timescale Method for Stochastic Bilevel Optimization,
+    arXiv:2102.04671, following STABLE.
+
+    >>> from bilevel import tasks
+    >>> stable(tasks.quadratic().problem, inner_size=10).cost
+    Cost(gradients=2, hessian_products=20, cross_products=20)
+    """
+    check_weight(weight)
+    check(convexity is None or convexity > 0, "convexity must be positive", convexity)
+    check(inner_size >= 1, "inner_size must be at least 1", inner_size)
+    optimizers = Point(as_optimizer(outer_optimizer), as_optimizer(inner_optimizer), None)
+
+    # The method inverts a matrix, so here, and only here, y is flattened.
+    def matrices_at(x, y, minibatch):
+        vector, shaped = ravel_pytree(y)
+
+        def row(basis):
+            cross, hessian = products(problem.inner, x, y, minibatch, shaped(basis))
+            return Products(cross, ravel_pytree(hessian)[0])
+
+        return jax.vmap(row)(jnp.eye(vector.size, dtype=vector.dtype))
+
+    def projected(hessian):
+        if convexity is None:
+            return hessian
+        values, vectors = jnp.linalg.eigh(hessian)
+        return (vectors * jnp.maximum(values, convexity)[None]) @ vectors.T
+
+    def init(x, y):
+        x, y = as_variables(x, y)
+        vector, _ = ravel_pytree(y)
+        cross = jax.tree.map(lambda leaf: jnp.zeros((vector.size, *leaf.shape), leaf.dtype), x)
+        matrices = Products(cross, jnp.zeros((vector.size, vector.size), vector.dtype))
+        states = Point(optimizers.x.init(x), optimizers.y.init(y), ())
+        return StableState(x, y, matrices, Point(x, y, ()), states, jnp.zeros((), jnp.int32))
+
+    def step(state, batch, key):
+        x, y = state.x, state.y
+        f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
+        g_y = jax.grad(problem.inner, argnums=1)(x, y, batch.inner[0])
+        f_y, shaped = ravel_pytree(f_y)
+        fresh = matrices_at(x, y, batch.inner[0])
+        drift = tree.sub(state.matrices, matrices_at(state.last.x, state.last.y, batch.inner[0]))
+        cross, hessian = remember(fresh, drift, weight, state.count)
+        hessian = projected(hessian)
+        factors = lu_factor(hessian)
+
+        v = lu_solve(factors, f_y)
+        gradient = jax.tree.map(lambda f, J: f - jnp.tensordot(v, J, axes=1), f_x, cross)
+        residual = relative_norm(f_y - fresh.hessian @ v, f_y)
+        metrics = measures(problem, x, y, batch, 0, gradient, residual)
+        new_x, x_state = move(optimizers.x, gradient, state.optimizer.x, x)
+        moved_y, y_state = move(optimizers.y, g_y, state.optimizer.y, y)
+        # The prediction follows the move that x really made, a projection included.
+        push = jax.vmap(lambda row: tree.vdot(row, tree.sub(new_x, x)))(cross)
+        new_y = tree.sub(moved_y, shaped(lu_solve(factors, push)))
+        states = Point(x_state, y_state, ())
+        matrices = Products(cross, hessian)
+        return StableState(new_x, new_y, matrices, Point(x, y, ()), states, state.count + 1), metrics
+
+    cost = Cost(2, 2 * inner_size, 2 * inner_size)
+    return Algorithm(init, step, Draws(1, 1), cost, "stable")

@@ -1,0 +1,83 @@
+"""SubBiO: the best adjoint in a subspace of two vectors."""
+
+import jax.numpy as jnp
+import optax
+
+from bilevel.combinators import nested
+from bilevel.inner import descend
+from bilevel.linear import LinearSolver, relative_norm
+from bilevel.response import implicit
+from bilevel.types import Algorithm, Problem
+
+tree = optax.tree
+
+
+def subbio(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    inner_steps: int = 5,
+    rate: float = 0.1,
+) -> Algorithm:
+    """Inner steps, then the best v in the plane of f_y and of the last v, moved.
+
+        y: inner_steps steps of inner_optimizer on g(x, .), from the last y
+        v <- W (W'HW)^-1 W'f_y,   W = [f_y, v - rate H v]
+        x <- x - outer_optimizer (f_x - J v)
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      inner_steps: steps D of each inner solve.
+      rate: eta in the second vector.
+
+    Returns:
+      An `Algorithm` that reads D + 2 inner minibatches a step.
+
+    Raises:
+      ValueError: when `inner_steps` < 0.
+
+    Cost per step: D + 1 gradients, 3 Hessian products, 1 cross product.
+
+    Family: double loop, implicit, Krylov subspace.
+    Reference: Yang, Gao and Yuan, LancBiO: dynamic Lanczos-aided bilevel optimization via Krylov
+    subspace, ICLR 2025, arXiv:2404.03331.
+    Differs from the paper: W is orthonormal, of the same span; parallel vectors are then no trouble.
+
+    >>> from bilevel import tasks
+    >>> subbio(tasks.quadratic().problem).cost
+    Cost(gradients=6, hessian_products=3, cross_products=1)
+    """
+    response = implicit(problem, descend(problem, inner_optimizer, inner_steps), _plane(rate))
+    return nested(problem, response, outer_optimizer, name="subbio")
+
+
+def _plane(rate) -> LinearSolver:
+    """The Galerkin solution in the plane of b and `v0 - rate H v0`."""
+
+    def solve(operator, b, v0, key=None):
+        matvec = operator(0)
+        first = _unit(b, 0.0)
+        step = tree.add_scale(v0, -rate, matvec(v0))
+        across = tree.sub(step, tree.scale(tree.vdot(first, step), first))
+        # Along b nothing but rounding is left; the plane is then a line.
+        second = _unit(across, jnp.sqrt(jnp.finfo(tree.norm(b).dtype).eps) * tree.norm(step))
+        images = matvec(first), matvec(second)
+        a, c, d = tree.vdot(first, images[0]), tree.vdot(first, images[1]), tree.vdot(second, images[1])
+        # W'b = (||b||, 0); a zero second vector makes d = c = 0.
+        d = jnp.where(d == 0, 1, d)
+        determinant = a * d - c * c
+        scale = tree.norm(b) / jnp.where(determinant == 0, 1, determinant)
+        v = tree.add(tree.scale(scale * d, first), tree.scale(-scale * c, second))
+        image = tree.add(tree.scale(scale * d, images[0]), tree.scale(-scale * c, images[1]))
+        return v, relative_norm(tree.sub(b, image), b)
+
+    return LinearSolver(solve, 1, 3)
+
+
+def _unit(vector, floor):
+    """The vector at length 1, or zero when it is not longer than `floor`."""
+    length = tree.norm(vector)
+    kept = length > floor
+    return tree.scale(jnp.where(kept, 1 / jnp.where(kept, length, 1), 0), vector)

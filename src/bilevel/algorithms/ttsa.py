@@ -1,0 +1,61 @@
+"""TTSA: one inner step and one outer step on two time scales."""
+
+from bilevel.algorithms.bsa import bsa
+from bilevel.types import Algorithm, Problem
+
+
+def ttsa(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    terms: int = 10,
+    rate: float | None = None,
+    inner_exponent: float = 0.4,
+    outer_exponent: float = 0.6,
+) -> Algorithm:
+    """One inner step, then an outer step with a random product and a faster decay.
+
+        y <- y - inner_optimizer (g_y / (k + 1)^inner_exponent)
+        v = terms rate prod_{i < p} (I - rate H(B_i)) f_y,   p uniform on 0 .. terms - 1, at the new y
+        x <- x - outer_optimizer ((f_x - J v) / (k + 1)^outer_exponent)
+
+    It is `bsa` with one inner step. The inner step, every factor and J read a minibatch of their own.
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes, of the scaled directions; the
+        inner one starts afresh at every k.
+      terms: terms K of the series that the random product stands for.
+      rate: its step, at most 1/L; None takes `inner_optimizer`, which then must be a number.
+      inner_exponent, outer_exponent: how fast the steps decay with k; 0 keeps them.
+
+    Returns:
+      An `Algorithm` that reads K + 1 inner minibatches a step (at least 3). It needs a key.
+
+    Raises:
+      ValueError: when `terms` < 1, or `rate` is None and `inner_optimizer` is not a number.
+
+    Cost per step: 2 gradients, K - 1 Hessian products (the worst case), 1 cross product.
+
+    Family: two time scales, implicit, stochastic.
+    Reference: Hong, Wai, Wang and Yang, A Two-Timescale Stochastic Algorithm Framework
+    for Bilevel Optimization: Complexity Analysis and Application to Actor-Critic, SIAM Journal on
+    Optimization 2023, arXiv:2007.05170, following benchopt's bilevel benchmark.
+    Differs from the benchmark: J reads a minibatch of its own and not that of the inner step, on
+    which y already depends.
+
+    >>> from bilevel import tasks
+    >>> ttsa(tasks.quadratic().problem).cost
+    Cost(gradients=2, hessian_products=9, cross_products=1)
+    """
+    return bsa(
+        problem,
+        inner_optimizer=inner_optimizer,
+        outer_optimizer=outer_optimizer,
+        inner_steps=1,
+        terms=terms,
+        rate=rate,
+        inner_exponent=inner_exponent,
+        outer_exponent=outer_exponent,
+    )._replace(name="ttsa")

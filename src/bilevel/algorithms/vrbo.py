@@ -1,0 +1,138 @@
+"""VRBO: a double loop whose two directions are sums of changes, refreshed now and then."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from bilevel.combinators import move
+from bilevel.directions import neumann_direction
+from bilevel.hypergradient import as_variables, measures
+from bilevel.inner import as_optimizer, as_rate
+from bilevel.linear import neumann
+from bilevel.sampling import Shifted
+from bilevel.types import Algorithm, Batch, Draws, Point, Problem, PyTree, check
+
+tree = optax.tree
+
+
+class VrboState(NamedTuple):
+    """State of VRBO.
+
+    Attributes:
+      x, y: outer and inner variable.
+      direction: estimates of the hypergradient (`.x`) and of g_y (`.y`) at this very (x, y).
+      optimizer: the states of the two optimisers.
+      count: steps made.
+    """
+
+    x: PyTree
+    y: PyTree
+    direction: Point
+    optimizer: Point
+    count: jax.Array
+
+
+def vrbo(
+    problem: Problem,
+    *,
+    inner_optimizer=0.1,
+    outer_optimizer=0.1,
+    inner_steps: int = 10,
+    period: int = 3,
+    refresh: int | None = None,
+    terms: int = 10,
+    rate: float | None = None,
+) -> Algorithm:
+    """Move x, then y several times, following both directions by their changes.
+
+        d = (P, g_y) at (x, y) on many rows, every `period` steps;   P = f_x - J v by `neumann`
+        x <- x - outer_optimizer d_x
+        d <- d + (P, g_y)(new x, y) - (P, g_y)(old x, y)
+        inner_steps times:  y <- y - inner_optimizer d_y
+                            d <- d + (P, g_y)(x, new y) - (P, g_y)(x, old y)
+
+    Both points of a difference see the same minibatches, every difference has its own, and d ends at
+    the pair (x, y) from which the next difference starts.
+
+    Args:
+      problem: the two losses.
+      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      inner_steps: moves of y a step; the paper's loop `t = 0 .. m + 1` makes m + 1 of them.
+      period: steps from one refresh to the next, at least 1.
+      refresh: minibatches whose mean is a refresh; None takes the whole set.
+      terms: Hessian products Q of the series.
+      rate: its step eta, at most 1/L; None takes `inner_optimizer`, which then must be a number.
+
+    Returns:
+      An `Algorithm` that reads Q + 2 inner minibatches for each of its inner_steps + 1 + refresh
+      samples. With `refresh=None` it needs data that know their whole set (`full`, `minibatches`).
+
+    Raises:
+      ValueError: when `inner_steps` < 0, `period` < 1 or `refresh` < 1, or `rate` is None and
+        `inner_optimizer` is not a number.
+
+    Cost per step: with D = 2 (inner_steps + 1): 2 D gradients, D Q Hessian products, D cross products,
+    and 2 gradients, Q and 1 products more on the rows of a refresh.
+
+    Family: double loop, implicit, stochastic, variance reduction.
+    Reference: Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021,
+    arXiv:2106.04692, following VRBO.
+
+    >>> from bilevel import tasks
+    >>> vrbo(tasks.quadratic().problem, inner_steps=1).cost
+    Cost(gradients=8, hessian_products=40, cross_products=4)
+    """
+    check(inner_steps >= 0, "inner_steps must be at least 0", inner_steps)
+    check(period >= 1, "period must be at least 1", period)
+    check(refresh is None or refresh >= 1, "refresh must be at least 1", refresh)
+    oracle = neumann_direction(problem, neumann(terms, as_rate(rate, inner_optimizer)))
+    optimizers = Point(as_optimizer(outer_optimizer), as_optimizer(inner_optimizer), None)
+    corrections = inner_steps + 1
+
+    def init(x, y):
+        x, y = as_variables(x, y)
+        states = Point(optimizers.x.init(x), optimizers.y.init(y), ())
+        direction = tree.zeros_like(Point(x, y, ()))
+        return VrboState(x, y, direction, states, jnp.zeros((), jnp.int32))
+
+    def step(state, batch, key):
+        def terms_at(point, i):
+            inner = Shifted(batch.inner, i * oracle.draws.inner)
+            return oracle.evaluate(point, Batch(Shifted(batch.outer, i), inner), key)
+
+        def refreshed():
+            if refresh is None:
+                return oracle.evaluate(start, batch.whole(), key).total
+
+            def add(total, i):
+                return tree.add(total, terms_at(start, i).total), None
+
+            total, _ = lax.scan(add, tree.zeros_like(start), corrections + jnp.arange(refresh))
+            return tree.scale(1 / refresh, total)
+
+        def corrected(direction, old, new, i):
+            # The same minibatches at both points: the noise of the two cancels.
+            return tree.add(direction, tree.sub(terms_at(new, i).total, terms_at(old, i).total))
+
+        def inner(carry, i):
+            old, direction, y_state = carry
+            y, y_state = move(optimizers.y, direction.y, y_state, old.y)
+            new = Point(old.x, y, ())
+            return (new, corrected(direction, old, new, i), y_state), None
+
+        start = Point(state.x, state.y, ())
+        direction = lax.cond(state.count % period == 0, refreshed, lambda: state.direction)
+        residual = terms_at(start, 0).linear_residual
+        metrics = measures(problem, state.x, state.y, batch, 0, direction.x, residual)
+        x, x_state = move(optimizers.x, direction.x, state.optimizer.x, state.x)
+        moved = Point(x, state.y, ())
+        carry = moved, corrected(direction, start, moved, 0), state.optimizer.y
+        (end, direction, y_state), _ = lax.scan(inner, carry, jnp.arange(1, corrections))
+        return VrboState(x, end.y, direction, Point(x_state, y_state, ()), state.count + 1), metrics
+
+    samples = corrections + (refresh or 0)
+    draws = Draws(samples, samples * oracle.draws.inner)
+    return Algorithm(init, step, draws, oracle.cost.times(2 * corrections), "vrbo", branches=True)

@@ -1,0 +1,7 @@
+"""The commands of `bilevel`, one a module: `add` makes its parser, whose `command` default runs it."""
+
+from bilevel.commands import clean, compare, listing, reproduce
+
+COMMANDS = (clean, compare, reproduce, listing)
+
+__all__ = ["COMMANDS"]

@@ -1,0 +1,37 @@
+"""What the commands share: options, names that must be known, what they print."""
+
+import os
+
+
+def add_output(parser, what: str) -> None:
+    """The options of a command that writes a folder."""
+    parser.add_argument("--out", metavar="DIR", help=f"output folder ({what})")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--no-compile-cache", dest="compile_cache", action="store_false", help="do not keep compiled programs"
+    )
+
+
+def known(kind: str, name: str, names) -> str:
+    """The name itself, when it is one of `names`.
+
+    Raises:
+      ValueError: when it is not.
+    """
+    from bilevel.datasets.errors import did_you_mean
+
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}; {did_you_mean(name, names)}")
+    return name
+
+
+def show(options, table: str, numbers, paths) -> None:
+    """Print the numbers as JSON, or the table and where the page is."""
+    from bilevel.report.strict import strict_json
+
+    if options.json:
+        print(strict_json(numbers))
+    elif not options.quiet:
+        page = next(path for path in paths if path.name in ("report.html", "index.html"))
+        print(f"{table}\n\n{len(paths)} files in {page.parent}; open {os.path.relpath(page)}")

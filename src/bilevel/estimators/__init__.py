@@ -1,0 +1,27 @@
+"""Estimators: what is made of an oracle's noisy directions.
+
+An estimator receives the oracle itself, `(point, batch) -> Terms`, since some call it twice on the
+same minibatches (and with the same key).
+"""
+
+from bilevel.estimators.momentum import check_weight, minibatch, momentum, remember, storm
+from bilevel.estimators.refresh import page, spider
+from bilevel.estimators.saga import Table, check_blocks, count_blocks, empty_table, recall, saga
+from bilevel.estimators.types import Estimator
+
+__all__ = [
+    "Estimator",
+    "Table",
+    "check_blocks",
+    "check_weight",
+    "count_blocks",
+    "empty_table",
+    "minibatch",
+    "momentum",
+    "page",
+    "recall",
+    "remember",
+    "saga",
+    "spider",
+    "storm",
+]

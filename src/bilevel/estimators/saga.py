@@ -1,0 +1,123 @@
+"""The estimator with a memory of every minibatch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from bilevel.estimators.types import Estimator
+from bilevel.types import Batch, Point, PyTree
+
+tree = optax.tree
+
+
+class Table(NamedTuple):
+    """The last value of every minibatch.
+
+    Attributes:
+      entries: values stacked along a leading axis, one a minibatch.
+      mean: of the entries, weighted by rows.
+    """
+
+    entries: PyTree
+    mean: PyTree
+
+
+class SagaState(NamedTuple):
+    """The tables of the outer and of the inner terms."""
+
+    outer: Table
+    inner: Table
+
+
+def saga(blocks: tuple[int, int]) -> Estimator:
+    """A table of the last direction of every minibatch: no noise in the end.
+
+        d = mean + (fresh - table[i]);   mean += share_i (fresh - table[i]);   table[i] = fresh
+
+    one table for the outer and one for the inner terms. The fresh change counts as many times as
+    its minibatch is larger than the average one, and a ragged last minibatch is evaluated on its
+    own rows: the direction is unbiased whatever the batch size. One oracle call a step.
+
+    Args:
+      blocks: minibatches of an epoch at each level, from `count_blocks(data)`.
+
+    Returns:
+      An `Estimator` that starts from empty tables. Memory: for each minibatch one value of x, y, v.
+
+    Reference: Defazio, Bach and Lacoste-Julien, SAGA: A Fast Incremental Gradient Method With
+    Support for Non-Strongly Convex Composite Objectives, NeurIPS 2014, arXiv:1407.0202.
+    """
+
+    def update(oracle, state, point, batch, key):
+        check_blocks(blocks, batch)
+        terms = on_true_rows(oracle, point, batch)
+        outer, outer_table = recall(state.outer, terms.outer, batch.outer)
+        inner, inner_table = recall(state.inner, terms.inner, batch.inner)
+        return tree.add(outer, inner), SagaState(outer_table, inner_table), terms
+
+    def init(point):
+        return SagaState(*(empty_table(point, entries) for entries in blocks))
+
+    return Estimator(init, update, calls=1, fixed=True)
+
+
+def empty_table(value: PyTree, entries: int) -> Table:
+    """A table of zeros with room for so many values."""
+    room = jax.tree.map(lambda leaf: jnp.zeros((entries, *leaf.shape), leaf.dtype), value)
+    return Table(room, tree.zeros_like(value))
+
+
+def recall(table: Table, fresh: PyTree, source: Any, draw: int = 0) -> tuple[PyTree, Table]:
+    """The table's estimate of the mean over all minibatches, and the table with the fresh value."""
+    entry, share = source.entry(draw)
+    change = jax.tree.map(lambda new, all_last: new - all_last[entry], fresh, table.entries)
+
+    def moved(by):
+        return jax.tree.map(lambda m, c: m + jnp.asarray(by, c.dtype) * c, table.mean, change)
+
+    entries = jax.tree.map(lambda all_last, new: all_last.at[entry].set(new), table.entries, fresh)
+    return moved(share * source.count), Table(entries, moved(share))
+
+
+def on_true_rows(oracle: Callable, point: Point, batch: Batch) -> Any:
+    """The terms, those of a ragged last minibatch on its own rows, without the wrapped ones."""
+    terms = oracle(point, batch)
+    for level in Batch._fields:
+        source = getattr(batch, level)
+        tail = source.tail()
+        if tail is not None:
+            part = lax.cond(
+                source.entry(0)[0] == source.count - 1,
+                lambda level=level, tail=tail: getattr(oracle(point, batch._replace(**{level: tail})), level),
+                lambda level=level: getattr(oracle(point, batch), level),
+            )
+            terms = terms._replace(**{level: part})
+    return terms
+
+
+def count_blocks(data: Batch) -> tuple[int, int]:
+    """Minibatches of an epoch at each level, for algorithms that keep a table of them.
+
+    >>> from bilevel import minibatches
+    >>> count_blocks(minibatches(jnp.arange(10), jnp.arange(20), batch_size=4))
+    (3, 5)
+    """
+    return data.outer.count, data.inner.count
+
+
+def check_blocks(blocks: tuple[int, int], batch: Batch) -> None:
+    """Raise `ValueError` unless the tables have an entry for each minibatch of the data."""
+    counts = [getattr(source, "count", None) for source in batch]
+    if None in counts:
+        raise ValueError(
+            "tables of minibatches need data from `full` or `minibatches`, got data from the host"
+        )
+    if counts != list(blocks):
+        raise ValueError(
+            f"blocks must be {tuple(counts)}, the minibatches of the data at each level, "
+            f"got {tuple(blocks)}; take blocks=bilevel.count_blocks(data)"
+        )

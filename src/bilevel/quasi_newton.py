@@ -1,0 +1,213 @@
+"""Limited-memory BFGS: an inverse Hessian made of steps and the changes of the gradient along them.
+
+`optax.scale_by_lbfgs` applies its inverse only to the gradient it is fed, which also enters its
+memory, and takes pairs of negative curvature; here the inverse outlives the solve that built it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from bilevel.inner import as_optimizer
+from bilevel.types import Cost, Problem, PyTree, check
+
+tree = optax.tree
+
+
+class Memory(NamedTuple):
+    """The last pairs (s, r) of a step and the change of the gradient along it, r = H s.
+
+    Attributes:
+      steps, changes: the s and the r, stacked along a leading axis that is used as a ring.
+      weights: 1 / <s, r>, and 0 in places not yet used.
+      scale: <s, r> / <r, r> of the newest pair: the inverse where no pair reaches.
+      count: pairs taken in so far.
+    """
+
+    steps: PyTree
+    changes: PyTree
+    weights: jax.Array
+    scale: jax.Array
+    count: jax.Array
+
+
+class QuasiNewtonSolver(NamedTuple):
+    """An inner solver that leaves an inverse Hessian behind.
+
+    Attributes:
+      solve: `(x, y0, batch) -> (y, memory)`.
+      draws: inner minibatches it reads.
+      cost: oracle calls of one solve.
+    """
+
+    solve: Callable
+    draws: int
+    cost: Cost
+
+
+def empty_memory(y: PyTree, size: int) -> Memory:
+    """A memory for `size` pairs shaped as y, whose inverse is the identity."""
+    stacked = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), y)
+    dtype = jnp.asarray(tree.norm(y)).dtype
+    return Memory(stacked, stacked, jnp.zeros(size, dtype), jnp.ones((), dtype), jnp.zeros((), jnp.int32))
+
+
+def remember_pair(memory: Memory, step: PyTree, change: PyTree, floor: Any = 0.0) -> Memory:
+    """The memory with one more pair, or as it is when the pair would spoil it.
+
+    A pair is refused when its curvature <s, r> is not positive (the inverse would no longer be
+    positive definite), or its step is not longer than `floor`, below which `change` is noise.
+    """
+    curvature = tree.vdot(step, change)
+    step_square, change_square = tree.norm(step, squared=True), tree.norm(change, squared=True)
+    rounding = jnp.finfo(memory.scale.dtype).eps * jnp.sqrt(step_square * change_square)
+    good = jnp.greater(curvature, rounding) & jnp.greater(step_square, floor * floor)
+    safe_curvature = jnp.where(good, curvature, 1)
+    place = memory.count % memory.weights.shape[0]
+
+    def put(ring, value):
+        return ring.at[place].set(jnp.where(good, value, ring[place]))
+
+    return Memory(
+        jax.tree.map(put, memory.steps, step),
+        jax.tree.map(put, memory.changes, change),
+        put(memory.weights, 1 / safe_curvature),
+        jnp.where(good, safe_curvature / jnp.where(good, change_square, 1), memory.scale),
+        memory.count + good.astype(jnp.int32),
+    )
+
+
+def apply_inverse(memory: Memory, w: PyTree) -> PyTree:
+    """`B^-1 w` by the two-loop recursion.
+
+        B^-1 <- (I - weight s r') B^-1 (I - weight r s') + weight s s',   oldest pair first, from scale I
+
+    Reference: Nocedal and Wright, Numerical Optimization, 2006, Algorithm 7.4.
+    """
+    size = memory.weights.shape[0]
+    oldest_first = (memory.count + jnp.arange(size, dtype=jnp.int32)) % size
+
+    def pair(i):
+        return *(jax.tree.map(lambda ring: ring[i], ring) for ring in memory[:2]), memory.weights[i]
+
+    def right(w, i):
+        step, change, weight = pair(i)
+        share = weight * tree.vdot(step, w)
+        return tree.add_scale(w, -share, change), share
+
+    def left(w, entry):
+        i, share = entry
+        step, change, weight = pair(i)
+        return tree.add_scale(w, share - weight * tree.vdot(change, w), step), None
+
+    w, shares = lax.scan(right, w, oldest_first, reverse=True)
+    return lax.scan(left, tree.scale(memory.scale, w), (oldest_first, shares))[0]
+
+
+def quasi_newton(
+    problem: Problem,
+    optimizer,
+    steps: int,
+    *,
+    plain_steps: int = 1,
+    memory: int = 10,
+    step_size: float | None = None,
+) -> QuasiNewtonSolver:
+    """Plain steps on the inner loss, then quasi-Newton steps.
+
+        y <- y + optimizer(g_y(x, y)),   plain_steps times
+        y <- y - t B^-1 g_y(x, y),       steps times
+
+    t is `step_size`, or, when None, the zero of the line through the slopes of g at both ends of
+    the unit step: the exact minimiser along it where g is quadratic, and B is then exact after
+    as many steps as y has entries. The two gradients of a pair are of one minibatch.
+
+    Args:
+      problem: the two losses.
+      optimizer: optax optimiser or step size of the plain steps; the last of them is the first pair.
+      steps: quasi-Newton steps, at least 0.
+      plain_steps: at least 1.
+      memory: pairs kept, at least 1.
+      step_size: t, or None.
+
+    Returns:
+      A `QuasiNewtonSolver`.
+
+    Raises:
+      ValueError: when `steps` < 0, `plain_steps` < 1 or `memory` < 1.
+
+    Cost: `plain_steps + 1 + 2 steps` gradients.
+    """
+    check(steps >= 0, "quasi-Newton steps must be at least 0", steps)
+    check(plain_steps >= 1, "plain_steps must be at least 1", plain_steps)
+    check(memory >= 1, "memory must be at least 1", memory)
+    optimizer = as_optimizer(optimizer)
+    gradient = jax.grad(problem.inner, argnums=1)
+
+    def solve(x, y0, batch):
+        def plain(carry, i):
+            y, state = carry[:2]
+            g_y = gradient(x, y, batch.inner[i])
+            step, state = optimizer.update(g_y, state, y)
+            return (optax.apply_updates(y, step), state, step, g_y), None
+
+        def remember(pairs, y, step, change):
+            # Over a shorter step the change of a gradient is lost in its rounding.
+            floor = jnp.sqrt(jnp.finfo(pairs.scale.dtype).eps) * tree.norm(y)
+            return remember_pair(pairs, step, change, floor)
+
+        def step(carry, i):
+            y, pairs = carry
+            g_y = gradient(x, y, batch.inner[i])
+            direction = tree.scale(-1.0 if step_size is None else -step_size, apply_inverse(pairs, g_y))
+            change = tree.sub(gradient(x, tree.add(y, direction), batch.inner[i]), g_y)
+            length = 1.0
+            if step_size is None:
+                length = _secant(tree.vdot(direction, g_y), tree.vdot(direction, change))
+            return (tree.add_scale(y, length, direction), remember(pairs, y, direction, change)), None
+
+        zero = tree.zeros_like(y0)
+        (y, _, last, g_y), _ = lax.scan(plain, (y0, optimizer.init(y0), zero, zero), jnp.arange(plain_steps))
+        change = tree.sub(gradient(x, y, batch.inner[plain_steps - 1]), g_y)
+        pairs = remember(empty_memory(y0, memory), y, last, change)
+        return lax.scan(step, (y, pairs), jnp.arange(plain_steps, plain_steps + steps))[0]
+
+    return QuasiNewtonSolver(solve, plain_steps + steps, Cost(gradients=plain_steps + 1 + 2 * steps))
+
+
+def _secant(slope, rise):
+    """Zero of `slope + t rise`, or 1 where the slopes tell nothing (concave, flat or rounding)."""
+    usable = jnp.greater(rise, -1e-3 * slope) & jnp.less(slope, 0)
+    return jnp.where(usable, -slope / jnp.where(usable, rise, 1), 1)
+
+
+def solve_quadratic(memory: Memory, matvec: Callable, b: PyTree, v0: PyTree, steps: int):
+    """Quasi-Newton steps of exact length on `v'Hv / 2 - b'v`, from v0.
+
+        d = B^-1 (b - H v),   v <- v + t d,   B takes in the pair (d, H d)
+
+    From an empty memory these are the iterates of conjugate gradients; pairs of earlier steps
+    precondition them.
+
+    Returns:
+      `(v, memory)`.
+
+    Cost: `steps + 1` Hessian products (the first residual takes one).
+    """
+
+    def step(carry, _):
+        v, residual, pairs = carry
+        direction = apply_inverse(pairs, residual)
+        image = matvec(direction)
+        curvature = tree.vdot(direction, image)
+        convex = jnp.greater(curvature, 0)
+        length = jnp.where(convex, tree.vdot(direction, residual) / jnp.where(convex, curvature, 1), 0)
+        v, residual = tree.add_scale(v, length, direction), tree.add_scale(residual, -length, image)
+        return (v, residual, remember_pair(pairs, direction, image)), None
+
+    (v, _, memory), _ = lax.scan(step, (v0, tree.sub(b, matvec(v0)), memory), length=steps)
+    return v, memory

@@ -1,0 +1,116 @@
+"""Figures of reproductions: curves with bands, in the look of all reports."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bilevel.report.figures import COLOURS, DASHES, QUIET, panel, png, spans_decades, styled
+
+
+class Line(NamedTuple):
+    """One curve of a figure.
+
+    Attributes:
+      label: in the legend; "" for none.
+      x: (points,).
+      y: (points,), or (seeds, points) for the median with a band from the least seed to the greatest.
+      colour: place in `figures.COLOURS`; None takes the next. Lines of one family share a colour.
+      dash: place in `figures.DASHES`; None is solid, and dashed once the colours are used up.
+      marked: whether each point has a dot, for a few measured points.
+      guide: a thin grey line to compare with: a bound, a slope, a threshold.
+    """
+
+    label: str
+    x: Any
+    y: Any
+    colour: int | None = None
+    dash: int | None = None
+    marked: bool = False
+    guide: bool = False
+
+
+@styled
+def lines(
+    title: str,
+    x: str,
+    y: str,
+    curves: Sequence[Line],
+    *,
+    log: str | None = None,
+    height: float = 3.6,
+    limits: tuple[float, float] | None = None,
+) -> bytes:
+    """A PNG of several curves, the legend below them.
+
+    A curve ends where its values cease to be finite, with a cross: the run diverged.
+
+    Args:
+      title: of the figure.
+      x, y: of the axes.
+      curves: the lines, at most a dozen.
+      log: "x", "y", "xy" or "" for logarithmic axes; None decides by the spread of the values.
+      height: in inches, at a width of 5.4.
+      limits: of the y axis; None takes those of the finite values.
+    """
+    figure, axes = panel(title, x, y, width=5.4, height=height)
+    spans = [_span(line) for line in curves]
+    if log is None:
+        heights = [v for line, span in zip(curves, spans, strict=True) if not line.guide for v in span]
+        log = "x" * _decades([line.x for line in curves]) + "y" * _decades(heights)
+    place = 0
+    for line, (low, middle, high) in zip(curves, spans, strict=True):
+        at = np.asarray(line.x, float)
+        if line.guide:
+            axes.plot(at, middle, color=QUIET, linewidth=1.1, linestyle=DASHES[1], label=line.label, zorder=1)
+            continue
+        number = place if line.colour is None else line.colour
+        place += line.colour is None
+        colour = COLOURS[number % len(COLOURS)]
+        dash = DASHES[(number // len(COLOURS) if line.dash is None else line.dash) % len(DASHES)]
+        axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
+        dot = "o" if line.marked else ""
+        axes.plot(at, middle, color=colour, linestyle=dash, label=line.label, marker=dot, markersize=5)
+        fine = np.flatnonzero(np.isfinite(middle))
+        if 0 < fine.size < middle.size and fine[-1] + 1 < middle.size:
+            axes.plot(at[fine[-1]], middle[fine[-1]], "x", color=colour, markersize=8, markeredgewidth=2.2)
+    _scale(axes, log, curves, spans, limits)
+    if any(line.label for line in curves):
+        figure.legend(loc="outside lower center", ncols=_columns(curves), columnspacing=1.4, handlelength=2.2)
+    return png(figure)
+
+
+def _span(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least, median and greatest over the seeds, NaN where no seed is finite."""
+    values = np.atleast_2d(np.asarray(line.y, float))
+    values = np.where(np.isfinite(values), values, np.nan)
+    known = np.isfinite(values).any(0)
+    span = np.full((3, values.shape[1]), np.nan)
+    span[:, known] = np.nanquantile(values[:, known], [0, 0.5, 1], axis=0)
+    return span[0], span[1], span[2]
+
+
+def _decades(values: Sequence[Any]) -> bool:
+    together = np.concatenate([np.ravel(np.asarray(v, float)) for v in values])
+    # A start at step 0, or a loss that reaches 0, has no place on a logarithmic axis and is left out.
+    return spans_decades(together[together > 0]) and bool((together >= 0).sum() >= 0.99 * together.size)
+
+
+def _scale(axes, log, curves, spans, limits):
+    if "x" in log:
+        axes.set_xscale("log", nonpositive="mask")
+    if "y" in log:
+        axes.set_yscale("log", nonpositive="mask")
+    if limits is not None:
+        axes.set_ylim(*limits)
+    ticks = sorted({float(v) for line in curves if line.marked for v in line.x})
+    if ticks and len(ticks) <= 8 and all(line.marked or line.guide for line in curves):
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+
+
+def _columns(curves) -> int:
+    """As many columns as the longest label leaves room for, the rows of about equal length."""
+    longest, count = max(len(line.label) for line in curves), sum(bool(line.label) for line in curves)
+    most = max(1, min(6, 78 // (longest + 8)))
+    return -(-count // -(-count // most))

@@ -1,0 +1,117 @@
+"""Data hyper-cleaning at the size of the notes: one free weight a training image, a linear model."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.cleaning.losses import cross_entropy, per_row
+from bilevel.cleaning.noise import corrupt
+from bilevel.datasets import Dataset
+from bilevel.sampling import full, minibatches
+from bilevel.types import Batch, Problem
+
+# Mean and deviation of the pixels of MNIST, as usual in image code.
+PIXELS = 0.1307, 0.3081
+
+
+class Cleaning(NamedTuple):
+    """A hyper-cleaning problem and the truth about its labels.
+
+    Attributes:
+      problem: the two losses, see `cleaning.losses.per_row`.
+      trusted, training: all rows of the two losses.
+      held: what `measure` reads: all trusted, tuning and test rows, the places of the right and of
+        the wrong labels among the training rows.
+      columns, classes: shape of the model y.
+    """
+
+    problem: Problem
+    trusted: Any
+    training: Any
+    held: Any
+    columns: int
+    classes: int
+
+    def data(self, batch_size: int | None, seed: int = 0) -> Batch:
+        """Full data when None, else minibatches of so many rows."""
+        if batch_size is None:
+            return full(self.trusted, self.training)
+        return minibatches(self.trusted, self.training, batch_size=batch_size, seed=seed)
+
+    def start(self, key: Any) -> tuple[jax.Array, jax.Array]:
+        """Every weight one half and the model zero, whatever the key."""
+        return jnp.zeros(len(self.training["labels"])), jnp.zeros((self.columns, self.classes))
+
+    def only_right_rows(self, key: Any) -> tuple[jax.Array, jax.Array]:
+        """As `start`, the wrong rows without weight: what a run that leaves x alone can hope for."""
+        x, y = self.start(key)
+        return x.at[self.held[-1]].set(-30.0), y
+
+    def measure(self, state: Any, held: Any) -> dict[str, jax.Array]:
+        """Losses on trusted, tuning and test rows, and how well the weights tell wrong from right."""
+        trusted, tuning, test, right, wrong = held
+        logits = test["features"] @ state.y
+        hits = jnp.argmax(logits, axis=1).astype(jnp.int32) == test["labels"]
+        # A pair of equal weights counts as half told.
+        ordered = jnp.sort(state.x[wrong])
+        below, upto = (jnp.searchsorted(ordered, state.x[right], side=side) for side in ("left", "right"))
+        weights = jax.nn.sigmoid(state.x)
+        return {
+            "validation loss": self.problem.outer(state.x, state.y, trusted),
+            "tuning loss": self.problem.outer(state.x, state.y, tuning),
+            "test loss": jnp.mean(cross_entropy(logits, test["labels"])),
+            "test accuracy": jnp.mean(hits),
+            "AUC": jnp.mean(below + upto) / (2 * max(len(wrong), 1)),
+            "weight of right rows": jnp.mean(weights[right]),
+            "weight of wrong rows": jnp.mean(weights[wrong]),
+        }
+
+
+def cleaning(
+    source: Dataset,
+    *,
+    rows: int = 2000,
+    trusted_rows: int = 1000,
+    test_rows: int = 2000,
+    noise: float = 0.4,
+    penalty: float = 1e-3,
+    seed: int = 0,
+) -> Cleaning:
+    """The problem on the first training, the last training and the first test images of a set.
+
+        g(x, y) = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f(x, y) = mean CE on trusted rows
+
+    Pixels are normalised; a column of ones, as strongly penalised as the rest, is the bias. As many
+    images before the trusted ones are for choosing step sizes: f itself would reward weights that
+    are fitted to it too well.
+
+    Args:
+      source: of images, for example `datasets.load("mnist")`.
+      rows, trusted_rows, test_rows: of g, of f and of the test; right labels but for the noise.
+      noise: share of the training labels replaced once by another class.
+      penalty: factor of the squared norm of the model.
+      seed: of the noise.
+    """
+    total = len(source.labels)
+
+    def table(images, labels):
+        pixels = (np.reshape(images, (len(labels), -1)) - PIXELS[0]) / PIXELS[1]
+        features = np.concatenate([pixels, np.ones((len(labels), 1))], axis=1)
+        return {"features": jnp.asarray(features, float), "labels": jnp.asarray(labels, jnp.int32)}
+
+    def part(first, last):
+        return table(source.features[first:last], source.labels[first:last])
+
+    truth = source.labels[:rows]
+    labels = corrupt(truth, len(source.classes), noise, seed=seed)
+    training = table(source.features[:rows], labels) | {"row": jnp.arange(rows, dtype=jnp.int32)}
+    trusted, tuning = (part(total - k * trusted_rows, total - (k - 1) * trusted_rows) for k in (1, 2))
+    tests: Any = source.test_features, source.test_labels
+    test = table(*(rows[:test_rows] for rows in tests))
+    places = (jnp.asarray(np.flatnonzero(mask)) for mask in (labels == truth, labels != truth))
+    held = trusted, tuning, test, *places
+    problem = per_row(lambda y, features: features @ y, penalty)
+    columns = training["features"].shape[1]
+    return Cleaning(problem, trusted, training, held, columns, len(source.classes))

@@ -1,0 +1,59 @@
+"""Step sizes that follow x or the number of steps, for any algorithm."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bilevel.types import Algorithm, PyTree
+
+
+class ScheduledState(NamedTuple):
+    """State of an algorithm whose step sizes change.
+
+    Attributes:
+      x, y: outer and inner variable.
+      state: that of the algorithm.
+      count: steps made.
+    """
+
+    x: PyTree
+    y: PyTree
+    state: Any
+    count: jax.Array
+
+
+def scheduled(build: Callable[..., Algorithm], rates: Callable[[Any, Any], Mapping[str, Any]]) -> Algorithm:
+    """The algorithm `build(**rates(x, count))`, built anew at every step.
+
+    An optax schedule counts the steps of one optimiser, which a double loop starts afresh in each
+    outer step, and does not see x.
+
+    Args:
+      build: `(**rates) -> Algorithm`; the rates arrive traced.
+      rates: `(x, count) -> dict` of step sizes, jax code.
+    """
+
+    def init(x, y):
+        count = jnp.zeros((), jnp.int32)
+        state = build(**rates(x, count)).init(x, y)
+        return ScheduledState(state.x, state.y, state, count)
+
+    def step(state, batch, key):
+        algorithm = build(**rates(state.x, state.count))
+        new, metrics = algorithm.step(state.state, batch, key)
+        return ScheduledState(new.x, new.y, new, state.count + 1), metrics
+
+    example = build(**rates(jnp.zeros(()), 0))
+    return example._replace(init=init, step=step)
+
+
+def falling(build: Callable[..., Algorithm], **rates: Any) -> Algorithm:
+    """The algorithm with all `rates` divided by sqrt(step + 1)."""
+
+    def at(x, count):
+        factor = 1 / jnp.sqrt(count + 1.0)
+        return {name: factor * rate for name, rate in rates.items()}
+
+    return scheduled(build, at)

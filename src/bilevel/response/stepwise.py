@@ -1,0 +1,75 @@
+"""Reverse mode through gradient descent, written out factor by factor."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from bilevel.calculus import inner_gradient
+from bilevel.inner import as_optimizer, descend
+from bilevel.response.types import Pulled, Response, following, no_adjoint
+from bilevel.types import Cost, Problem
+
+tree = optax.tree
+
+
+def stepwise(
+    problem: Problem, optimizer, steps: int, *, start=None, recompute: bool = False, independent: bool = False
+) -> Response:
+    """The response of `unrolled`, with less memory or with unbiased factors.
+
+        v_N = w;   for j = N-1 .. 0:   m <- m + step J_j v_{j+1},   v_j = v_{j+1} - step H_j v_{j+1}
+        x_bar = -m + (d start / dx)' v_0
+
+    Args:
+      problem: the two losses.
+      optimizer: an optax optimiser without a state (gradient descent), or a step size.
+      steps: inner steps N.
+      start: `x -> y0`, where the path starts; None starts at the y that it is given.
+      recompute: do not store the path; walk it again from its start for every factor.
+      independent: factor j reads minibatch N + j instead of j, which made the step: a product of
+        Hessians that do not know the path's noise is unbiased on quadratics.
+
+    Returns:
+      A `Response` that carries no adjoint.
+
+    Raises:
+      ValueError: when the optimiser has a state.
+
+    Cost: N gradients (and N (N - 1) / 2 with `recompute`), N Hessian and N cross products.
+    """
+    solver, optimizer = descend(problem, optimizer, steps), as_optimizer(optimizer)
+    gradient = inner_gradient(problem.inner)
+
+    def step(x, y, minibatch):
+        state = optimizer.init(y)
+        if jax.tree.leaves(state):
+            raise ValueError(f"the inner optimiser must have no state, as gradient descent, got {state}")
+        return optax.apply_updates(y, optimizer.update(gradient(x, y, minibatch), state, y)[0])
+
+    def respond(x, y0, batch, key):
+        first, start_vjp = (y0, None) if start is None else jax.vjp(start, x)
+
+        def forward(y, i):
+            return step(x, y, batch.inner[i]), None if recompute else y
+
+        y, path = lax.scan(forward, first, jnp.arange(steps))
+
+        def pullback(w, v):
+            def backward(carry, place):
+                (w, total), (j, y) = carry, place
+                if recompute:
+                    y = lax.fori_loop(0, j, lambda i, y: forward(y, i)[0], first)
+                minibatch = batch.inner[steps + j if independent else j]
+                cross, w = jax.vjp(lambda x, y: step(x, y, minibatch), x, y)[1](w)
+                return (w, tree.add(total, cross)), None
+
+            carry = w, tree.zeros_like(x)
+            (w, total), _ = lax.scan(backward, carry, (jnp.arange(steps), path), reverse=True)
+            return Pulled(total if start_vjp is None else tree.add(total, *start_vjp(w)), (), 0.0)
+
+        return y, pullback
+
+    again = Cost(gradients=steps * (steps - 1) // 2 if recompute else 0)
+    cost = solver.cost.plus(solver.back_cost).plus(again)
+    return Response(following(respond, no_adjoint), no_adjoint, (1 + independent) * steps, cost)

@@ -258,6 +258,18 @@ def test_every_algorithm_cleans(bench, name):
     assert result.summary["detection"]["auroc"] > 0.9
 
 
+def test_an_algorithm_whose_step_costs_many_products_makes_fewer_steps():
+    """The cost of `stable` grows with the entries of y."""
+    result = cleaning.clean(tiny(), algorithm="stable", progress=False)
+    assert result.history["step"][-1] == 500
+
+
+@pytest.mark.parametrize("name, why", [("fo_blo", "through the model alone"), ("maml", "it learns a start")])
+def test_algorithms_that_cannot_clean_say_why(name, why):
+    with pytest.raises(ValueError, match=f"{name} cannot learn weights, since .*{why}"):
+        cleaning.clean(tiny(), algorithm=name, progress=False)
+
+
 @pytest.mark.parametrize(
     "arguments", [{"weights": "per-row"}, {"model": "mlp"}, {"model": "mlp", "weights": "per-row"}]
 )

@@ -36,8 +36,16 @@ def test_list_names_every_algorithm_with_paper_and_cost(capsys):
         "worst_case",
     }
     assert {"digits", "mnist", "newsgroups"} <= {entry["name"] for entry in found["datasets"]}
+    assert not any("Differs" in entry["paper"] for entry in found["algorithms"])
     assert main(["list"]) == 0
-    assert "pzobo" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    # From the venue on, of the paper that the method is of.
+    for name, paper in (
+        ("f2sa", "ICML 2023, arXiv:2301.10945, F2SA"),
+        ("ufo_blo", "ICML 2021, arXiv:2106.02487"),
+    ):
+        (line,) = [line for line in shown.splitlines() if line.split()[:1] == [name]]
+        assert f"  {paper}" in line
 
 
 def test_compare_writes_one_record_a_run(tmp_path, capsys):
@@ -78,6 +86,16 @@ def test_compare_tells_a_diverged_run(tmp_path, capsys):
     assert shown.err.count("\n") == 1 and "no run ended well" in shown.err
     (record,) = json.loads((tmp_path / "results.json").read_text())
     assert "is not finite at step" in record["diverged"]
+
+
+def test_compare_records_settings_that_read_the_same_in_every_run(tmp_path):
+    command = ["compare", "quadratic", "--algorithms", "pzobo,ufo_blo,stable", "--steps", "2", "--quiet"]
+    assert main([*command, "--set", "ufo_blo.probability=None", "--out", str(tmp_path)]) == 0
+    pzobo, ufo_blo, stable = json.loads((tmp_path / "results.json").read_text())
+    assert pzobo["hyperparameters"]["law"] == "gaussian"
+    assert ufo_blo["hyperparameters"]["probability"] is None
+    # Its cost is that of the task's y, which has 10 entries.
+    assert stable["history"]["hessian_products"] == [0, 20, 40]
 
 
 @pytest.mark.parametrize("task", ["hyperclean", "regularization"])
@@ -125,6 +143,11 @@ def test_compare_runs_on_the_embedded_sets(task, tmp_path):
         (["compare", "quadratic", "--set", "soba.inner_optimizer=fast"], "must be float, got 'fast'"),
         (["compare", "quadratic", "--set", "aid_bio.inner_steps=2.5"], "must be int, got 2.5"),
         (["compare", "quadratic", "--set", "aid_bio.linear_solver=5"], "must be left alone, got 5"),
+        (["compare", "quadratic", "--set", "aid_bio.inner_steps=None"], "must be int, got None"),
+        (
+            ["compare", "quadratic", "--algorithms", "pzobo", "--set", "pzobo.law=sphere"],
+            "pzobo.law must be left alone, got 'sphere'",
+        ),
         (["compare", "quadratic", "--set", "speed=1"], "--set takes ALGORITHM.NAME=VALUE, got 'speed=1'"),
         (["compare", "quadratic", "--dataset", "mnist"], "quadratic makes its own data"),
         (

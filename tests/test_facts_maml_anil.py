@@ -325,21 +325,30 @@ def test_every_draw_of_a_task_is_its_own(vectorize):
 # The adaptive outer step
 
 
-def test_adaptive_step_is_one_over_the_local_smoothness_of_a_second_minibatch_of_tasks():
+@pytest.mark.parametrize("vectorize, resample", [(True, None), (False, None), (True, lambda task, key: task)])
+def test_adaptive_step_is_one_over_the_local_smoothness_of_a_second_minibatch_of_tasks(vectorize, resample):
     tasks = cosine_tasks()
     chosen = dict(inner_optimizer=0.2, outer_optimizer=1.0, inner_steps=3)
-    algorithm = b.maml(COSINES, smoothness=1.0, hessian_smoothness=2.0, caution=4.0, **chosen)
+    algorithm = b.maml(
+        COSINES,
+        smoothness=1.5,
+        hessian_smoothness=2.0,
+        caution=3.0,
+        vectorize=vectorize,
+        resample=resample,
+        **chosen,
+    )
     assert algorithm.draws.outer == 2 and algorithm.cost == b.Cost(5, 3, 0)
     first, second = (
         jax.tree.map(lambda a, part=part: a[part], tasks) for part in (slice(0, 10), slice(10, 20))
     )
     data = b.Batch(Stacked(jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)), Full(None))
     x = jnp.asarray(np.random.default_rng(0).uniform(-3, 3, 20))
-    got = step_of(algorithm, x, data)
+    got = step_of(algorithm, x, data, jax.random.key(0))
     plain = step_of(b.maml(COSINES, **chosen), x, b.full(first, None))
     norm = np.mean(np.linalg.norm(np.sin(np.asarray(x) + np.asarray(second["support"])), axis=1))
-    C = (1.2**2 * 0.2 * 2 + 2 * 1.2**3 * (1.2**2 - 1)) * 1.2**3
-    np.testing.assert_allclose(got, plain / (4 * (1.2**6 + C * norm)), rtol=1e-12)
+    C = (1.3**2 * 0.2 * 2 + 2 / 1.5 * 1.3**3 * (1.3**2 - 1)) * 1.3**3
+    np.testing.assert_allclose(got, plain / (3 * (1.5 * 1.3**6 + C * norm)), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -390,6 +399,13 @@ def adaptive_runs(steps, alpha):
     return tuple(float(np.mean(values)) for values in run(jax.random.split(jax.random.key(0), 5)))
 
 
-def test_adaptive_steps_need_an_inner_step_size():
+def test_adaptive_steps_need_an_inner_step_size_and_constants_of_the_right_sign():
     with pytest.raises(ValueError, match="must be a step size when smoothness is given"):
         b.maml(COSINES, inner_optimizer=lambda count: 0.1, smoothness=1.0)
+    for chosen, rule in (
+        (dict(smoothness=0.0), "smoothness must be positive, got 0.0"),
+        (dict(hessian_smoothness=-1.0), "hessian_smoothness must not be negative, got -1.0"),
+        (dict(caution=0), "caution must be positive, got 0"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            b.maml(COSINES, **chosen)

@@ -302,6 +302,21 @@ def test_sama_of_gradient_descent_replaces_the_inverse_hessian_by_the_identity()
     np.testing.assert_allclose(got, f_x - jnp.exp(case.x) * state.y * f_y, rtol=1e-12)
 
 
+@pytest.mark.parametrize("length", [None, 0.1])
+def test_sama_takes_its_difference_at_the_given_length_which_is_one_by_default(length):
+    """g = e^x y^4 / 4: the central difference along u is off by e^x y u^3 eps^2, eps = length / |u|."""
+    problem = b.Problem(
+        lambda x, y, batch: 0.5 * jnp.sum((y - 1) ** 2), lambda x, y, batch: jnp.sum(jnp.exp(x) * y**4) / 4
+    )
+    x, y = (jnp.asarray(np.random.default_rng(0).normal(size=5)) for _ in range(2))
+    settings = {} if length is None else dict(difference=length)
+    algorithm = b.sama(problem, inner_optimizer=0.0, outer_optimizer=1.0, **settings)
+    got, _ = direction(algorithm, x, y, b.full(None, None))
+    u = y - 1
+    eps = (length or 1.0) / jnp.linalg.norm(u)
+    np.testing.assert_allclose(got, -jnp.exp(x) * (y**3 * u + y * u**3 * eps**2), rtol=1e-11)
+
+
 def test_adam_derivative_is_that_of_optax_after_many_steps():
     """Without bias correction, which is forgotten after 100,000 steps."""
     rng = np.random.default_rng(0)
@@ -448,8 +463,9 @@ def f2sa_central(x, memory):
     return x - ALPHA * d, (low + high) / 2, (low, high)
 
 
-def f3sa(x, memory):
-    y, z, last, d = memory or (Y, Y, None, None)
+def f3sa(x, memory, levels=None, shares=None):
+    y, z, last, d, k = memory or (Y, Y, None, None, 0)
+    level, keep = (levels or {}).get(k, 7), 1 - (shares or {}).get(k, 0.2)
 
     def inner(x, y, z):
         return [g_y(0, x, y), g_y(1, x, z), z - B[0]]
@@ -461,14 +477,18 @@ def f3sa(x, memory):
         if old is None:
             return gradients(*now)
         terms = zip(gradients(*now), gradients(*before), old, strict=True)
-        return [fresh + 0.8 * (d - stale) for fresh, stale, d in terms]
+        return [fresh + keep * (d - stale) for fresh, stale, d in terms]
 
     d_inner = storm(inner, (x, y, z), last, d and d[0])
     old_y, old_z = y, z
-    y, z = y - RHO * d_inner[0], z - RHO * (d_inner[1] + d_inner[2] / 7)
+    y, z = y - RHO * d_inner[0], z - RHO * (d_inner[1] + d_inner[2] / level)
     d_outer = storm(outer, (x, y, z), last and (last[0], old_y, old_z), d and d[1])
-    new = x - ALPHA * (d_outer[0] + 7 * (d_outer[1] - d_outer[2]))
-    return new, y, (y, z, (x, old_y, old_z), (d_inner, d_outer))
+    new = x - ALPHA * (d_outer[0] + level * (d_outer[1] - d_outer[2]))
+    return new, y, (y, z, (x, old_y, old_z), (d_inner, d_outer), k + 1)
+
+
+def f3sa_scheduled(x, memory):
+    return f3sa(x, memory, {0: 2, 1: 5, 2: 8}, {0: 1.0, 1: 0.5, 2: 1 / 3})
 
 
 def bome(x, memory):
@@ -481,12 +501,20 @@ def bome(x, memory):
     return x - ALPHA * d[:2], y, z - RHO * d[2:]
 
 
-def v_pbgd(x, memory):
+def v_pbgd(x, memory, scale=1 / 7, level=7):
     y, z = memory or (Y, Y)
     for t in range(2):
         y = y - RHO * g_y(t, x, y)
-    d_x, d_z = E[0] / 7 + C[2].T @ (z - y), (z - B[0]) / 7 + g_y(2, x, z)
-    return x - ALPHA * d_x, y, (y, z - RHO * d_z)
+    d_x, d_z = E[0] + level * C[2].T @ (z - y), (z - B[0]) + level * g_y(2, x, z)
+    return x - ALPHA * scale * d_x, y, (y, z - RHO * scale * d_z)
+
+
+def v_pbgd_scheduled(x, memory):
+    """Penalties 0, .6 and 1.2: below 1 nothing is scaled. z moves by a step size of its own."""
+    k, memory = memory or (0, None)
+    before = (Y, Y) if memory is None else memory
+    x, y, (_, z) = v_pbgd(x, before, 1 / max(0.6 * k, 1), 0.6 * k)
+    return x, y, (k + 1, (y, before[1] + 0.5 * (z - before[1])))
 
 
 def darts(x, memory):
@@ -515,6 +543,17 @@ def sama_adam(x, memory):
     return x - ALPHA * (E[0] - C[2].T @ (D * (y - B[0]))), y, (y, mu, nu, count)
 
 
+def prox_aid(x, memory):
+    y, v = memory or (Y, np.zeros(3))
+    for t in range(2):
+        y = y - RHO * g_y(t, x, y)
+    ahead = v
+    for _ in range(3):
+        v, last = ahead - 0.2 * (A[2] @ ahead - (y - B[0])), v
+        ahead = v + 0.4 * (v - last)
+    return np.clip(x - ALPHA * (E[0] - C[3].T @ v), -0.2, 0.2), y, (y, v)
+
+
 def constrained_first_order(x, memory):
     y, l, z, m = memory or (Y, np.zeros(1), Y, np.zeros(1))
     a, c = np.array([[1.0, 2.0, -1.0]]), np.array([[0.5, 3.0]])
@@ -538,11 +577,20 @@ MINIBATCHES = {
     f2sa_paired: (b.f2sa, dict(penalty=7.0, inner_steps=2, paired=True)),
     f2sa_central: (b.f2sa, dict(penalty=7.0, inner_steps=2, order=2)),
     f3sa: (b.f3sa, dict(penalty=7.0, weight=0.2)),
+    f3sa_scheduled: (b.f3sa, dict(penalty=lambda k: 2.0 + 3.0 * k, weight=lambda k: 1 / (1.0 + k))),
     bome: (b.bome, dict(inner_steps=3)),
     v_pbgd: (b.v_pbgd, dict(penalty=7.0, inner_steps=2)),
+    v_pbgd_scheduled: (
+        b.v_pbgd,
+        dict(penalty=lambda k: 0.6 * k, inner_steps=2, penalised_optimizer=RHO / 2),
+    ),
     darts: (b.darts, {}),
     sama: (b.sama, dict(inner_steps=3)),
     sama_adam: (b.sama, dict(inner_steps=3) | ADAM),
+    prox_aid: (
+        b.prox_aid,
+        dict(inner_steps=2, linear_steps=3, rate=0.2, momentum=0.4, prox=lambda x: jnp.clip(x, -0.2, 0.2)),
+    ),
     constrained_first_order: (
         b.constrained_first_order,
         dict(inner_steps=2, perturbation=1 / 7, constraint=line),
@@ -577,6 +625,9 @@ def test_what_cannot_work_is_refused():
         (lambda: b.bome(problem, barrier="q"), 'barrier must be "gradient" or "value", got \'q\''),
         (lambda: b.v_pbgd(problem, penalty=-1), "penalty must not be negative, got -1"),
         (lambda: b.sama(problem, inner_steps=0), "inner steps must be at least 1, got 0"),
+        (lambda: b.sama(problem, difference=0.0), "difference must be positive, got 0.0"),
+        (lambda: b.darts(problem, difference=0.0), "difference must be positive, got 0.0"),
+        (lambda: b.darts(problem, virtual_step=-0.1), "virtual_step must not be negative, got -0.1"),
         (lambda: b.constrained_first_order(problem, dual_step=0), "dual_step must be positive, got 0"),
         (lambda: b.constrained_first_order(problem, perturbation=0), "perturbation must be positive, got 0"),
     ]:

@@ -285,12 +285,34 @@ def test_a_missing_factor_p_only_rescales_the_step_where_there_is_no_direct_term
 
 
 def test_pzobo_s_is_pzobo_whose_paths_read_minibatches(key):
-    """One solver serves both: the same draws, and two steps that are equal bit for bit."""
+    """One solver serves both: the same draws, and two steps that are equal bit for bit, with all settings."""
+    chosen = dict(inner_steps=3, directions=2, smoothing=0.5, warm=False, law=sphere)
     task = b.tasks.quadratic(rows=40, outer_dim=4, inner_dim=6)
     x, y = task.start(key)
     ends = []
     for factory in (b.pzobo, b.pzobo_s):
-        algorithm = factory(task.problem, inner_optimizer=0.2, outer_optimizer=0.001)
+        algorithm = factory(task.problem, inner_optimizer=0.2, outer_optimizer=0.001, **chosen)
         ends.append(b.run(algorithm, x, y, task.data(8), steps=2, key=key).state.x)
+        assert algorithm.cost == b.Cost(gradients=3 * 3 + 1)
     np.testing.assert_array_equal(*ends)
     assert b.pzobo_s(task.problem).name == "pzobo_s"
+    changed = b.pzobo_s(task.problem, inner_optimizer=0.2, outer_optimizer=0.001)
+    assert not np.allclose(b.run(changed, x, y, task.data(8), steps=2, key=key).state.x, ends[0])
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_paths_start_at_the_last_y_or_at_the_first(warm):
+    problem = b.Problem(
+        lambda x, y, batch: jnp.sum(y + x), lambda x, y, batch: 0.5 * jnp.sum(y**2) + 0 * x[0]
+    )
+    algorithm = b.pzobo(problem, inner_optimizer=0.5, inner_steps=1, warm=warm)
+    end = b.advance(
+        algorithm, algorithm.init(jnp.ones(2), jnp.ones(2)), NO_DATA, jax.random.key(0), start=0, steps=3
+    )
+    np.testing.assert_allclose(end.y, 0.125 if warm else 0.5)
+
+
+def test_a_missing_key_is_told():
+    solver, x, f_y, _ = affine(3, 2)
+    with pytest.raises(ValueError, match="zeroth_order needs a key, got None"):
+        b.zeroth_order(solver, 1).respond(x, f_y, NO_DATA, None)

@@ -272,6 +272,10 @@ def shine(x, y0, y, v):
     return x - ALPHA * (E[0] - C[3].T @ pairs.inverse() @ (y - B[0])), y, None
 
 
+def shine_warm(x, y0, y, v):
+    return shine(x, y, y, v)
+
+
 def qnbo(x, y0, y, v):
     y, pairs = train(x, y, 2, 1, 0.5)
     v = np.zeros(Q) if v is None else v
@@ -316,6 +320,7 @@ def lancbio(x, y0, y, memory):
 
 REFERENCES = {
     shine: dict(inner_steps=2),
+    shine_warm: dict(inner_steps=2, warm=True),
     qnbo: dict(plain_steps=2, inner_steps=1, adjoint_steps=2, step_size=0.5),
     subbio: dict(inner_steps=2, rate=0.3),
     lancbio: dict(inner_steps=2, period=3),
@@ -324,7 +329,7 @@ REFERENCES = {
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda function: function.__name__)
 def test_every_minibatch_is_read_where_the_method_reads_it(reference):
-    algorithm = getattr(b, reference.__name__)(
+    algorithm = getattr(b, reference.__name__.partition("_")[0])(
         PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, **REFERENCES[reference]
     )
     state = algorithm.init(jnp.asarray(X), jnp.asarray(Y))

@@ -330,6 +330,50 @@ def test_every_task_of_a_sequence_tosses_its_own_coin():
     assert len(set(seen)) > 2
 
 
+def test_cost_of_a_cheap_pullback_that_makes_paths_or_products_of_its_own_is_declared():
+    case = quartic_case()
+    problem, counts = counted(case.problem)
+    solver = b.descend(problem, 0.3, 4)
+    for cheap in (b.first_order(solver), b.zeroth_order(solver, 3)):
+        response = b.unbiased(cheap, b.unrolled(solver), 1.0)
+        got = jax.jit(
+            lambda x, r=response: b.hypergradient(problem, r, x, case.y, case.data, jax.random.key(0))[0]
+        )
+        jax.block_until_ready(got(case.x))
+        for kind in counts:
+            counts[kind] = 0
+        jax.block_until_ready(got(case.x))
+        assert counts == response.cost.plus(b.Cost(gradients=1))._asdict()
+    # One cross product and no Hessian product.
+    cheap = b.implicit(problem, solver, b.neumann(0, 0.3))
+    assert b.unbiased(cheap, b.unrolled(solver), 0.5).cost.cross_products == 5
+
+
+def test_a_missing_key_is_told():
+    case = quartic_case()
+    solver = b.descend(case.problem, 0.3, 4)
+    response = b.unbiased(b.first_order(solver), b.unrolled(solver), 0.5)
+    with pytest.raises(ValueError, match="unbiased needs a key, got None"):
+        response.respond(case.x, case.y, case.data, None)
+    algorithm = b.ufo_blo(case.problem)
+    with pytest.raises(ValueError, match="ufo_blo needs a key, got None"):
+        algorithm.step(algorithm.init(case.x, case.y), case.data, None)
+
+
+def test_fo_itd_bio_from_a_cold_start_is_fo_blo():
+    case = quartic_case()
+    ends = []
+    for algorithm in (
+        b.fo_itd_bio(case.problem, inner_optimizer=0.1, inner_steps=2, warm=False),
+        b.fo_blo(case.problem, inner_optimizer=0.1, inner_steps=2),
+        b.fo_itd_bio(case.problem, inner_optimizer=0.1, inner_steps=2),
+    ):
+        state = algorithm.init(case.x, case.y)
+        ends.append(b.advance(algorithm, state, case.data, jax.random.key(0), start=0, steps=3).x)
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert not np.allclose(ends[0], ends[2], rtol=1e-3)
+
+
 def test_declared_cost_is_the_mean():
     problem = quartic_case().problem
     assert b.ufo_blo(problem, probability=0.5).cost == b.Cost(11, 5, 5)
@@ -441,6 +485,30 @@ def test_adaptive_scheme_measures_the_bias_itself_whatever_the_coin_s_probabilit
     np.testing.assert_allclose(np.sum((moved - e) ** 2), (1 / least - 1) ** 2 * bias, rtol=1e-12, atol=1e-20)
     best = b.optimal_probability(np.sum(e**2), bias, 9, 8)
     assert new.probability == pytest.approx(np.clip(best, least, 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 2.0])
+def test_adaptive_probability_is_that_of_its_exponent_and_of_what_an_exact_draw_costs(exponent):
+    """Moments of which a draw is worth something between the floor and 1: |e|^2 = 10, |e - o|^2 = 1."""
+    case = quartic_case()
+    for recompute, price in ((False, 8), (True, 36)):
+        algorithm = b.ufo_blo(
+            case.problem,
+            probability=None,
+            exponent=exponent,
+            recompute=recompute,
+            least_probability=1e-3,
+            decay=0.0,
+            **settings(),
+        )
+        state = algorithm.init(case.x, case.y)
+        state = state._replace(seen=state.seen._replace(second_moment=10.0, bias=1.0, weight=jnp.ones(())))
+        # Tails keep what was seen.
+        _, tails = coin_keys(0.6)
+        new, _ = jax.jit(algorithm.step)(state, case.data, tails)
+        assert new.seen.exact_draws == 0
+        want = float(b.optimal_probability(10.0, 1.0, 9, price, exponent))
+        assert new.probability == pytest.approx(want, rel=1e-12) and 0.01 < want < 0.6
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
@@ -653,6 +721,7 @@ def test_quadratic_tasks_have_the_closed_forms_of_both_gradients():
     problem = b.Problem(loss, loss)
     for algorithm, matrices in (
         (b.fo_blo(problem, **chosen), O),
+        (b.fo_blo(problem, vectorize=False, **chosen), O),
         (b.fomaml(problem, inner_optimizer=alpha, outer_optimizer=1.0, inner_steps=10), O),
         (b.ufo_blo(problem, probability=1.0, **chosen), E),
         (b.ufo_blo(problem, probability=1.0, vectorize=True, **chosen), E),

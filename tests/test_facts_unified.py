@@ -187,6 +187,15 @@ def test_identity_diagonal_and_first_order_are_one_term_or_none():
     same(none, by_response(b.first_order(b.descend(CASE.problem, 0.1, 0)), Y))
 
 
+def test_weights_may_be_a_list_or_of_wider_dtype_than_the_variables():
+    same(unified(X, Y, dict(add=[0.4, 0.4], product=0.4)), -cross(Y, neumann_sum(2)))
+    single = [a.astype(jnp.float32) for a in (X, Y)]
+    plain = b.Problem(lambda x, y, batch: jnp.sum(y**2), lambda x, y, batch: 0.5 * jnp.sum((y - x) ** 2))
+    got = b.unified_hypergradient(plain, *single, b.full(None, None), add=jnp.ones(2), product=0.5)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, 3 * single[1], rtol=1e-6)
+
+
 def test_u8_a_state_carried_at_a_frozen_point_is_a_neumann_sum():
     for algorithm in (
         b.fsla(CASE.problem, inner_optimizer=0.0, outer_optimizer=0.0, adjoint_optimizer=ETA),

@@ -46,6 +46,6 @@ def _first_line(thing):
 def _field(thing, name):
     """The text behind `name:` in a docstring, up to the next field or blank line."""
     found = re.search(
-        rf"^{name}: (.*?)(?=\n\n|\n[A-Z][\w ]*:|\Z)", str(inspect.getdoc(thing)), re.MULTILINE | re.DOTALL
+        rf"^{name}: (.*?)(?=\n\n|\n[A-Z][\w' ]*:|\Z)", str(inspect.getdoc(thing)), re.MULTILINE | re.DOTALL
     )
     return " ".join(found[1].split()).rstrip(".") if found else ""

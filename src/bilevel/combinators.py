@@ -11,7 +11,7 @@ from bilevel.estimators import Estimator
 from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer
 from bilevel.response.types import Response
-from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree, check
 
 tree = optax.tree
 
@@ -102,8 +102,17 @@ def single_loop(
     Returns:
       An `Algorithm`. Its metrics are those of `measures`, taken before the move.
 
+    Raises:
+      ValueError: when the estimator keeps a table and the oracle reads several minibatches a level.
+
     Cost: the oracle's, times the estimator's calls.
     """
+    # An entry stands for one minibatch: a mixture of several is another one whenever it comes back.
+    check(
+        not estimator.fixed or oracle.draws[:2] == (1, 1),
+        "a table of minibatches needs an oracle of one outer and one inner minibatch",
+        f"{oracle.draws.outer} and {oracle.draws.inner}",
+    )
     optimizers = Point(*map(as_optimizer, optimizers))
 
     def init(x, y):

@@ -81,12 +81,17 @@ def compare(
     }
     size = task.batch_size if batch_size is None else batch_size
     data = task.data(size or None)
+    y = jax.eval_shape(task.start, jax.random.key(0))[1]
+    facts = {
+        "inner_condition": task.inner_condition,
+        "outer_condition": task.outer_condition,
+        "inner_size": sum(leaf.size for leaf in jax.tree.leaves(y)),
+    }
     records = []
     for name in names:
-        facts = fitting(
-            name, data, inner_condition=task.inner_condition, outer_condition=task.outer_condition
+        algorithm, hyperparameters = build(
+            name, task, steps | (settings or {}).get(name, {}), fitting(name, data, **facts)
         )
-        algorithm, hyperparameters = build(name, task, steps | (settings or {}).get(name, {}), facts)
         hyperparameters["batch_size"] = size or "full"
         records += _runs(task, algorithm, data, budget, seeds, hyperparameters, progress)
     return records
@@ -118,7 +123,8 @@ def build(
         if key not in known:
             raise ValueError(f"{name} has no hyper-parameter {key!r}; it has {', '.join(known)}")
         kind = _kind(parameters[key])
-        if not (type(value) is kind or kind is float and type(value) is int):
+        unset = value is None and type(None) in get_args(parameters[key].annotation)
+        if not (unset or type(value) is kind or kind is float and type(value) is int):
             raise ValueError(f"{name}.{key} must be {kind.__name__ if kind else 'left alone'}, got {value!r}")
     chosen = facts | settings
     return factory(task.problem, **chosen), known | chosen
@@ -127,7 +133,8 @@ def build(
 def _kind(parameter):
     """The type of a hyper-parameter that can be written as text, None if it is no such type."""
     if parameter.default is not None:
-        return type(parameter.default)
+        kind = type(parameter.default)
+        return kind if kind in (bool, int, float, str) else None
     optional = get_args(parameter.annotation)
     return float if float in optional or parameter.annotation is parameter.empty else None
 
@@ -221,7 +228,10 @@ def _record(task, algorithm, hyperparameters, seed, history, compile_seconds):
 
 
 def _plain(value):
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    # The text of a function holds an address, another one in every run.
+    return getattr(value, "__name__", str(value))
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import accelerate, as_optimizer, as_rate, momentum_weight
 from bilevel.linear import heavy_ball
 from bilevel.response import Response, implicit
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
 
 tree = optax.tree
 
@@ -70,7 +70,8 @@ def accbio(
       An `Algorithm` that reads N + 2 inner minibatches a step. Its metrics are those at `ahead`.
 
     Raises:
-      ValueError: when a condition is below 1, or `rate` is None and `inner_optimizer` no number.
+      ValueError: when a condition is below 1, `ridge` < 0, or `rate` is None and `inner_optimizer` no
+        number.
 
     Cost per step: N + 1 gradients, M Hessian products, 1 cross product.
 
@@ -82,6 +83,7 @@ def accbio(
     >>> accbio(tasks.quadratic().problem).cost
     Cost(gradients=51, hessian_products=50, cross_products=1)
     """
+    check(ridge >= 0, "ridge must be at least 0", ridge)
     response = accelerated(problem, inner_optimizer, inner_condition, inner_steps, linear_steps, rate)
     optimizer, weight = as_optimizer(outer_optimizer), momentum_weight(outer_condition)
 

@@ -36,8 +36,8 @@ def aid_bio(
     Cost per step: D + 1 gradients, N + 1 Hessian products for N steps of `cg`, 1 cross product.
 
     Family: double loop, implicit.
-    Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
-    ICML 2021, arXiv:2010.07962, AID-BiO.
+    Reference: following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced
+    Design, ICML 2021, arXiv:2010.07962, AID-BiO.
 
     >>> from bilevel import tasks
     >>> aid_bio(tasks.quadratic().problem).cost

@@ -1,5 +1,7 @@
 """ANIL: tasks adapt the head only, upon features that all of them share."""
 
+from typing import Any
+
 import optax
 
 from bilevel.inner import as_optimizer, descend
@@ -59,10 +61,10 @@ def anil(
 def block_by_block(optimizers: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
     """An optimiser for each block of x, which sees that block alone (constraints fit in)."""
 
-    def init(x):
-        return {name: optimizer.init(x[name]) for name, optimizer in optimizers.items()}
+    def init(params: Any):
+        return {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
 
-    def update(updates, state, params):
+    def update(updates, state, params: Any = None):
         moves = {
             name: optimizer.update(updates[name], state[name], params[name])
             for name, optimizer in optimizers.items()

@@ -9,7 +9,7 @@ from bilevel.calculus import cross_difference
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
 
 tree = optax.tree
 
@@ -47,7 +47,7 @@ def darts(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      virtual_step: xi, the step that is differentiated; 0 is the first-order variant, which drops the
+      virtual_step: xi, not negative, the step that is differentiated; 0 is the first-order variant, which drops the
         indirect term; None takes `inner_optimizer`, which then must be a number.
       difference: length of the finite difference in y, positive.
 
@@ -55,7 +55,8 @@ def darts(
       An `Algorithm` that reads one minibatch at each level a step.
 
     Raises:
-      ValueError: when `virtual_step` is None and `inner_optimizer` is not a number.
+      ValueError: when `virtual_step` is None and `inner_optimizer` is not a number, `virtual_step` is
+        negative, or `difference` is not positive.
 
     Cost per step: 5 gradients, no products; 2 with `virtual_step=0`.
 
@@ -71,6 +72,8 @@ def darts(
         if callable(inner_optimizer) or isinstance(inner_optimizer, tuple):
             raise ValueError("virtual_step must be given when inner_optimizer is not a step size")
         virtual_step = inner_optimizer
+    check(virtual_step >= 0, "virtual_step must not be negative", virtual_step)
+    check(difference > 0, "difference must be positive", difference)
     first_order = isinstance(virtual_step, int | float) and virtual_step == 0
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
     g_y = jax.grad(problem.inner, argnums=1)

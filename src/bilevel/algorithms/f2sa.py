@@ -54,8 +54,8 @@ def f2sa(
 
     The error at the fixed point is O(1 / penalty). `order=2` takes a central difference, whose error
     is O(1 / penalty^2): y is then trained on g - f / penalty, the difference is halved and f_x is
-    averaged over both. The penalty is a number or a schedule `step -> penalty`; the paper's growth
-    is `lambda k: (k + 1.0) ** (1 / 7)`. Increments delta_k add up: for that law they must fall like
+    averaged over both. The penalty is a number or a schedule `step -> penalty`; as the paper's growth we
+    recall `lambda k: (k + 1.0) ** (1 / 7)`. Increments delta_k add up: for that law they must fall like
     k^(-6/7), and .1 (k + 1)^(-1/7) makes 314 of it after 10,000 steps.
 
     Args:
@@ -64,9 +64,11 @@ def f2sa(
         the penalty (the paper's alpha_k is `inner_optimizer / penalty`).
       inner_steps: steps T on y and z.
       penalty: lambda, positive: a number, or a schedule `step -> penalty`.
-      order: 1, or 2 for the central difference of F2SA-p with p = 2.
+      order: 1, or 2 for the central difference, following F2SA-p with p = 2 (Chen, Li, Chayti and
+        Zhang, Faster Gradient Methods for Highly-Smooth Stochastic Bilevel Optimization,
+        arXiv:2509.02937).
       paired: take both g_x on one minibatch, so that their noise, which is multiplied by the
-        penalty, cancels; the paper reads two.
+        penalty, cancels; else each reads its own.
 
     Returns:
       An `Algorithm` that reads 2 T + 2 inner (2 T + 1 with `paired`) and T + 1 outer minibatches a step
@@ -79,8 +81,7 @@ def f2sa(
 
     Family: double loop, penalty, stochastic.
     Reference: Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel
-    optimization, ICML 2023, arXiv:2301.10945, F2SA; `order=2` following Chen, Li, Chayti and Zhang,
-    Faster Gradient Methods for Highly-Smooth Stochastic Bilevel Optimization, arXiv:2509.02937.
+    optimization, ICML 2023, arXiv:2301.10945, F2SA.
     Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and
     calls our z y. The penalty is constant unless it is given as a schedule; y and z share an optimiser;
     the gradients of F2SA-p are not normalised.

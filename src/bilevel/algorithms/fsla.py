@@ -72,8 +72,9 @@ def fsla(
     Cost per step: 4 gradients, 1 Hessian product, 2 cross products (with "all": 4, 2 and 2).
 
     Family: single loop, implicit, stochastic, momentum.
-    Reference: Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization without
-    Hessian Inverse, AAAI 2022, arXiv:2112.04660.
+    Reference: following Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization
+    without Hessian Inverse, AAAI 2022, arXiv:2112.04660; equations as in published code of others,
+    not checked against the paper.
 
     >>> from bilevel import tasks
     >>> fsla(tasks.quadratic().problem).cost

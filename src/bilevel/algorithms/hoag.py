@@ -60,11 +60,14 @@ def hoag(
     Returns:
       An `Algorithm` that reads 3 inner minibatches a step.
 
+    Raises:
+      ValueError: when `inner_steps` < 0 or `linear_steps` < 1.
+
     Cost per step: at most `inner_steps` + 1 gradients and `linear_steps` + 1 Hessian products, and 1
     cross product. These are what budgets count; most steps take far fewer.
 
     Family: double loop, implicit, adaptive accuracy.
-    Reference: Pedregosa, Hyperparameter optimization with approximate gradient, ICML 2016,
+    Reference: following Pedregosa, Hyperparameter optimization with approximate gradient, ICML 2016,
     arXiv:1602.02355.
     Differs from the paper: any optax optimiser inside, stopped by |g_y| and not by the distance to the
     solution, which |g_y| bounds up to the factor 1/mu; the outer step size is yours.

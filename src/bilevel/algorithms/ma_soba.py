@@ -37,8 +37,9 @@ def ma_soba(
     Cost per step: 2 gradients, 1 Hessian product, 1 cross product, in one pass.
 
     Family: single loop, implicit, stochastic, momentum.
-    Reference: Chen, Xiao and Balasubramanian, Optimal Algorithms for Stochastic Bilevel
-    Optimization under Relaxed Smoothness Conditions, JMLR 2024, arXiv:2306.12067, MA-SOBA.
+    Reference: following Chen, Xiao and Balasubramanian, Optimal Algorithms for Stochastic Bilevel
+    Optimization under Relaxed Smoothness Conditions, JMLR 2024, arXiv:2306.12067, MA-SOBA; equations
+    as in published code of others, not checked against the paper.
 
     >>> from bilevel import tasks
     >>> ma_soba(tasks.quadratic().problem).cost

@@ -11,7 +11,7 @@ import optax
 from bilevel.inner import descend
 from bilevel.many_tasks import nested_over_tasks, over_tasks, whole_task
 from bilevel.response import stepwise, unrolled
-from bilevel.types import Algorithm, Batch, Cost, Problem, PyTree
+from bilevel.types import Algorithm, Batch, Cost, Problem, PyTree, check
 
 
 def maml(
@@ -48,9 +48,9 @@ def maml(
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
       inner_steps: steps N on each task.
       resample: `(task, key) -> minibatch`, a fresh draw of a task's data.
-      smoothness: L of the inner loss; None leaves the outer step alone.
-      hessian_smoothness: rho.
-      caution: the theory's constant.
+      smoothness: L of the inner loss, positive; None leaves the outer step alone.
+      hessian_smoothness: rho, not negative.
+      caution: the theory's constant, positive.
       vectorize: all tasks at once by `vmap`, else one after the other.
 
     Returns:
@@ -59,7 +59,7 @@ def maml(
 
     Raises:
       ValueError: when the inner optimiser is no step size and `smoothness` is given, or has a state
-        and `resample` is given.
+        and `resample` is given; when a constant has the wrong sign.
 
     Cost per step: for each task N + 1 gradients (one more with `smoothness`), N Hessian products;
     no cross products where the losses read y alone, as they do in MAML.
@@ -75,6 +75,9 @@ def maml(
     """
     if smoothness is not None and (callable(inner_optimizer) or isinstance(inner_optimizer, tuple)):
         raise ValueError("inner_optimizer must be a step size when smoothness is given")
+    check(smoothness is None or smoothness > 0, "smoothness must be positive", smoothness)
+    check(hessian_smoothness >= 0, "hessian_smoothness must not be negative", hessian_smoothness)
+    check(caution > 0, "caution must be positive", caution)
 
     def start(x):
         return x

@@ -46,7 +46,8 @@ def mrbo(
       An `Algorithm` that reads Q + 2 inner minibatches a step.
 
     Raises:
-      ValueError: when a weight is not positive, or `rate` is None and `inner_optimizer` is not a number.
+      ValueError: when a weight, `scale` or `offset` is not positive, or `rate` is None and
+        `inner_optimizer` is not a number.
 
     Cost per step: 4 gradients, 2 Q Hessian products, 2 cross products.
 
@@ -61,6 +62,8 @@ def mrbo(
     """
     check(inner_weight > 0, "inner_weight must be positive", inner_weight)
     check(outer_weight > 0, "outer_weight must be positive", outer_weight)
+    check(scale > 0, "scale must be positive", scale)
+    check(offset > 0, "offset must be positive", offset)
     factor = power(exponent, scale=scale, offset=offset)
 
     def share(weight):

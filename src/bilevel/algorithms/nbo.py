@@ -35,7 +35,8 @@ def nbo(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes; the inner one at most 1/L.
       extra_steps: steps T beyond the first, each with one Hessian product for y and one for v.
-      linear_solver: solves both systems instead; inner_optimizer is then that of the warm-up only.
+      linear_solver: solves both systems instead, on the one minibatch (`cg`, `richardson`);
+        inner_optimizer is then that of the warm-up only.
       damping: added to the diagonal of H in both systems; it shifts the adjoint.
       warm_up: first steps in which y and v make one step of inner_optimizer and x none.
 
@@ -43,7 +44,8 @@ def nbo(
       An `Algorithm` that reads one minibatch at each level a step; it is meant for full data.
 
     Raises:
-      ValueError: when `extra_steps`, `damping` or `warm_up` is negative.
+      ValueError: when `extra_steps`, `damping` or `warm_up` is negative, or `linear_solver` needs
+        several minibatches.
 
     Cost per step: 3 gradients, 1 + 2 T Hessian products (1 + 2 N for N steps of `cg`), 1 cross product.
 
@@ -62,6 +64,8 @@ def nbo(
     if linear_solver is None:
         solve, products = gradient_steps(extra_steps, fixed_sides(problem, damping)), extra_steps
     else:
+        rule = "linear_solver must be one of a single minibatch, such as cg"
+        check(linear_solver.draws == 1, rule, f"one of {linear_solver.draws}")
         solve = _solve_by(problem, linear_solver, damping)
         products = linear_solver.products - linear_solver.start_products
     return newton_loop(

@@ -50,9 +50,9 @@ def prox_aid(
     Cost per step: T + 1 gradients, N Hessian products, 1 cross product.
 
     Family: double loop, implicit, proximal.
-    Reference: Chen, Kailkhura and Zhou, An Accelerated Proximal Algorithm for Regularized Nonconvex
-    and Nonsmooth Bi-level Optimization, Machine Learning 2023, arXiv:2203.16615; the steps follow its
-    abstract.
+    Reference: following Chen, Kailkhura and Zhou, An Accelerated Proximal Algorithm for Regularized
+    Nonconvex and Nonsmooth Bi-level Optimization, Machine Learning 2023, arXiv:2203.16615; equations
+    recalled, not checked against the paper.
 
     >>> from bilevel import tasks
     >>> prox_aid(tasks.quadratic().problem).cost

@@ -24,8 +24,8 @@ def pzobo(
         d_j = (y^N(x + smoothing u_j) - y^N(x)) / smoothing,   u_j ~ N(0, I)
         x <- x - outer_optimizer (f_x + (1/Q) sum_j <d_j, f_y> u_j)
 
-    The inner gradients are those of the whole set; `pzobo_s` is the method on minibatches. The
-    squared error of the estimated term is (p + 1)/Q times its square, p the entries of x.
+    All paths read the same minibatches: on minibatches it is `pzobo_s`. The squared error of the
+    estimated term is (p + 1)/Q times its square, p the entries of x.
 
     Args:
       problem: the two losses.
@@ -42,8 +42,9 @@ def pzobo(
     Cost per step: (Q + 1) N + 1 gradients, no products.
 
     Family: double loop, zeroth order.
-    Reference: Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms,
-    NeurIPS 2022, arXiv:2110.07004, PZOBO.
+    Reference: following Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel
+    Algorithms, NeurIPS 2022, arXiv:2110.07004, PZOBO; equations as in published code, not checked
+    against the paper.
     Differs from the paper's code: directions are not normalised tensor by tensor, which shrinks
     the estimated term to about 1/p of its size.
 

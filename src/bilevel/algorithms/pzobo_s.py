@@ -42,8 +42,9 @@ def pzobo_s(
     Cost per step: (Q + 1) N + 1 gradients, no products.
 
     Family: double loop, zeroth order, stochastic.
-    Reference: Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms,
-    NeurIPS 2022, arXiv:2110.07004, PZOBO-S.
+    Reference: following Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel
+    Algorithms, NeurIPS 2022, arXiv:2110.07004, PZOBO-S; equations as in published code, not checked
+    against the paper.
 
     >>> from bilevel import tasks
     >>> pzobo_s(tasks.quadratic().problem, directions=1).cost

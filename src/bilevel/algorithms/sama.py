@@ -64,7 +64,7 @@ def sama(
       taken on the last inner one.
 
     Raises:
-      ValueError: when `inner_steps` < 1.
+      ValueError: when `inner_steps` < 1 or `difference` is not positive.
 
     Cost per step: T + 3 gradients, no products.
 
@@ -77,6 +77,7 @@ def sama(
     Cost(gradients=13, hessian_products=0, cross_products=0)
     """
     check(inner_steps >= 1, "inner steps must be at least 1", inner_steps)
+    check(difference > 0, "difference must be positive", difference)
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
 
     def init(x, y):

@@ -35,7 +35,7 @@ def stocbio(
       rate: step eta of the series, at most 1/L; None takes `inner_optimizer`, which then must be
         a number.
       counts: how many minibatches B_Q, .., B_1 consist of, in this order, that of use;
-        `decreasing_batches` gives the paper's. One each when None.
+        `decreasing_batches` gives those of the theory. One each when None.
 
     Returns:
       An `Algorithm` that reads D + Q + 1 inner minibatches a step, with `counts` their sum in place
@@ -48,8 +48,8 @@ def stocbio(
     Cost per step: D + 1 gradients, Q (or the sum of `counts`) Hessian products, 1 cross product.
 
     Family: double loop, implicit, stochastic.
-    Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
-    ICML 2021, arXiv:2010.07962, stocBiO.
+    Reference: following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced
+    Design, ICML 2021, arXiv:2010.07962, stocBiO.
     Differs from the paper: factors of equal batches unless `counts` are given.
 
     >>> from bilevel import tasks

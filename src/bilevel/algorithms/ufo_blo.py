@@ -24,7 +24,8 @@ class Seen(NamedTuple):
     Attributes:
       second_moment, bias: running sums of |e|^2 and |e - o|^2.
       weight: the same sum of ones, 0 before the first exact draw.
-      exact_draws: how many there were; the true cost of a run follows from it.
+      exact_draws: how many there were (with `vectorize`, of all tasks at once); the true cost of a
+        run follows from it.
     """
 
     second_moment: jax.Array
@@ -74,7 +75,8 @@ def ufo_blo(
         x <- x - outer_optimizer (o + (coin / q) (e - o)),   coin ~ Bernoulli(q),   the mean over tasks
 
     The target is the r-step objective itself. An adaptive q minimises the cost of a given accuracy
-    (`optimal_probability`), from running means of |e|^2 and |e - o|^2 over the exact draws.
+    (`optimal_probability`), from running means of |e|^2 and |e - o|^2 over the exact draws. The paper of
+    2020 (arXiv:2006.03631) calls the method UFO-BLO, that of 2021 UFOM.
 
     Args:
       problem: the two losses.
@@ -104,8 +106,8 @@ def ufo_blo(
 
     Family: double loop, first order, unbiased.
     Reference: Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order
-    Heuristic for Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487 (before: UFO-BLO,
-    2020, arXiv:2006.03631). The adaptive rule follows the authors' code.
+    Heuristic for Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487, UFOM; the estimate and
+    the adaptive rule as in the authors' code.
     Differs from the paper's code: |e - o|^2 is measured itself (there |gradient - e|^2, which
     depends on the coin, over 10), and nothing is clipped.
 
@@ -154,6 +156,7 @@ def ufo_blo(
         return UfoBloState(x, y, optimizer.init(x), y, seen, chance(seen))
 
     def step(state, batch, key):
+        check(key is not None, "ufo_blo needs a key", key)
         x = state.x
 
         def estimate(seen, batch, task_key):

@@ -60,7 +60,7 @@ def vrbo(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: moves of y a step; the paper's loop `t = 0 .. m + 1` makes m + 1 of them.
+      inner_steps: moves of y a step; a loop `t = 0 .. m + 1` whose last pass moves nothing makes m + 1.
       period: steps from one refresh to the next, at least 1.
       refresh: minibatches whose mean is a refresh; None takes the whole set.
       terms: Hessian products Q of the series.

@@ -153,14 +153,14 @@ def learn(
       DivergedError: when the run leaves the finite numbers before its second log point.
     """
     if name in algorithms.START_LEARNERS + algorithms.DIRECT_ONLY:
+        direct = name in algorithms.DIRECT_ONLY
+        why = "they act on the outer loss through the model alone" if direct else "it learns a start of y"
         raise ValueError(
-            f"{name} cannot learn weights, since they act on the outer loss through the model alone; "
-            "choose another algorithm, for example soba"
+            f"{name} cannot learn weights, since {why}; choose another algorithm, for example soba"
         )
     data = _minibatches(setting, seed)
-    build = partial(
-        getattr(algorithms, name), setting.problem, inner_optimizer=inner_step, **fitting(name, data)
-    )
+    facts = fitting(name, data, inner_size=optax.tree.size(setting.y))
+    build = partial(getattr(algorithms, name), setting.problem, inner_optimizer=inner_step, **facts)
     cheap = build().cost.total <= CHEAP
     steps = (1500 if cheap else 500) if steps is None else steps
     algorithm = build(outer_optimizer=optax.adam(setting.outer_rate * (1 if cheap else 3)))

@@ -27,8 +27,7 @@ def newsgroups() -> Dataset:
     """
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    path = packed("newsgroups.npz")
-    counts, labels, test_counts, test_labels, groups = _count_words() if path is None else _read_counts(path)
+    counts, labels, test_counts, test_labels, groups = word_counts()
     weigh = TfidfTransformer(sublinear_tf=True).fit(counts)
     return Dataset(
         "newsgroups",
@@ -38,6 +37,12 @@ def newsgroups() -> Dataset:
         scipy.sparse.csr_matrix(weigh.transform(test_counts)),
         test_labels.astype(np.int32),
     )
+
+
+def word_counts():
+    """`(counts, labels, test counts, test labels, groups)`: how often each message has each word."""
+    path = packed("newsgroups.npz")
+    return _count_words() if path is None else _read_counts(path)
 
 
 def _read_counts(path):

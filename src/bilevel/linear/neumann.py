@@ -33,7 +33,7 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
       A `LinearSolver` of `terms` minibatches, or of `sum(counts)`.
 
     Raises:
-      ValueError: when `terms` < 0, or `counts` are not `terms` positive numbers.
+      ValueError: when `terms` < 0, `rate` <= 0, or `counts` are not `terms` positive numbers.
 
     Cost: one Hessian product a minibatch.
 
@@ -41,6 +41,7 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
     ICML 2021, arXiv:2010.07962.
     """
     check(terms >= 0, "terms must be at least 0", terms)
+    check(rate > 0, "rate must be positive", rate)
     sizes = np.asarray([1] * terms if counts is None else list(counts), int)
     check(sizes.shape == (terms,) and (sizes >= 1).all(), f"counts must be {terms} positive numbers", counts)
     draws = int(sizes.sum())
@@ -88,14 +89,14 @@ def decreasing_batches(terms: int, base: float, rate: float, convexity: float) -
 
     Args:
       terms: number of factors Q.
-      base: n_1 / Q, what the paper calls B, in minibatches.
+      base: n_1 / Q, the B of the theory, in minibatches.
       rate: step eta of the series.
       convexity: mu, the least eigenvalue of H.
 
     >>> decreasing_batches(5, base=1.2, rate=0.5, convexity=0.4)
     (6, 5, 4, 3, 2)
 
-    Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
+    Reference: following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
     ICML 2021, arXiv:2010.07962.
     """
     return tuple(max(1, round(base * terms * (1 - rate * convexity) ** j)) for j in range(terms))
@@ -117,7 +118,7 @@ def random_product(terms: int, rate: float) -> LinearSolver:
       A `LinearSolver` of `terms - 1` minibatches (at least 1). It needs a key.
 
     Raises:
-      ValueError: when `terms` < 1.
+      ValueError: when `terms` < 1 or `rate` <= 0.
 
     Cost: `terms - 1` Hessian products, the worst case. A loop that stops after p of them would take half
     as many on average, but `vmap` over seeds or step sizes would undo that and reverse derivatives fail,
@@ -126,6 +127,7 @@ def random_product(terms: int, rate: float) -> LinearSolver:
     Reference: Ghadimi and Wang, Approximation Methods for Bilevel Programming, arXiv:1802.02246.
     """
     check(terms >= 1, "terms must be at least 1", terms)
+    check(rate > 0, "rate must be positive", rate)
 
     def solve(operator, b, v0, key: Any = None):
         check(key is not None, "random_product needs a key", key)

@@ -1,5 +1,6 @@
 """Data hyper-cleaning at the size of the notes: one free weight a training image, a linear model."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 from bilevel.cleaning.losses import cross_entropy, per_row
 from bilevel.cleaning.noise import corrupt
 from bilevel.datasets import Dataset
+from bilevel.report.tables import Cell, Column, Table
+from bilevel.reproduce.curves import Curve
 from bilevel.sampling import full, minibatches
 from bilevel.types import Batch, Problem
 
@@ -115,3 +118,14 @@ def cleaning(
     problem = per_row(lambda y, features: features @ y, penalty)
     columns = training["features"].shape[1]
     return Cleaning(problem, trusted, training, held, columns, len(source.classes))
+
+
+def ends_table(curves: Sequence[Curve]) -> Table:
+    """What `Cleaning.measure` gave last, medians over the seeds."""
+    shown = "test loss", "test accuracy", "AUC", "weight of right rows", "weight of wrong rows"
+    columns = [Column("method", numeric=False), *map(Column, (*shown, "loss on trusted rows"))]
+    rows = [
+        [Cell(run.label), *(Cell.of(run.last(name)) for name in (*shown, "validation loss"))]
+        for run in curves
+    ]
+    return Table(columns, rows)

@@ -56,8 +56,8 @@ class Curve(NamedTuple):
         return self.steps * self.cost.total
 
     def last(self, quantity: str) -> float:
-        """Median over the seeds at the last point."""
-        return float(np.median(self.values[quantity][:, -1]))
+        """Median over the seeds at the last point; a run that diverged counts as infinite."""
+        return float(np.median(_or_infinite(self.values[quantity][:, -1])))
 
     def reaches(self, quantity: str, level: float, along: np.ndarray) -> float:
         """Where on the axis `along` (points,) the median over the seeds first comes down to a level.
@@ -68,7 +68,7 @@ class Curve(NamedTuple):
         >>> run.reaches("loss", 3.0, run.steps), run.reaches("loss", 0.5, run.steps)
         (5.0, inf)
         """
-        middle = np.median(self.values[quantity], 0)
+        middle = np.median(_or_infinite(self.values[quantity]), 0)
         below = np.flatnonzero(middle <= level)
         if not below.size:
             return float("inf")
@@ -78,7 +78,7 @@ class Curve(NamedTuple):
 
     def late(self, quantity: str) -> float:
         """Median over the seeds of the mean over the second half of the points: less noisy."""
-        values = self.values[quantity]
+        values = _or_infinite(self.values[quantity])
         return float(np.median(values[:, values.shape[1] // 2 :].mean(1)))
 
 
@@ -162,7 +162,9 @@ def value_table(
     rows = []
     for curve in curves:
         at = np.searchsorted(against(curve), places, side="right") - 1
-        rows.append([Cell(curve.label), *map(Cell.of, np.median(curve.values[quantity], 0)[at])])
+        rows.append(
+            [Cell(curve.label), *map(Cell.of, np.median(_or_infinite(curve.values[quantity]), 0)[at])]
+        )
     return Table(columns, rows)
 
 
@@ -178,6 +180,10 @@ def each_seed(algorithm: Algorithm, setting: Setting, points: np.ndarray) -> Cal
         return lax.map(one, keys) if algorithm.branches else jax.vmap(one)(keys)
 
     return all_seeds
+
+
+def _or_infinite(values):
+    return np.where(np.isfinite(values), values, np.inf)
 
 
 def _trace(algorithm, setting, data, held, key, points):

@@ -5,6 +5,8 @@ from bilevel.reproduce.claims import (
     accbio_worstcase,
     aid_itd_warmstart,
     fsla_quadratic,
+    stocbio_estimator,
+    ufo_counterexample,
 )
 from bilevel.reproduce.types import Claim
 
@@ -14,6 +16,8 @@ CLAIMS: dict[str, Claim] = {
         accbio_worstcase,
         aid_itd_warmstart,
         fsla_quadratic,
+        stocbio_estimator,
+        ufo_counterexample,
     )
 }  # fmt: skip
 

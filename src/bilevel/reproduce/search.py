@@ -145,7 +145,7 @@ def chosen(search: Search, scores: np.ndarray) -> Search:
         raise ArithmeticError(
             f"no trial of {search.method} ended well: try smaller values of {', '.join(axes)}"
         )
-    place = np.unravel_index(np.argmin(scores), scores.shape)
+    place = [int(i) for i in np.unravel_index(np.argmin(scores), scores.shape)]
     best = {name: values[i] for (name, values), i in zip(axes.items(), place, strict=True)}
     edge = tuple(
         name

@@ -90,7 +90,7 @@ def solution(response: Response) -> Callable:
     of the response; put it anywhere inside a larger JAX program. It is differentiated in x (and,
     if `unrolled`, in y0), never in its data: what you differentiate belongs in x. With every response but
     `unrolled` the derivative with respect to the starting point y0 is zero: learning an
-    initialisation (MAML) needs `unrolled`.
+    initialisation (MAML) needs `unrolled`, with its `start` where x is that initialisation.
 
     >>> import jax, jax.numpy as jnp
     >>> from bilevel import Problem, cg, descend, full, implicit

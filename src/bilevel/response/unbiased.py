@@ -20,9 +20,10 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
         o, e = cheap and exact pullback;   coin ~ Bernoulli(probability)
         x_bar = o + (coin / probability) (e - o)
 
-    The mean is e for every probability, the variance (1 / probability - 1) |e - o|^2. Tails skip
-    the work of the exact pullback at run time. Under `vmap` over keys both sides are computed: there,
-    leave the key out of the mapped part (`in_axes=None`).
+    The mean is e for every probability, the variance (1 / probability - 1) |e - o|^2. (Second
+    derivatives of y multiply two pullbacks with one coin, and are biased.) Tails skip the work of
+    the exact pullback at run time. Under `vmap` over keys both sides are computed: there, leave the
+    key out of the mapped part (`in_axes=None`).
 
     Args:
       cheap: usually `first_order`; carries no adjoint.
@@ -33,9 +34,10 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
       A `Response` that needs a key and carries the adjoint of `exact`.
 
     Raises:
-      ValueError: when `probability` is not in (0, 1].
+      ValueError: when `probability` is not in (0, 1], or there is no key.
 
-    Cost: at most (heads) that of `exact`, and that of `cheap` unless it is `first_order`.
+    Cost: at most (heads) that of `exact`, and that of `cheap` unless it is `first_order`, whose
+    pullback reads no path.
 
     Reference: Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order
     Heuristic for Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487.
@@ -43,6 +45,7 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
     check((probability > 0) & (probability <= 1), "probability must be in (0, 1]", probability)
 
     def respond(x, y0, batch, key):
+        check(key is not None, "unbiased needs a key", key)
         coin_key, key = jax.random.split(key)
         y, exact_pullback = exact.respond(x, y0, batch, key)
         _, cheap_pullback = cheap.respond(x, y0, batch, key)
@@ -55,8 +58,9 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
 
         return y, pullback
 
-    # Without products the cheap pullback reads no path, and its solve is dead code.
-    own = cheap.cost if cheap.cost.hessian_products else Cost()
+    # Without products or further paths the cheap pullback reads no y of its own: its solve is dead code.
+    pulls = cheap.cost.total > cheap.cost.gradients or cheap.cost.gradients > exact.cost.gradients
+    own = cheap.cost if pulls else Cost()
     draws = max(cheap.draws, exact.draws)
     return Response(following(respond, exact.adjoint), exact.adjoint, draws, exact.cost.plus(own))
 

@@ -82,6 +82,7 @@ def unified_hypergradient(
     without Hessian Inverse, AAAI 2022, arXiv:2112.04660 has a view of this kind.
     """
     f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
+    add = jnp.asarray(add, jnp.result_type(*jax.tree.leaves(f_y)))
     count = add.shape[0]
 
     def step(carry, entry):

@@ -65,7 +65,7 @@ def zeroth_order(
       A `Response` that carries no adjoint. It needs a key.
 
     Raises:
-      ValueError: when `directions` < 1 or `smoothing` <= 0.
+      ValueError: when `directions` < 1, `smoothing` <= 0, or there is no key.
 
     Cost: `directions + 1` times the gradients of the solver, no products.
 
@@ -76,6 +76,7 @@ def zeroth_order(
     check(smoothing > 0, "smoothing must be positive", smoothing)
 
     def pullback_at(x, y0, y, batch, key):
+        check(key is not None, "zeroth_order needs a key", key)
         along = law(key, x, directions)
 
         def projected(u, w):

@@ -58,10 +58,10 @@ def report(aid, warm, cold, theory) -> Finding:
         "ITD, warm y: last gradient at D = 5 over that at D = 80": at_least(floors[0] / floors[-1], 20),
     }
     words = (
-        f"With 10 inner steps and 2 of conjugate gradients, AID comes down to a gradient of {best:.1g} when y "
-        f"and v both start where they were left, and to {min(others):.2g} or more when either starts afresh. "
-        f"ITD with a warm y ends at {floors[0]:.2g} with 5 inner steps and at {floors[-1]:.2g} with 80; the "
-        f"second half of the outer steps lowered none of these by more than {100 * max(falls):.1g} %."
+        f"With 10 inner steps and 2 of conjugate gradients, AID comes down to a gradient of {best:.1g} when "
+        f"y and v both start where they were left, and to {min(others):.2g} or more when either starts "
+        f"afresh. ITD with a warm y ends at {floors[0]:.2g} with 5 inner steps and at {floors[-1]:.2g} with "
+        f"80; the second half of the outer steps lowered none of these by more than {100 * max(falls):.1g} %."
     )
     figures = [
         Picture(

@@ -8,9 +8,8 @@ import optax
 from bilevel.algorithms import itd_bio, pzobo
 from bilevel.combinators import nested
 from bilevel.inner import descend
-from bilevel.report.reproduce_figures import Line, lines
+from bilevel.report.reproduce_figures import lines
 from bilevel.reproduce.curves import Setting, cost_table, curve, even_points, value_table
-from bilevel.reproduce.search import tune
 from bilevel.reproduce.types import Claim, Finding, Picture, at_least, at_most, shown, verdict
 from bilevel.reproduce.zeroth_order import (
     AID_CG,
@@ -20,43 +19,30 @@ from bilevel.reproduce.zeroth_order import (
     HOZOG,
     ITD,
     ONE,
-    angles,
-    contestants,
+    calls_shown,
+    compare,
     hozog,
+    line,
 )
 from bilevel.response import first_order
 from bilevel.sampling import full
 from bilevel.types import Problem
 
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
-
 
 def run(size: str) -> Finding:
     """The code's settings, then all tuned at equal oracle calls; then a problem of 20 outer entries."""
-    entries, features, rows, steps = (64, 128, 500, 100) if size == "small" else (128, 256, 1000, 150)
-    problem, data, start = representation(entries, features, rows)
-    solver = descend(problem, 1e-3, 20)
-
-    def loss(state, held):
-        return {"f": problem.outer(state.x, solver.solve(state.x, state.start, held), held.outer[0])}
-
-    setting = Setting(data, start, loss, data, seeds=(0, 1, 2))
-    builds = contestants(problem, 1e-3, 20, smoothing=0.01, counts=(1, 10, 50))
-    plain = contestants(problem, 1e-3, 20, smoothing=0.01, counts=(1, 10, 50), optimizer=optax.sgd)
-    given = []
-    for label, angle in angles(plain[ITD], plain).items():
-        rate = 0.1 if label == HOZOG else 0.01 if label == AID_CG and size == "paper" else 0.05
-
-        def measure(state, held, angle=angle):
-            return loss(state, held) | {"cosine": angle(state, held)}
-
-        points = np.union1d(even_points(steps - 1, 33), [10, 50])
-        given.append(curve(label, builds[label](rate), setting._replace(measure=measure), points))
-    # In so few calls 50 directions would leave 4 steps.
-    fast = {label: build for label, build in builds.items() if label != "PZOBO, Q = 50"}
-    calls = builds[AID_FP](0.1).cost.total * steps
-    searches, tuned = tune(fast, {"outer_optimizer": RATES}, setting, score="f", calls=calls)
-    return report(entries * features, given, searches, tuned, few_entries(1000))
+    small = size == "small"
+    entries, features, rows, steps = (64, 128, 500, 100) if small else (128, 256, 1000, 150)
+    comparison = compare(
+        *representation(entries, features, rows),
+        inner_steps=20,
+        steps=steps,
+        smoothing=0.01,
+        counts=(1, 10, 50),
+        rates={"": 0.05, HOZOG: 0.1, AID_CG: 0.05 if small else 0.01},
+        grid=(0.01, 0.03, 0.1, 0.3, 1.0),
+    )
+    return report(entries * features, *comparison, few_entries(1000))
 
 
 def representation(entries: int, features: int, rows: int):
@@ -160,14 +146,7 @@ def report(entries, given, searches, tuned, few) -> Finding:
                 "Linear representation, the code's settings",
                 "outer steps",
                 "outer loss f",
-                [
-                    *[line(run, run.steps, "f") for run in given if run.label not in (CODE, AID_CG)],
-                    *[
-                        line(run, run.steps, "f")._replace(colour=6, dash=1)
-                        for run in given
-                        if run.label == CODE
-                    ],
-                ],
+                [line(run, run.steps, "f") for run in given if run.label != AID_CG],
                 log="y",
             ),
             "Outer loss f(x, y^20(x)) along the path, Adam with the official code's steps; median and range "
@@ -217,26 +196,15 @@ def report(entries, given, searches, tuned, few) -> Finding:
     return Finding(verdict(numbers), words, numbers, figures, tables, searches)
 
 
-def line(run, x, quantity) -> Line:
-    """Its curve in a figure."""
-    return Line(run.label, x, run.values[quantity])
-
-
-def calls_shown(runs):
-    """A quarter, half and all of the calls that every method made."""
-    last = min(int(run.calls[-1]) for run in runs)
-    return [last // 4, last // 2, last]
-
-
 CLAIM = Claim(
     name="pzobo-shallow",
     title="A Jacobian from differences, linear representation",
     paper="Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, NeurIPS 2022, "
     "arXiv:2110.07004",
-    statement="Estimating only the response Jacobian by differences of inner paths, and keeping the gradients "
-    "of f exact, is far more effective than estimating the whole hypergradient as HOZOG does (abstract), and "
-    "on a linear representation it ends lower and sooner than AID with fixed-point steps or conjugate "
-    "gradients (printed in the official code).",
+    statement="Estimating only the response Jacobian by differences of inner paths, and keeping the "
+    "gradients of f exact, is far more effective than estimating the whole hypergradient as HOZOG does "
+    "(abstract), and on a linear representation it ends lower and sooner than AID with fixed-point steps "
+    "or conjugate gradients (printed in the official code).",
     known={
         "problem": "f, g: least squares of rows X x y, 500 rows, x 64 by 128, y 128; 0.05 |y|^2 in g "
         "(official code)",

@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from bilevel import tasks
 from bilevel.cli import main
+from bilevel.comparison import Budget, compare
 
 
 def fails(capsys, *arguments):
@@ -88,14 +90,16 @@ def test_compare_tells_a_diverged_run(tmp_path, capsys):
     assert "is not finite at step" in record["diverged"]
 
 
-def test_compare_records_settings_that_read_the_same_in_every_run(tmp_path):
-    command = ["compare", "quadratic", "--algorithms", "pzobo,ufo_blo,stable", "--steps", "2", "--quiet"]
-    assert main([*command, "--set", "ufo_blo.probability=None", "--out", str(tmp_path)]) == 0
-    pzobo, ufo_blo, stable = json.loads((tmp_path / "results.json").read_text())
+def test_compare_records_settings_that_read_the_same_in_every_run():
+    settings = {"ufo_blo": {"probability": None}}
+    records = compare(
+        tasks.quadratic(), ["pzobo", "ufo_blo", "stable"], Budget(steps=2), settings=settings, progress=False
+    )
+    pzobo, ufo_blo, stable = records
     assert pzobo["hyperparameters"]["law"] == "gaussian"
     assert ufo_blo["hyperparameters"]["probability"] is None
-    # Its cost is that of the task's y, which has 10 entries.
-    assert stable["history"]["hessian_products"] == [0, 20, 40]
+    # Its cost is that of the task's y, which has 20 entries.
+    assert stable["history"]["hessian_products"] == [0, 40, 80]
 
 
 @pytest.mark.parametrize("task", ["hyperclean", "regularization"])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,21 @@ def test_a_loss_that_is_not_finite_at_the_start_is_told(key):
         b.run(b.soba(problem), -1.0, 0.0, b.full(None, None), steps=5, key=key)
 
 
+class Pair(NamedTuple):
+    x: Any
+    y: Any
+
+
+def test_a_state_that_is_not_finite_is_told_though_no_metric_shows_it(key):
+    def step(state, batch, key):
+        return state._replace(y=10.0 * state.y), {"outer_loss": jnp.zeros(())}
+
+    algorithm = b.Algorithm(lambda x, y: Pair(jnp.asarray(x), jnp.asarray(y)), step, b.Draws(1, 1), b.Cost())
+    with pytest.raises(b.DivergedError, match=r"between steps 300 and 310: state\.y is not finite") as caught:
+        b.run(algorithm, 0.0, 1.0, b.full(None, None), steps=400, key=key, log_every=10)
+    assert caught.value.state.y == pytest.approx(1e300) and len(caught.value.history["step"]) == 31
+
+
 def test_bad_arguments(key):
     with pytest.raises(ValueError, match="log_every must be at least 1, got 0"):
         b.run(build(), X, Y, DATA, steps=5, key=key, log_every=0)
@@ -129,6 +145,9 @@ def test_bad_arguments(key):
         b.run(build(), X, Y, DATA, steps=5, key=key, start=7)
     with pytest.raises(ValueError, match=r"key must be made by jax.random.key\(seed\)"):
         b.run(build(), X, Y, DATA, steps=5, key=jax.random.PRNGKey(0))
+    for data, told in (((DATA.outer, DATA.inner), "tuple"), (b.Batch(X, Y), "ArrayImpl and ArrayImpl")):
+        with pytest.raises(ValueError, match=f"data must come from full or minibatches.*got {told}"):
+            b.run(build(), X, Y, data, steps=5, key=key)
     with pytest.raises(ValueError, match="`run` chooses the minibatches"):
         b.hypergradient(TASK.problem, b.first_order(b.descend(TASK.problem, 0.1, 1)), X, Y, DATA)
     with pytest.raises(TypeError, match="scalar"):

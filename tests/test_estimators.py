@@ -1,13 +1,16 @@
 """Estimators and oracles: limits, and the identities of the papers."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import bilevel as b
 from bilevel.types import Point
-from problems import quartic_case
+from problems import counted, quartic_case
 
 CASE = quartic_case()
 OPTIMIZERS = Point(0.05, 0.3, 0.3)
@@ -60,6 +63,52 @@ def test_storm_corrects_the_last_direction_on_the_current_minibatch():
         assert direction.x == pytest.approx(want, rel=1e-14)
 
 
+class Scale(NamedTuple):
+    """A minibatch whose direction at p is `(1 + noise) p`; without noise on the whole set."""
+
+    noise: Any
+
+    def whole(self):
+        return Scale(jnp.zeros_like(self.noise))
+
+
+@pytest.mark.parametrize(
+    "estimator, periods_are_random", [(b.page(0.2), True), (b.spider(5), False)], ids=["page", "spider"]
+)
+def test_refreshes_come_as_often_as_told_and_corrections_in_between(estimator, periods_are_random):
+    def oracle(point, batch):
+        outer = jax.tree.map(lambda leaf: (1 + batch.noise) * leaf, point)
+        return b.directions.Terms(outer, jax.tree.map(jnp.zeros_like, point), 0.0)
+
+    def step(state, read):
+        p, noise, key = read
+        direction, state, _ = estimator.update(oracle, state, Point(p, p, p), Scale(noise), key)
+        return state, direction.x
+
+    p, noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4000)))
+    reads = p, noise, jax.random.split(jax.random.key(0), 4000)
+    d = np.asarray(jax.lax.scan(step, estimator.init(Point(*[p[0]] * 3)), reads)[1])
+    refreshed = d == p
+    corrected = d[:-1] + np.asarray((1 + noise[1:]) * (p[1:] - p[:-1]))
+    np.testing.assert_allclose(d[1:][~refreshed[1:]], corrected[~refreshed[1:]], atol=1e-12)
+    assert refreshed[0]
+    # 4000 tosses: a standard deviation of 0.006; the period is exact.
+    assert refreshed.mean() == pytest.approx(0.2, abs=0.02)
+    assert refreshed[::5].all() == (not periods_are_random)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["whole", "ragged"])
+def test_a_ragged_minibatch_costs_saga_no_more_than_a_whole_one(last):
+    problem, counts = counted(CASE.problem)
+    data = b.minibatches(np.zeros(5), np.zeros(5), batch_size=2)
+    algorithm = b.saba(problem, inner_optimizer=0.3, outer_optimizer=0.02, blocks=b.count_blocks(data))
+    picks = jnp.array([4 if last else 2], jnp.int32)
+    batch = b.Batch(*(source.view(picks) for source in data))
+    step = jax.jit(lambda state: algorithm.step(state, batch, None)[0])
+    jax.block_until_ready(step(algorithm.init(CASE.x, CASE.y)))
+    assert counts == algorithm.cost._asdict()
+
+
 def test_weights_may_follow_a_schedule_and_must_be_shares():
     estimator, point = b.momentum(lambda count: 1.0 / (count.astype(float) + 1)), Point(*[jnp.zeros(())] * 3)
     state = estimator.init(point)
@@ -67,6 +116,11 @@ def test_weights_may_follow_a_schedule_and_must_be_shares():
         direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
     assert direction.x == pytest.approx(3.0)  # the plain average
     for make in (b.momentum, b.storm):
+        estimator = make(optax.constant_schedule(3.0))  # cut at 1
+        state = estimator.init(point)
+        for noise in (0.5, -1.0):
+            direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
+        assert direction.x == -1.0
         with pytest.raises(ValueError, match=r"weight must be in \(0, 1\], got 0"):
             make(0.0)
 

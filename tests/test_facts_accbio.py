@@ -271,12 +271,12 @@ def heavy_ball(y):
     return v
 
 
-def accbio(steps, warm):
+def accbio(steps, warm, ridge=0.0):
     weight = (np.sqrt(KAPPA_X) - 1) / (np.sqrt(KAPPA_X) + 1)
     z, ahead, y = X, X, Y
     for _ in range(steps):
         y = nesterov(ahead, y if warm else Y)
-        new_z = ahead - ALPHA * (E[0] - C[N + 1].T @ heavy_ball(y))
+        new_z = ahead - ALPHA * (E[0] - C[N + 1].T @ heavy_ball(y) + ridge * ahead)
         z, ahead = new_z, new_z + weight * (new_z - z)
     return z, y
 
@@ -299,20 +299,22 @@ def accbio_bg(steps):
     [
         (b.accbio, {}, accbio(3, warm=False)),
         (b.accbio, {"warm": True}, accbio(3, warm=True)),
+        (b.accbio, {"ridge": 0.7}, accbio(3, warm=False, ridge=0.7)),
+        (b.accbio, {"inner_optimizer": optax.sgd(RHO), "rate": RHO}, accbio(3, warm=False)),
         (b.accbio_bg, {}, accbio_bg(3)),
+        (b.accbio_bg, {"inner_optimizer": optax.sgd(RHO), "rate": RHO}, accbio_bg(3)),
     ],
-    ids=["cold", "warm", "bg"],
+    ids=["cold", "warm", "ridge", "rate", "bg", "bg_rate"],
 )
 def test_three_steps_on_minibatches_are_those_of_the_notes(factory, settings, want):
     algorithm = factory(
         PROBLEM,
-        inner_optimizer=RHO,
         outer_optimizer=ALPHA,
         inner_condition=KAPPA_Y,
         outer_condition=KAPPA_X,
         inner_steps=N,
         linear_steps=M,
-        **settings,
+        **(dict(inner_optimizer=RHO) | settings),
     )
     assert algorithm.draws == b.Draws(1, N + 2)
     state = algorithm.init(jnp.asarray(X), jnp.asarray(Y))
@@ -374,6 +376,7 @@ def test_heavy_ball_diverges_below_the_largest_eigenvalue_and_is_slower_far_abov
         (lambda p: b.accbio(p, inner_condition=0.5), "a condition number must be at least 1, got 0.5"),
         (lambda p: b.accbio(p, outer_condition=0.5), "a condition number must be at least 1, got 0.5"),
         (lambda p: b.accbio_bg(p, outer_condition=0.5), "a condition number must be at least 1, got 0.5"),
+        (lambda p: b.accbio(p, ridge=-0.1), "ridge must be at least 0, got -0.1"),
         (lambda p: b.accbio(p, inner_optimizer=optax.adam(0.1)), "rate must be given"),
         (lambda p: b.accelerate(p, 0.1, -1, condition=1.0), "inner steps must be at least 0, got -1"),
     ],

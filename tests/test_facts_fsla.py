@@ -171,12 +171,15 @@ def test_least_squares_of_the_fsla_paper_have_the_noted_hypergradient():
 
 def test_saba_srba_storm_and_ma_soba_are_soba_on_full_batches():
     """R1: zero tables, any period, any weight of STORM, weight 1 of the moving average."""
-    want = states(b.soba(CASE.problem, **STEPS), 40).x
+    # A step of its own for v, which must reach v in each of them.
+    settings = STEPS | dict(adjoint_optimizer=0.8)
+    want = states(b.soba(CASE.problem, **settings), 40).x
+    assert jnp.abs(want - states(b.soba(CASE.problem, **STEPS), 40).x).max() > 1e-3
     for algorithm in (
-        b.saba(CASE.problem, **STEPS),
-        b.srba(CASE.problem, period=7, **STEPS),
-        b.fsla(CASE.problem, momentum="all", weight=0.2, **STEPS),
-        b.ma_soba(CASE.problem, weight=1.0, **STEPS),
+        b.saba(CASE.problem, **settings),
+        b.srba(CASE.problem, period=7, **settings),
+        b.fsla(CASE.problem, momentum="all", weight=0.2, **settings),
+        b.ma_soba(CASE.problem, weight=1.0, **settings),
     ):
         np.testing.assert_allclose(states(algorithm, 40).x, want, atol=1e-12)
 
@@ -275,6 +278,13 @@ def test_saba_tells_what_its_tables_must_hold():
     for keeper in (algorithm, b.srba(task.problem)):
         with pytest.raises(ValueError, match="from `full` or `minibatches`|use `full` or `minibatches`"):
             b.run(keeper, *task.start(jax.random.key(0)), host, steps=1, key=jax.random.key(0))
+
+
+def test_a_table_refuses_an_oracle_that_mixes_minibatches():
+    oracle = b.neumann_direction(CASE.problem, b.neumann(3, 0.1))
+    for estimator in (b.saga((1, 1)), b.momentum(0.5, of=b.saga((1, 1)))):
+        with pytest.raises(ValueError, match="one outer and one inner minibatch, got 1 and 5"):
+            b.single_loop(CASE.problem, oracle, estimator, Point(0.1, 0.1, 0.0))
 
 
 def test_periods_and_probabilities_out_of_range_are_refused():

@@ -162,12 +162,13 @@ def test_mrbo_momentum_lowers_the_error_floor(size, with_momentum, without):
 
 
 def test_mrbo_weights_follow_the_step_before_and_are_cut_at_one():
-    algorithm = mrbo(inner_weight=2.0, outer_weight=0.5, scale=2, outer_optimizer=0.0, inner_optimizer=0.0)
+    settings = dict(inner_weight=2.0, outer_weight=0.5, scale=2, offset=9.0)
+    algorithm = mrbo(outer_optimizer=0.0, inner_optimizer=0.0, **settings)
     directions = follow(algorithm, samples(1, 4, 4)).estimator.direction
     fresh = [est("A", np.zeros(DIM), np.zeros(DIM), [m[k] for m in samples(1, 4, 4)]) for k in range(4)]
     v, u = fresh[0]
     for k in range(1, 4):
-        square = (2 / (8 + k - 1) ** (1 / 3)) ** 2
+        square = (2 / (9 + k - 1) ** (1 / 3)) ** 2
         v = v + min(1, 0.5 * square) * (fresh[k][0] - v)
         u = u + min(1, 2.0 * square) * (fresh[k][1] - u)
         np.testing.assert_allclose(directions.x[k], v, atol=1e-13)

@@ -220,6 +220,10 @@ def test_damping_is_that_of_both_systems():
         # 200 gradient steps leave (1 - 1.5 * 0.3)^200 of the error.
         np.testing.assert_allclose(got.y, NEAR - np.linalg.solve(damped, g_y), atol=1e-12)
         np.testing.assert_allclose(got.v, np.linalg.solve(damped, f_y), atol=1e-12)
+    algorithm = b.nbo(P1.problem, damping=0.2)
+    state, metrics = jax.jit(algorithm.step)(start(algorithm, P1, NEAR, ADJOINT), P1.data, None)
+    left = np.linalg.norm(f_y - damped @ state.v) / np.linalg.norm(f_y)
+    assert metrics["linear_residual"] == pytest.approx(left, rel=1e-12)
 
 
 @pytest.mark.parametrize("settings", [dict(linear_solver=b.cg(30)), dict(extra_steps=5)])
@@ -238,6 +242,21 @@ def test_warm_up_moves_y_and_v_alone_by_plain_steps(settings):
     assert not np.any(flat(state.optimizer.x))
     state, _ = step(state, P1.data, None)
     assert np.abs(state.x - P1.x).max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [dict(damping=0.2), dict(warm_up=2), dict(damping=0.2, fresh=False)])
+def test_nsbo_damps_and_warms_up_as_nbo_does(settings):
+    steps = dict(inner_optimizer=0.5, outer_optimizer=0.1, extra_steps=3)
+    got = path(b.nsbo(DIRECT.problem, **steps, **settings), DIRECT, 5)
+    settings = {name: value for name, value in settings.items() if name != "fresh"}
+    np.testing.assert_allclose(got, path(b.nbo(DIRECT.problem, **steps, **settings), DIRECT, 5), atol=1e-14)
+    assert np.abs(got - path(b.nbo(DIRECT.problem, **steps), DIRECT, 5)).max() > 1e-3
+
+
+def test_nbo_refuses_solvers_that_need_minibatches_it_does_not_read():
+    for solver in (b.neumann(3, 0.1), b.richardson(3, 0.1, fresh=True)):
+        with pytest.raises(ValueError, match="linear_solver must be one of a single minibatch.*got one of 3"):
+            b.nbo(P1.problem, linear_solver=solver)
 
 
 def test_refuses_negative_numbers():
@@ -476,6 +495,19 @@ def test_saga_tables_hold_sides_and_directions_by_block_a_ragged_one_on_its_own_
             np.testing.assert_allclose(got, want, atol=1e-12)
 
 
+def test_nsbo_saga_is_ma_nsbo_saga_without_average_on_minibatches(key):
+    problem, outer, inner = finite_sum()
+    data = b.minibatches(outer, inner, batch_size=SIZE)
+    ends = []
+    for factory in (b.nsbo_saga, partial(b.ma_nsbo_saga, weight=1.0)):
+        algorithm = factory(problem, inner_optimizer=RHO, outer_optimizer=ALPHA, extra_steps=2, blocks=BLOCKS)
+        assert algorithm.draws == b.Draws(2, 4, fixed=True)
+        begin = algorithm.init(jnp.asarray(X), jnp.asarray(Y))
+        ends.append(b.advance(algorithm, begin, data, key, start=0, steps=6))
+    np.testing.assert_allclose(ends[0].x, ends[1].x, atol=1e-13)
+    np.testing.assert_allclose(ends[0].y, ends[1].y, atol=1e-13)
+
+
 def test_saga_reaches_the_solution_with_constant_steps_where_nsbo_does_not(key):
     problem, outer, inner = finite_sum()
     data = b.minibatches(outer, inner, batch_size=SIZE)
@@ -523,12 +555,13 @@ def test_a_solve_without_a_start_is_one_from_zero(solver):
 
 def test_richardson_takes_an_optimizer_and_fresh_minibatches():
     momentum = optax.sgd(0.2, momentum=0.5)
-    solver = b.richardson(4, momentum, fresh=True)
+    solver = b.richardson(4, momentum, fresh=True, damping=0.3)
     got, residual = solver.solve(lambda i: lambda w: jnp.asarray(A)[i] @ w, jnp.asarray(Y), jnp.asarray(B[0]))
     v, trace = B[0], np.zeros(3)
     for i in range(4):
-        trace = A[i] @ v - Y + 0.5 * trace
+        trace = A[i] @ v + 0.3 * v - Y + 0.5 * trace
         v = v - 0.2 * trace
     np.testing.assert_allclose(got, v, rtol=1e-12)
-    assert residual == pytest.approx(np.linalg.norm(Y - A[3] @ v) / np.linalg.norm(Y), rel=1e-12)
+    left = Y - A[3] @ v - 0.3 * v
+    assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(Y), rel=1e-12)
     assert solver.draws == 4

@@ -577,12 +577,15 @@ MINIBATCHES = {
     f2sa_paired: (b.f2sa, dict(penalty=7.0, inner_steps=2, paired=True)),
     f2sa_central: (b.f2sa, dict(penalty=7.0, inner_steps=2, order=2)),
     f3sa: (b.f3sa, dict(penalty=7.0, weight=0.2)),
-    f3sa_scheduled: (b.f3sa, dict(penalty=lambda k: 2.0 + 3.0 * k, weight=lambda k: 1 / (1.0 + k))),
+    f3sa_scheduled: (
+        b.f3sa,
+        dict(penalty=lambda k: 2.0 + 3.0 * k.astype(float), weight=lambda k: 1 / (1.0 + k.astype(float))),
+    ),
     bome: (b.bome, dict(inner_steps=3)),
     v_pbgd: (b.v_pbgd, dict(penalty=7.0, inner_steps=2)),
     v_pbgd_scheduled: (
         b.v_pbgd,
-        dict(penalty=lambda k: 0.6 * k, inner_steps=2, penalised_optimizer=RHO / 2),
+        dict(penalty=lambda k: 0.6 * k.astype(float), inner_steps=2, penalised_optimizer=RHO / 2),
     ),
     darts: (b.darts, {}),
     sama: (b.sama, dict(inner_steps=3)),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import bilevel as b
+from bilevel.reproduce.zeroth_order import hozog, unit_tensors
 from bilevel.response import gaussian, orthogonal, sphere
 from bilevel.sampling import Stacked
 
@@ -290,14 +291,13 @@ def test_pzobo_s_is_pzobo_whose_paths_read_minibatches(key):
     task = b.tasks.quadratic(rows=40, outer_dim=4, inner_dim=6)
     x, y = task.start(key)
     ends = []
-    for factory in (b.pzobo, b.pzobo_s):
-        algorithm = factory(task.problem, inner_optimizer=0.2, outer_optimizer=0.001, **chosen)
-        ends.append(b.run(algorithm, x, y, task.data(8), steps=2, key=key).state.x)
-        assert algorithm.cost == b.Cost(gradients=3 * 3 + 1)
-    np.testing.assert_array_equal(*ends)
-    assert b.pzobo_s(task.problem).name == "pzobo_s"
-    changed = b.pzobo_s(task.problem, inner_optimizer=0.2, outer_optimizer=0.001)
-    assert not np.allclose(b.run(changed, x, y, task.data(8), steps=2, key=key).state.x, ends[0])
+    for factory, settings in ((b.pzobo, chosen), (b.pzobo_s, chosen), (b.pzobo_s, {})):
+        algorithm = factory(task.problem, inner_optimizer=0.2, outer_optimizer=0.001, **settings)
+        state = algorithm.init(x, y)
+        ends.append(b.advance(algorithm, state, task.data(8), key, start=0, steps=2).x)
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert not np.allclose(ends[0], ends[2])
+    assert algorithm.name == "pzobo_s" and b.pzobo_s(task.problem, **chosen).cost == b.Cost(gradients=10)
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -314,5 +314,28 @@ def test_paths_start_at_the_last_y_or_at_the_first(warm):
 
 def test_a_missing_key_is_told():
     solver, x, f_y, _ = affine(3, 2)
-    with pytest.raises(ValueError, match="zeroth_order needs a key, got None"):
-        b.zeroth_order(solver, 1).respond(x, f_y, NO_DATA, None)
+    for law in (gaussian, sphere, orthogonal):
+        with pytest.raises(ValueError, match="random directions need a key, got None"):
+            b.zeroth_order(solver, 1, law=law).respond(x, f_y, NO_DATA, None)
+
+
+def test_hozog_of_the_reproductions_is_pzobo_where_f_is_linear_and_has_no_x():
+    """T10, one step with the same key: F(x + mu u) - F(x) is then <d, f_y> mu."""
+    rng = np.random.default_rng(3)
+    B, c = jnp.asarray(rng.normal(size=(7, 5))), jnp.asarray(rng.normal(size=7))
+    problem = b.Problem(lambda x, y, batch: c @ y, lambda x, y, batch: 0.5 * jnp.sum((y - B @ x) ** 2))
+    options = {"inner_optimizer": 0.5, "inner_steps": 4, "directions": 3}
+    ours, theirs = (
+        method.step(method.init(jnp.ones(5), jnp.zeros(7)), NO_DATA, jax.random.key(1))[0].x
+        for method in (hozog(problem, **options), b.pzobo(problem, **options))
+    )
+    # Differences of numbers of order 10, divided by 0.01.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_official_directions_have_length_one_in_every_tensor(key):
+    lengths = jax.tree.map(
+        lambda u: jnp.linalg.norm(u.reshape(4, -1), axis=1),
+        unit_tensors(key, {"matrix": jnp.ones((3, 2)), "vector": jnp.ones(5)}, 4),
+    )
+    np.testing.assert_allclose([*lengths["matrix"], *lengths["vector"]], 1, rtol=1e-12)

@@ -163,6 +163,8 @@ def test_mrbo_and_vrbo_refuse():
     for factory, settings, rule in (
         (b.mrbo, dict(inner_weight=0.0), "inner_weight must be positive, got 0"),
         (b.mrbo, dict(outer_weight=-1.0), "outer_weight must be positive, got -1"),
+        (b.mrbo, dict(scale=0.0), "scale must be positive, got 0"),
+        (b.mrbo, dict(offset=0.0), "offset must be positive, got 0"),
         (b.mrbo, dict(inner_optimizer=lambda step: 0.1), "rate must be given"),
         (b.vrbo, dict(period=0), "period must be at least 1, got 0"),
         (b.vrbo, dict(inner_steps=-1), "inner_steps must be at least 0, got -1"),
@@ -259,25 +261,29 @@ def series(w, first, terms):
     return RHO * total
 
 
-def random_series(w, first, terms, key):
+def random_series(w, first, terms, key, rate=RHO):
     for i in range(int(jax.random.randint(key, (), 0, terms))):
-        w = w - RHO * A[first + i] @ w
-    return terms * RHO * w
+        w = w - rate * A[first + i] @ w
+    return terms * rate * w
 
 
 def g_y(x, y, i):
     return A[i] @ y + C[i] @ x
 
 
-def bsa(x, y, k, key, memory, inner_steps=2, exponents=(0.5, 0.5)):
+def bsa(x, y, k, key, memory, inner_steps=2, exponents=(0.5, 0.5), rate=RHO):
     for i in range(inner_steps):
         y = y - RHO / (k + 1) ** exponents[0] * g_y(x, y, i)
-    v = random_series(y - B[0], inner_steps, 4, key)
+    v = random_series(y - B[0], inner_steps, 4, key, rate)
     return x - ALPHA / (k + 1) ** exponents[1] * (E[0] - C[inner_steps + 3].T @ v), y, None
 
 
 def ttsa(x, y, k, key, memory):
     return bsa(x, y, k, key, memory, inner_steps=1, exponents=(0.4, 0.6))
+
+
+def own_rate(x, y, k, key, memory):
+    return bsa(x, y, k, key, memory, inner_steps=1, exponents=(0.2, 0.7), rate=0.2)
 
 
 def momentum(now, before, memory, share):
@@ -330,6 +336,7 @@ def stable(x, y, k, key, memory):
 REFERENCES = {
     bsa: dict(inner_steps=2, terms=4),
     ttsa: dict(terms=4),
+    own_rate: dict(terms=4, rate=0.2, inner_exponent=0.2, outer_exponent=0.7),
     sustain: dict(terms=4),
     mrbo: dict(terms=3, outer_weight=0.3, inner_weight=0.6),
     vrbo: dict(terms=1, inner_steps=1, period=2, refresh=2),
@@ -339,7 +346,7 @@ REFERENCES = {
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda function: function.__name__)
 def test_every_minibatch_is_read_where_the_paper_reads_it(reference):
-    factory = getattr(b, reference.__name__)
+    factory = getattr(b, reference.__name__, b.ttsa)
     algorithm = factory(PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, **REFERENCES[reference])
     assert algorithm.draws.inner <= len(A)
     state = algorithm.init(jnp.asarray(X), jnp.asarray(Y))

@@ -6,7 +6,7 @@ import lineax as lx
 import numpy as np
 import pytest
 
-from bilevel import cg, heavy_ball, lineax, neumann, richardson
+from bilevel import cg, heavy_ball, lineax, neumann, random_product, richardson
 
 RNG = np.random.default_rng(0)
 Q0 = RNG.normal(size=(30, 30))
@@ -106,6 +106,19 @@ def test_cg_with_a_tolerance_stops_at_the_first_step_that_meets_it():
         assert met == pytest.approx(float(residual), rel=1e-9)
     np.testing.assert_array_equal(solve(cg(60, tolerance=norm))[0], 0)
     np.testing.assert_allclose(solve(cg(4, tolerance=0.0))[0], solve(cg(4))[0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solves_from_another_start(name):
+    v, residual = solve(SOLVERS[name], v0=10 * B)
+    np.testing.assert_allclose(v, TRUTH, rtol=1e-8)
+    assert residual < 1e-9
+
+
+def test_lineax_starts_at_v0():
+    solver = lineax(lx.CG(rtol=1e-6, atol=1e-6, max_steps=1))
+    np.testing.assert_allclose(solve(solver, v0=TRUTH)[0], TRUTH, rtol=1e-12)
+    assert solve(solver)[1] > 1e-3
 
 
 def test_heavy_ball_is_its_recursion_from_v0():
@@ -211,6 +224,8 @@ def test_neumann_factors_are_independent_minibatches_without_bias():
         (lambda: heavy_ball(0, 1.0, 0.1), "steps must be at least 1, got 0"),
         (lambda: heavy_ball(1, 1.0, 2.0), r"convexity must be in \(0, 1.0\], got 2.0"),
         (lambda: neumann(-1, 0.1), "terms must be at least 0, got -1"),
+        (lambda: neumann(3, 0.0), "rate must be positive, got 0"),
+        (lambda: random_product(3, -0.1), "rate must be positive, got -0.1"),
     ],
 )
 def test_bad_arguments(make, rule):

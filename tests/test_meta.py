@@ -173,3 +173,9 @@ def test_anil_moves_head_and_features_by_their_own_optimisers(key):
     np.testing.assert_allclose(flat(case.x["head"]) - flat(state.x["head"]), 0.2 * slope[2:], rtol=1e-12)
     want = np.clip(flat(case.x["features"]) - slope[:2], 0, 0.01)
     np.testing.assert_allclose(flat(state.x["features"]), want, atol=1e-15)
+
+
+def test_anil_tells_how_its_two_blocks_are_named():
+    algorithm = b.anil(b.tasks.quadratic().problem)
+    with pytest.raises(ValueError, match="anil learns x = {'head': .., 'features': ..}, got "):
+        b.run(algorithm, jnp.zeros(3), jnp.zeros(3), b.full(None, None), steps=1, key=jax.random.key(0))

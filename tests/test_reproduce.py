@@ -7,16 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from bilevel import Problem, full, itd_bio, run, soba, tasks
 from bilevel.cli import main
+from bilevel.combinators import NestedState
+from bilevel.datasets import Dataset
 from bilevel.report import figures as figure_module
 from bilevel.report.reproduce import figure_files, finding_record, first_sentence, index_page, run_page
 from bilevel.report.reproduce_figures import Line, lines
 from bilevel.report.strict import strict_json
 from bilevel.reproduce import get, names, registry
+from bilevel.reproduce.cleaning import cleaning
 from bilevel.reproduce.curves import Setting, cost_table, curve, even_points, log_points, value_table
-from bilevel.reproduce.problems import least_squares, logistic_ridge
+from bilevel.reproduce.problems import averages, least_squares, logistic_ridge
 from bilevel.reproduce.run import run_claims
 from bilevel.reproduce.search import grid, late, tune
 from bilevel.reproduce.types import (
@@ -205,6 +209,29 @@ def test_least_squares_has_the_noted_answers():
     slope = squares.curvature @ (jnp.ones(5) - squares.best)
     noted = [1.13373010, 1.19158515, 1.18113616, 1.17956635, 1.18730947]
     np.testing.assert_allclose(slope, noted, rtol=1e-6)
+
+
+def test_the_gradient_of_the_averages_is_that_of_a_long_solve():
+    toy = averages()
+    x, y = jnp.linspace(-1, 1, 8), jnp.zeros(8)
+    algorithm = itd_bio(toy.problem, inner_optimizer=0.9, outer_optimizer=1.0, inner_steps=100)
+    moved = jax.jit(lambda state: algorithm.step(state, toy.data(None), None)[0])(algorithm.init(x, y)).x
+    np.testing.assert_allclose(x - moved, toy.gradient(x, (toy.outer, toy.inner)), rtol=1e-10)
+
+
+def test_weights_of_the_cleaning_problem_tell_right_from_wrong_as_scikit_learn_counts():
+    random = np.random.default_rng(0)
+    images, labels = random.random((300, 4, 4), np.float32), random.integers(0, 3, 300).astype(np.int32)
+    source = Dataset("made", images, labels, ["a", "b", "c"], images[:50], labels[:50])
+    task = cleaning(source, rows=100, trusted_rows=50, test_rows=40, noise=0.3)
+    wrong = np.asarray(task.training["labels"] != labels[:100])
+    assert wrong.sum() == 30 and task.trusted["labels"].shape == (50,)
+    # Rounded, so that some are equal.
+    start = task.start(None)
+    state = NestedState(jnp.asarray(random.normal(size=100).round(1)), start[1], (), (), ())
+    found = task.measure(state, task.held)
+    assert found["AUC"] == pytest.approx(roc_auc_score(~wrong, state.x), rel=1e-12)
+    assert found["test loss"] == pytest.approx(np.log(3), rel=1e-12)
 
 
 # Numbers and verdicts

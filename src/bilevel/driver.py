@@ -129,6 +129,10 @@ def run(
     check(steps >= start, f"steps must be at least {start}, the first step", steps)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     check(typed, "key must be made by jax.random.key(seed)", key)
+    parts = data if isinstance(data, Batch) else (data,)
+    sources = len(parts) == 2 and all(isinstance(part, Host) or hasattr(part, "plan") for part in parts)
+    rule = "data must come from full or minibatches, or be a Batch of Host sources"
+    check(sources, rule, " and ".join(type(part).__name__ for part in parts))
     seeds = np.ndim(key) > 0
     if state is None:
         state = algorithm.init(x, y)

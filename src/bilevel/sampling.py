@@ -235,7 +235,8 @@ def minibatches(outer: PyTree, inner: PyTree, *, batch_size: int, seed: int = 0)
     """Data that each loss sees `batch_size` rows at a time.
 
     Rows are shuffled once, here; a run then reads contiguous blocks of them, every row once or
-    (a ragged remainder) twice in an epoch.
+    (a ragged remainder) twice in an epoch. The blocks of an epoch do not overlap: minibatches of one
+    step are independent as draws without replacement are, nearly so where there are many blocks.
 
     Args:
       outer, inner: pytrees of arrays with one leading row axis each, or None.

@@ -18,7 +18,7 @@ class AccbioState(NamedTuple):
     """State of AccBiO.
 
     Attributes:
-      x: the outer variable, z of the paper.
+      x: the outer variable, z in the lines that are followed.
       ahead: x moved on by its momentum, where the next hypergradient is taken.
       y: the inner variable, trained at the last `ahead`.
       optimizer: state of the outer optimiser.

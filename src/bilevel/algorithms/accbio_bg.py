@@ -17,8 +17,8 @@ class AccbioBgState(NamedTuple):
     """State of AccBiO-BG.
 
     Attributes:
-      x: the outer variable, z of the paper, which is its output.
-      slow: the other outer sequence, x of the paper, to which x is drawn.
+      x: the outer variable, z in the lines that are followed, the output.
+      slow: the other outer sequence, x in those lines, to which x is drawn.
       y: the inner variable, trained at a point between the two.
       optimizer: state of the outer optimiser.
     """

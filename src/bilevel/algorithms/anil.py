@@ -51,11 +51,19 @@ def anil(
     >>> anil(tasks.quadratic().problem).cost
     Cost(gradients=11, hessian_products=10, cross_products=10)
     """
-    response = unrolled(descend(problem, inner_optimizer, inner_steps), start=lambda x: x["head"])
+    response = unrolled(descend(problem, inner_optimizer, inner_steps), start=_head)
     optimizer = as_optimizer(outer_optimizer)
     if features_optimizer is not None:
         optimizer = block_by_block({"head": optimizer, "features": as_optimizer(features_optimizer)})
     return nested_over_tasks(problem, response, optimizer, vectorize=vectorize, name="anil")
+
+
+def _head(x):
+    if not (isinstance(x, dict) and x.keys() >= {"head", "features"}):
+        raise ValueError(
+            f"anil learns x = {{'head': .., 'features': ..}}, got {type(x).__name__}; name the two blocks so"
+        )
+    return x["head"]
 
 
 def block_by_block(optimizers: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:

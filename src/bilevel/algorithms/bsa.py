@@ -47,8 +47,8 @@ def bsa(
     Family: double loop, implicit, stochastic.
     Reference: Ghadimi and Wang, Approximation Methods for Bilevel Programming, arXiv:1802.02246,
     following benchopt's bilevel benchmark.
-    Differs from the paper: the number of inner steps does not grow with k. Differs from the benchmark: y
-    is trained before x moves and not after.
+    Differs from the paper: the number of inner steps does not grow with k.
+    Differs from the benchmark: y is trained before x moves and not after.
 
     >>> from bilevel import tasks
     >>> bsa(tasks.quadratic().problem).cost

@@ -47,8 +47,8 @@ def darts(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      virtual_step: xi, not negative, the step that is differentiated; 0 is the first-order variant, which drops the
-        indirect term; None takes `inner_optimizer`, which then must be a number.
+      virtual_step: xi, not negative, the step that is differentiated; 0 is the first-order variant,
+        which drops the indirect term; None takes `inner_optimizer`, which then must be a number.
       difference: length of the finite difference in y, positive.
 
     Returns:

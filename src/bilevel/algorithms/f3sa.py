@@ -62,7 +62,7 @@ def f3sa(
       inner_optimizer, outer_optimizer: optax optimisers or step sizes. The step of z is divided by
         the penalty.
       penalty: lambda, positive: a number, or a schedule `step -> penalty` (see `f2sa`).
-      weight: share of the fresh gradient, in (0, 1], or a schedule `step -> weight`.
+      weight: share of the fresh gradient, in (0, 1], or a schedule `step -> weight`, cut at 1.
 
     Returns:
       An `Algorithm` that reads 4 inner and 2 outer minibatches a step.

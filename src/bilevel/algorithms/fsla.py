@@ -59,7 +59,7 @@ def fsla(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
       adjoint_optimizer: that of v; None takes `inner_optimizer`.
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
       momentum: "outer" (on x only), or "all": recursive momentum on the three directions, which
         then are taken at one point, as the SOBA paper describes FSLA.
 

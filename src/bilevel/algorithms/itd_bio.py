@@ -29,7 +29,7 @@ def itd_bio(
     Cost per step: T + 1 gradients, T Hessian products, T cross products.
 
     Family: double loop, unrolled.
-    Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
+    Reference: following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
     ICML 2021, arXiv:2010.07962, ITD-BiO.
 
     >>> from bilevel import tasks

@@ -28,7 +28,7 @@ def ma_nsbo_saga(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
       extra_steps: steps T beyond the first.
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
       blocks: minibatches of the data at each level, `count_blocks(data)`; one is full data.
 
     Returns:

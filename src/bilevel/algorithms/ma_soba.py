@@ -26,7 +26,7 @@ def ma_soba(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
       adjoint_optimizer: that of v; None takes `inner_optimizer`.
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
 
     Returns:
       An `Algorithm` that reads one minibatch at each level a step.

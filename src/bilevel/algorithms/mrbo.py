@@ -1,7 +1,5 @@
 """MRBO: a single loop with recursive momentum on both levels."""
 
-import jax.numpy as jnp
-
 from bilevel.combinators import decayed, power, single_loop
 from bilevel.directions import neumann_direction
 from bilevel.estimators import storm
@@ -68,7 +66,7 @@ def mrbo(
 
     def share(weight):
         # The weight of step k follows the step made before it, at whose end it is needed.
-        return lambda count: jnp.minimum(1.0, weight * factor(count - 1) ** 2)
+        return lambda count: weight * factor(count - 1) ** 2
 
     oracle = neumann_direction(problem, neumann(terms, as_rate(rate, inner_optimizer)))
     weights = Point(share(outer_weight), share(inner_weight), 1.0)

@@ -60,7 +60,7 @@ def stable(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      weight: share of the fresh derivatives, in (0, 1], or a schedule `step -> weight`.
+      weight: share of the fresh derivatives, in (0, 1], or a schedule `step -> weight`, cut at 1.
       convexity: keep the eigenvalues of H at or above this positive number (the mu of g); None does
         not project.
       inner_size: entries q of y. It only serves `cost`, which needs it before y is known.

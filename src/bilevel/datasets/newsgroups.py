@@ -1,6 +1,7 @@
 """20 newsgroups: whole messages as sparse vectors of word weights."""
 
 import tarfile
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -39,7 +40,7 @@ def newsgroups() -> Dataset:
     )
 
 
-def word_counts():
+def word_counts() -> Any:
     """`(counts, labels, test counts, test labels, groups)`: how often each message has each word."""
     path = packed("newsgroups.npz")
     return _count_words() if path is None else _read_counts(path)

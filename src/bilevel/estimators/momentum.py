@@ -47,8 +47,8 @@ def momentum(weight: Weight, of: Estimator | None = None) -> Estimator:
     `weight=1` is `minibatch()`. One oracle call a step.
 
     Args:
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, or a `Point`
-        with one for each variable.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1, or a
+        `Point` with one for each variable.
       of: the estimator whose directions h are averaged, `minibatch()` when None.
 
     Returns:
@@ -79,8 +79,8 @@ def storm(weight: Weight) -> Estimator:
     `weight=1` is `minibatch()`. Two oracle calls a step.
 
     Args:
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, or a `Point`
-        with one for each variable.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1, or a
+        `Point` with one for each variable.
 
     Returns:
       An `Estimator`.
@@ -110,7 +110,8 @@ def remember(fresh: PyTree, drift: PyTree, weight: Weight, count: jax.Array) -> 
     """`fresh + (1 - weight) drift`, and `fresh` alone at the first step, which has no past."""
     if isinstance(weight, Point):
         return Point(*(remember(*parts, count) for parts in zip(fresh, drift, weight, strict=True)))
-    share = weight(count) if callable(weight) else weight
+    # Above 1 the past would count with the wrong sign.
+    share = jnp.minimum(1.0, weight(count)) if callable(weight) else weight
     past = jnp.where(count == 0, 0.0, 1 - share)
     # A schedule may be of wider dtype than the variables; the direction keeps theirs.
     return jax.tree.map(lambda f, d: f + past.astype(f.dtype) * d, fresh, drift)

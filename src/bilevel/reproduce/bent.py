@@ -48,7 +48,7 @@ class Bent(NamedTuple):
         def pair(task):
             return tuple(hypergradient(LOSSES, r, x, x, full(task, task))[0] for r in responses)
 
-        return jax.vmap(pair)(self.tasks)
+        return jax.vmap(pair)(jax.tree.map(jnp.asarray, self.tasks))
 
     def moments(self, points: Any) -> tuple[float, float]:
         """V2 and D2, the largest means over the tasks of |e|^2 and |e - o|^2 at the points."""
@@ -81,7 +81,7 @@ LOSSES = Problem(lambda x, y, task: bent_loss(y, task), lambda x, y, task: bent_
 
 def bent_tasks(a: tuple, b: tuple, radius: float, inner_step: Any) -> Bent:
     """The tasks of given curvatures a and centres b / a."""
-    return Bent(jax.tree.map(jnp.asarray, (np.array(a), np.array(b), np.full(len(a), radius))), inner_step)
+    return Bent((np.array(a), np.array(b), np.full(len(a), radius)), inner_step)
 
 
 def counterexample(level: float, inner_step: float = 0.1) -> Bent:

@@ -25,8 +25,8 @@ class Cleaning(NamedTuple):
     Attributes:
       problem: the two losses, see `cleaning.losses.per_row`.
       trusted, training: all rows of the two losses.
-      held: what `measure` reads: all trusted, tuning and test rows, the places of the right and of
-        the wrong labels among the training rows.
+      held: what `measure` reads: all trusted, tuning and test rows, and which training labels are
+        wrong.
       columns, classes: shape of the model y.
     """
 
@@ -50,25 +50,26 @@ class Cleaning(NamedTuple):
     def only_right_rows(self, key: Any) -> tuple[jax.Array, jax.Array]:
         """As `start`, the wrong rows without weight: what a run that leaves x alone can hope for."""
         x, y = self.start(key)
-        return x.at[self.held[-1]].set(-30.0), y
+        return jnp.where(self.held[-1], -30.0, x), y
 
     def measure(self, state: Any, held: Any) -> dict[str, jax.Array]:
         """Losses on trusted, tuning and test rows, and how well the weights tell wrong from right."""
-        trusted, tuning, test, right, wrong = held
+        trusted, tuning, test, wrong = held
         logits = test["features"] @ state.y
         hits = jnp.argmax(logits, axis=1).astype(jnp.int32) == test["labels"]
+        wrong, weights = wrong.astype(state.x.dtype), jax.nn.sigmoid(state.x)
+        some, none, ordered = jnp.sum(wrong), jnp.sum(1 - wrong), jnp.sort(state.x)
+        found = jnp.concatenate([jnp.zeros_like(wrong[:1]), jnp.cumsum(wrong[jnp.argsort(state.x)])])
         # A pair of equal weights counts as half told.
-        ordered = jnp.sort(state.x[wrong])
-        below, upto = (jnp.searchsorted(ordered, state.x[right], side=side) for side in ("left", "right"))
-        weights = jax.nn.sigmoid(state.x)
+        below, upto = (found[jnp.searchsorted(ordered, state.x, side=side)] for side in ("left", "right"))
         return {
             "validation loss": self.problem.outer(state.x, state.y, trusted),
             "tuning loss": self.problem.outer(state.x, state.y, tuning),
             "test loss": jnp.mean(cross_entropy(logits, test["labels"])),
             "test accuracy": jnp.mean(hits),
-            "AUC": jnp.mean(below + upto) / (2 * max(len(wrong), 1)),
-            "weight of right rows": jnp.mean(weights[right]),
-            "weight of wrong rows": jnp.mean(weights[wrong]),
+            "AUC": (1 - wrong) @ (below + upto) / (2 * some * none),
+            "weight of right rows": (1 - wrong) @ weights / none,
+            "weight of wrong rows": wrong @ weights / some,
         }
 
 
@@ -113,8 +114,7 @@ def cleaning(
     trusted, tuning = (part(total - k * trusted_rows, total - (k - 1) * trusted_rows) for k in (1, 2))
     tests: Any = source.test_features, source.test_labels
     test = table(*(rows[:test_rows] for rows in tests))
-    places = (jnp.asarray(np.flatnonzero(mask)) for mask in (labels == truth, labels != truth))
-    held = trusted, tuning, test, *places
+    held = trusted, tuning, test, jnp.asarray(labels != truth)
     problem = per_row(lambda y, features: features @ y, penalty)
     columns = training["features"].shape[1]
     return Cleaning(problem, trusted, training, held, columns, len(source.classes))

@@ -55,9 +55,13 @@ class Curve(NamedTuple):
         """(points,) gradients, Hessian and cross products together."""
         return self.steps * self.cost.total
 
+    def median(self, quantity: str) -> np.ndarray:
+        """(points,) median over the seeds; a run that diverged counts as infinite."""
+        return np.median(_or_infinite(self.values[quantity]), 0)
+
     def last(self, quantity: str) -> float:
         """Median over the seeds at the last point; a run that diverged counts as infinite."""
-        return float(np.median(_or_infinite(self.values[quantity][:, -1])))
+        return float(self.median(quantity)[-1])
 
     def reaches(self, quantity: str, level: float, along: np.ndarray) -> float:
         """Where on the axis `along` (points,) the median over the seeds first comes down to a level.
@@ -68,7 +72,7 @@ class Curve(NamedTuple):
         >>> run.reaches("loss", 3.0, run.steps), run.reaches("loss", 0.5, run.steps)
         (5.0, inf)
         """
-        middle = np.median(_or_infinite(self.values[quantity]), 0)
+        middle = self.median(quantity)
         below = np.flatnonzero(middle <= level)
         if not below.size:
             return float("inf")
@@ -112,11 +116,21 @@ def curve(label: str, algorithm: Algorithm, setting: Setting, points: Sequence[i
     Returns:
       A `Curve`; values that are not finite stay as they are.
     """
-    traces = each_seed(algorithm, setting, np.asarray(points))
-    compiled = jax.jit(traces).lower(setting.data, setting.held).compile()
-    begin = time.perf_counter()
-    values = jax.device_get(compiled(setting.data, setting.held))
-    return Curve(label, np.asarray(points), values, algorithm.cost, time.perf_counter() - begin)
+    return on_each(label, algorithm, [setting], points)[0]
+
+
+def on_each(
+    label: str, algorithm: Algorithm, settings: Sequence[Setting], points: Sequence[int] | np.ndarray
+) -> list[Curve]:
+    """A `curve` in each setting, compiled once: they differ in the arrays of data and held alone."""
+    traces, curves = each_seed(algorithm, settings[0], np.asarray(points)), []
+    compiled = jax.jit(traces).lower(settings[0].data, settings[0].held).compile()
+    for setting in settings:
+        begin = time.perf_counter()
+        values = jax.device_get(compiled(setting.data, setting.held))
+        seconds = time.perf_counter() - begin
+        curves.append(Curve(label, np.asarray(points), values, algorithm.cost, seconds))
+    return curves
 
 
 def seconds_per_step(algorithm: Algorithm, setting: Setting, steps: int, *, repeats: int = 3) -> float:
@@ -162,9 +176,7 @@ def value_table(
     rows = []
     for curve in curves:
         at = np.searchsorted(against(curve), places, side="right") - 1
-        rows.append(
-            [Cell(curve.label), *map(Cell.of, np.median(_or_infinite(curve.values[quantity]), 0)[at])]
-        )
+        rows.append([Cell(curve.label), *map(Cell.of, curve.median(quantity)[at])])
     return Table(columns, rows)
 
 

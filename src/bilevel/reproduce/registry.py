@@ -4,9 +4,16 @@ from bilevel.datasets.errors import did_you_mean
 from bilevel.reproduce.claims import (
     accbio_worstcase,
     aid_itd_warmstart,
+    anil_steps,
+    fsla_cleaning,
     fsla_quadratic,
+    maml_steps,
+    nbo_cleaning,
+    nbo_ijcnn1,
+    nbo_synthetic,
     stocbio_estimator,
     ufo_counterexample,
+    ufo_tradeoff,
 )
 from bilevel.reproduce.types import Claim
 
@@ -15,9 +22,16 @@ CLAIMS: dict[str, Claim] = {
     for module in (
         accbio_worstcase,
         aid_itd_warmstart,
+        anil_steps,
+        fsla_cleaning,
         fsla_quadratic,
+        maml_steps,
+        nbo_cleaning,
+        nbo_ijcnn1,
+        nbo_synthetic,
         stocbio_estimator,
         ufo_counterexample,
+        ufo_tradeoff,
     )
 }  # fmt: skip
 

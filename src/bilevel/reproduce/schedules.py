@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bilevel.combinators import power
 from bilevel.types import Algorithm, PyTree
 
 
@@ -53,7 +54,6 @@ def falling(build: Callable[..., Algorithm], **rates: Any) -> Algorithm:
     """The algorithm with all `rates` divided by sqrt(step + 1)."""
 
     def at(x, count):
-        factor = 1 / jnp.sqrt(count + 1.0)
-        return {name: factor * rate for name, rate in rates.items()}
+        return {name: power(0.5)(count) * rate for name, rate in rates.items()}
 
     return scheduled(build, at)

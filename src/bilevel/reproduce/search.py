@@ -29,7 +29,7 @@ def grid(
     method: str,
     build: Callable[..., Algorithm],
     axes: Mapping[str, Sequence[Any]],
-    setting: Setting,
+    setting: Setting | Sequence[Setting],
     *,
     score: str | Callable[[dict[str, Any]], Any],
     steps: int | None = None,
@@ -46,7 +46,8 @@ def grid(
       method: as the page calls it.
       build: `(**values) -> Algorithm`; floats arrive traced.
       axes: the values to try, by argument of `build`.
-      setting: what all methods share; take other seeds than those that are shown.
+      setting: what all methods share; take other seeds than those that are shown. Of several, which
+        differ in their arrays of data and held alone, the score is the mean.
       score: a quantity of `setting.measure`, taken at the end; or a function of all of them, each of
         shape (points,), whose first docstring line the page shows. The lower the better; what is not
         finite counts as infinite.
@@ -65,6 +66,8 @@ def grid(
         raise ValueError(f"give exactly one budget of steps or calls, got steps={steps}, calls={calls}")
     traced = {name: values for name, values in axes.items() if all(isinstance(v, float) for v in values)}
     static = {name: values for name, values in axes.items() if name not in traced}
+    settings = [setting] if isinstance(setting, Setting) else list(setting)
+    setting = settings[0]
     dtype = jax.tree.leaves(jax.eval_shape(setting.start, jax.random.key(0)))[0].dtype
     columns = np.array(list(itertools.product(*traced.values())))
     found = []
@@ -86,7 +89,8 @@ def grid(
             batch = 1 if example.branches else at_once or len(columns)
             return lax.map(lambda row: trial(row, data, held), rows, batch_size=batch)
 
-        found.append(jax.jit(trials)(jnp.asarray(columns, dtype), setting.data, setting.held).mean(1))
+        compiled, rows = jax.jit(trials), jnp.asarray(columns, dtype)
+        found.append(np.mean([compiled(rows, each.data, each.held).mean(1) for each in settings], 0))
     scores = np.asarray(jax.device_get(found), float).reshape([len(v) for v in (static | traced).values()])
     # Static axes came first; back to the order given.
     scores = np.transpose(scores, [list(static | traced).index(name) for name in axes])

@@ -24,7 +24,8 @@ def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, war
       problem: the two losses.
       solver: trains y.
       linear: finds v.
-      warm: start the linear solve at the adjoint of the step before instead of at zero.
+      warm: start the linear solve at the adjoint of the step before instead of at zero, where
+        conjugate gradients need one product less.
 
     Returns:
       A `Response`; minibatches go to the inner solver first, then to the linear solver, one more
@@ -38,7 +39,7 @@ def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, war
 
     def pullback_at(x, y0, y, batch, key):
         def pullback(w, v):
-            start = v if warm else tree.zeros_like(w)
+            start = v if warm else None
             operator = hessian_operator(problem.inner, x, y, Shifted(batch.inner, solver.draws))
             v, residual = linear.solve(operator, w, start, key)
             last = batch.inner[solver.draws + linear.draws]
@@ -47,7 +48,8 @@ def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, war
 
         return pullback
 
-    cost = solver.cost.plus(Cost(0, linear.products, 1))
+    products_made = linear.products - (0 if warm else linear.start_products)
+    cost = solver.cost.plus(Cost(0, products_made, 1))
     draws = solver.draws + linear.draws + 1
     return Response(
         with_pullback(solver.solve, pullback_at), tree.zeros_like if warm else no_adjoint, draws, cost

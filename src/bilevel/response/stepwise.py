@@ -26,7 +26,8 @@ def stepwise(
       optimizer: an optax optimiser without a state (gradient descent), or a step size.
       steps: inner steps N.
       start: `x -> y0`, where the path starts; None starts at the y that it is given.
-      recompute: do not store the path; walk it again from its start for every factor.
+      recompute: do not store the path; walk it again from its start for every factor. There are no
+        second derivatives then.
       independent: factor j reads minibatch N + j instead of j, which made the step: a product of
         Hessians that do not know the path's noise is unbiased on quadratics.
 

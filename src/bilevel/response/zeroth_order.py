@@ -17,6 +17,7 @@ tree = optax.tree
 
 def gaussian(key, x, count: int):
     """`count` independent standard normal directions shaped as x, stacked along a leading axis."""
+    check(key is not None, "random directions need a key", key)
     keys = jax.random.split(key, count)
     return jax.vmap(lambda key: tree.random_like(key, x, jax.random.normal))(keys)
 
@@ -34,6 +35,7 @@ def orthogonal(key, x, count: int):
     Raises:
       ValueError: when there are more directions than entries of x.
     """
+    check(key is not None, "random directions need a key", key)
     size = sum(leaf.size for leaf in jax.tree.leaves(x))
     check(count <= size, f"orthogonal directions can be at most {size}, the entries of x", count)
     basis, _ = jnp.linalg.qr(jax.random.normal(key, (size, count), jnp.result_type(*jax.tree.leaves(x))))
@@ -65,7 +67,7 @@ def zeroth_order(
       A `Response` that carries no adjoint. It needs a key.
 
     Raises:
-      ValueError: when `directions` < 1, `smoothing` <= 0, or there is no key.
+      ValueError: when `directions` < 1, `smoothing` <= 0, or there is no key for the law.
 
     Cost: `directions + 1` times the gradients of the solver, no products.
 
@@ -76,7 +78,6 @@ def zeroth_order(
     check(smoothing > 0, "smoothing must be positive", smoothing)
 
     def pullback_at(x, y0, y, batch, key):
-        check(key is not None, "zeroth_order needs a key", key)
         along = law(key, x, directions)
 
         def projected(u, w):

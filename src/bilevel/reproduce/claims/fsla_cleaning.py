@@ -35,6 +35,8 @@ MAKES = {
     "stocBiO": stocbio,
 }
 TIE = 0.003
+# Falling steps start higher: all methods have the wider grid.
+WIDE = AXES | {"inner": (0.01, 0.03, 0.1, 0.3, 1.0)}
 
 
 def run(size: str) -> Finding:
@@ -59,7 +61,7 @@ def run(size: str) -> Finding:
         for schedule in (CONSTANT, FALLING)
     }
     searches, runs = tune(
-        builds, AXES, setting, score=LOSS, calls=9000 if small else 300_000, seeds=(100,), shown=40
+        builds, WIDE, setting, score=LOSS, calls=9000 if small else 300_000, seeds=(100,), shown=40
     )
     return report(images.references, searches, {run.label: run for run in runs})
 
@@ -69,9 +71,11 @@ def report(references, searches, runs) -> Finding:
     ends = {label: run.last(ERROR) for label, run in runs.items()}
     losses = {label: run.last(LOSS) for label, run in runs.items()}
 
-    def better(label):
+    late = {label: run.late(ERROR) for label, run in runs.items()}
+
+    def better(label, of=ends):
         """Test error with the schedule of the lower validation loss."""
-        return ends[min((f"{label}, {s}" for s in (CONSTANT, FALLING)), key=lambda name: losses[name])]
+        return of[min((f"{label}, {s}" for s in (CONSTANT, FALLING)), key=lambda name: losses[name])]
 
     def effects(of):
         """Mean gain by constant steps over falling ones, and by momentum over none."""
@@ -90,20 +94,30 @@ def report(references, searches, runs) -> Finding:
         "test error of FSLA, better schedule, over that without cleaning": at_most(
             better(FSLA) / references[UNCLEANED], 0.95
         ),
+        "mean over the second half, better schedules: test error of FSLA less that of SOBA": shown(
+            better(FSLA, late) - better("SOBA", late)
+        ),
+        "mean over the second half, better schedules: test error of FSLA less that of stocBiO": shown(
+            better(FSLA, late) - better("stocBiO", late)
+        ),
         "test error that constant steps take off falling ones, FSLA": shown(by_schedule),
         "test error that momentum takes off none, FSLA": shown(by_momentum),
         "validation loss that constant steps take off falling ones, FSLA": shown(loss_schedule),
         "validation loss that momentum takes off none, FSLA": shown(loss_momentum),
     }
-    larger = "more" if abs(loss_schedule) > abs(loss_momentum) else "less"
+    share = abs(loss_schedule) / max(abs(loss_momentum), 1e-12)
+    compared = "more than" if share > 1.5 else "less than" if share < 1 / 1.5 else "about as much as"
     words = (
         f"FSLA ends with a test error of {better(FSLA):.3f}, SOBA {better('SOBA'):.3f}, NSBO "
         f"{better('NSBO T=1'):.3f} and stocBiO {better('stocBiO'):.3f}, each with the schedule of its lower "
         f"validation loss; {references[UNCLEANED]:.3f} without cleaning, {references[RIGHT_ONLY]:.3f} with "
-        f"the right rows only. As published code runs it, with steps and weight that fall as 1/sqrt(k), "
-        f"FSLA ends at {ends[f'{FADING}, {FALLING}']:.3f}. The schedule counts {larger} than the momentum: "
-        f"constant steps take {loss_schedule:+.3f} off the validation loss and {by_schedule:+.3f} off the "
-        f"test error, a momentum of weight 0.1 takes {loss_momentum:+.3f} and {by_momentum:+.3f}."
+        "the right rows only. Single points are noisy: over the second half of the runs FSLA has "
+        f"{better(FSLA, late):.3f} in the mean, SOBA {better('SOBA', late):.3f}, NSBO "
+        f"{better('NSBO T=1', late):.3f}, stocBiO {better('stocBiO', late):.3f}. As published code runs it, "
+        f"with steps and weight that fall as 1/sqrt(k), FSLA ends at {ends[f'{FADING}, {FALLING}']:.3f}. The "
+        f"schedule counts {compared} the momentum: constant steps take {loss_schedule:+.3f} off the "
+        f"validation loss and {by_schedule:+.3f} off the test error, a momentum of weight 0.1 takes "
+        f"{loss_momentum:+.3f} and {by_momentum:+.3f} (less than 0: it adds)."
     )
     return Finding(
         verdict(numbers), words, numbers, pictures(references, runs), tables(references, runs), searches
@@ -180,8 +194,8 @@ CLAIM = Claim(
         "compared with": "SOBA, NSBO-SGD T=1, stocBiO (10 inner steps, 10 terms), each with both schedules",
         "budget": "9,000 oracle calls, as 1,285 steps of FSLA (size paper: 300,000)",
         "as well": f"at most {TIE} above: half a standard error of an error rate on 5,000 rows",
-        "without cleaning": "one weight for all rows, chosen by validation loss; the same for the right rows "
-        "only",
+        "without cleaning": "one weight for all rows, chosen by validation error (by validation loss it "
+        "would be a weaker baseline); the same for the right rows only",
         "seeds": "3",
     },
     run=run,

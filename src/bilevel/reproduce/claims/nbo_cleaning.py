@@ -19,7 +19,7 @@ from bilevel.reproduce.noisy_images import (
     noisy_images,
 )
 from bilevel.reproduce.search import tune
-from bilevel.reproduce.types import Claim, Finding, Picture, at_most, verdict
+from bilevel.reproduce.types import Claim, Finding, Picture, at_most, shown, verdict
 
 NSBO, SHORT, LONG = "NSBO T=1", "AmIGO Q=1", "AmIGO Q=10"
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -62,6 +62,7 @@ def report(found) -> Finding:
     numbers, words, figures, tables, searches = {}, [], [], [], []
     for name, (references, trials, runs) in found.items():
         ends = {run.label: run.last(ERROR) for run in runs}
+        late = {run.label: run.late(ERROR) for run in runs}
         level = min(ends.values()) + CLOSE
         calls = {run.label: run.reaches(ERROR, level, run.calls) for run in runs}
         amigo_end = min(ends[SHORT], ends[LONG])
@@ -75,6 +76,9 @@ def report(found) -> Finding:
             f"{name}: oracle calls to {CLOSE} above the least error, NSBO over the soonest other": at_most(
                 calls[NSBO] / soonest, 1
             ),
+            f"{name}, mean over the second half: test error of NSBO less the least of the same": shown(
+                late[NSBO] - min(error for label, error in late.items() if label not in (NSBO, SHORT, LONG))
+            ),
             f"{name}: test error of NSBO over that without cleaning": at_most(
                 ends[NSBO] / references[UNCLEANED], 0.95
             ),
@@ -83,8 +87,9 @@ def report(found) -> Finding:
         words.append(
             f"On {name} the test errors after {runs[0].calls[-1]:,} oracle calls are {ranked}, against "
             f"{references[UNCLEANED]:.3f} without cleaning and {references[RIGHT_ONLY]:.3f} with the right "
-            f"rows only; NSBO comes within {CLOSE} of the lowest after {calls[NSBO]:,.0f} calls, the soonest "
-            f"other after {soonest:,.0f}."
+            f"rows only; in the mean over the second half NSBO has {late[NSBO]:.3f}, SOBA "
+            f"{late['SOBA']:.3f}, AmIGO Q=1 {late[SHORT]:.3f}; NSBO comes within {CLOSE} of the lowest after "
+            f"{calls[NSBO]:,.0f} calls, the soonest other after {soonest:,.0f}."
         )
         figures += pictures(name, references, runs)
         tables += [
@@ -183,8 +188,8 @@ CLAIM = Claim(
         "10 terms)",
         "budget": "9,000 oracle calls, as 1,000 steps of NSBO-SGD (size paper: 300,000)",
         "lowest": f"at most {TIE} above it: half a standard error of an error rate on 5,000 rows",
-        "without cleaning": "one weight for all rows, chosen by validation loss; the same for the right rows "
-        "only",
+        "without cleaning": "one weight for all rows, chosen by validation error (by validation loss it "
+        "would be a weaker baseline); the same for the right rows only",
         "seeds": "3",
     },
     run=run,

@@ -11,21 +11,21 @@ from bilevel.datasets import load
 from bilevel.inner import descend
 from bilevel.report.reproduce_figures import lines
 from bilevel.reproduce.curves import Setting, cost_table, curve, even_points, value_table
-from bilevel.reproduce.search import grid
+from bilevel.reproduce.search import grid, late
 from bilevel.reproduce.types import Claim, Finding, Picture, at_least, at_most, shown, verdict
 from bilevel.reproduce.zeroth_order import CODE, DIRECT, HOZOG, ITD, ONE, hozog, line, named, unit_tensors
 from bilevel.response import first_order
 from bilevel.sampling import Stacked, minibatches
 from bilevel.types import Batch, Problem
 
-RATES = {"outer_optimizer": (3e-4, 1e-3, 3e-3, 1e-2)}
+RATES = {"outer_optimizer": (1e-3, 3e-3, 1e-2, 3e-2)}
 INNER_STEPS, INNER_RATE = 10, 1e-3
 
 
 def run(size: str) -> Finding:
     """Each method at the best step of Adam, found on other seeds by the outer loss."""
     small = size == "small"
-    steps, trial, batch_size, seeds = (300, 100, 64, (0, 1, 2)) if small else (1000, 300, 256, range(5))
+    steps, batch_size, seeds = (200, 32, (0, 1, 2)) if small else (1000, 256, range(5))
     problem, start = lenet(small)
     data, held = digits(batch_size, small)
     solver = descend(problem, optax.adam(INNER_RATE), INNER_STEPS)
@@ -41,7 +41,9 @@ def run(size: str) -> Finding:
     setting = Setting(data, start, measure, held, seeds)
     searches, curves = [], []
     for label, build in methods(problem, solver, small).items():
-        search = grid(label, build, RATES, setting._replace(seeds=(100,)), score="outer loss", steps=trial)
+        trials = setting._replace(seeds=(100,))
+        # The whole length and the mean of many points: short trials choose steps that are too large later.
+        search = grid(label, build, RATES, trials, score=late("outer loss"), steps=steps, points=20)
         searches.append(search)
         curves.append(curve(label, build(**search.best), setting, even_points(steps, 20)))
     return report(sum(leaf.size for leaf in jax.tree.leaves(start(jax.random.key(0))[0])), searches, curves)
@@ -82,7 +84,7 @@ def digits(batch_size: int, small: bool):
     outer = part(mnist.features[:50_000], mnist.labels[:50_000])
     inner = part(mnist.features[50_000:], mnist.labels[50_000:])
     count = 1000 if small else 10_000
-    test = part(mnist.test_features[:count], mnist.test_labels[:count])
+    test = part(np.asarray(mnist.test_features)[:count], np.asarray(mnist.test_labels)[:count])
     first = [a[: INNER_STEPS * batch_size].reshape(INNER_STEPS, batch_size, *a.shape[1:]) for a in inner]
     held = Batch(None, Stacked(tuple(first))), tuple(a[:count] for a in outer), test
     return minibatches(outer, inner, batch_size=batch_size), jax.tree.map(jnp.asarray, held)
@@ -139,23 +141,29 @@ def convolve(images, kernel, stride):
 
 def report(entries, searches, curves) -> Finding:
     """Numbers, words and figures of the curves; `entries` are those of x."""
-    error, loss = ({run.label: run.last(name) for run in curves} for name in ("test error", "outer loss"))
+    error, loss = ({run.label: run.late(name) for run in curves} for name in ("test error", "outer loss"))
+    last = {run.label: run.last("test error") for run in curves}
     numbers = {
-        "test accuracy of the code's PZOBO-S": at_least(1 - error[CODE], 0.9),
-        "its test error over that of ITD": at_most(error[CODE] / error[ITD], 1.2),
-        "what its estimate adds: its test error over that of the direct term only": at_most(
+        "last test accuracy of the code's PZOBO-S": at_least(1 - last[CODE], 0.9),
+        "late test error of the code's PZOBO-S over that of ITD": at_most(error[CODE] / error[ITD], 1.2),
+        "what its estimate adds: the same over the direct term only": at_most(
             error[CODE] / error[DIRECT], 0.9
         ),
-        "PZOBO-S as written, Q = 1: test error over that of HOZOG": at_most(error[ONE] / error[HOZOG], 1),
-        "the same over that of the direct term only": at_most(error[ONE] / error[DIRECT], 1),
-        **{f"outer loss, {label}": shown(value) for label, value in loss.items()},
+        "PZOBO-S as written, Q = 1: late test error over that of HOZOG": at_most(
+            error[ONE] / error[HOZOG], 1
+        ),
+        "PZOBO-S as written, Q = 1: the same over the direct term only": at_most(
+            error[ONE] / error[DIRECT], 1
+        ),
+        **{f"late outer loss, {label}": shown(value) for label, value in loss.items()},
     }
     words = (
-        f"After {int(curves[0].steps[-1])} outer steps the test error is {100 * error[CODE]:.1f} % with the "
-        f"official code's PZOBO-S, {100 * error[DIRECT]:.1f} % with the direct term and no estimate at all, "
-        f"{100 * error[ITD]:.1f} % with ITD. PZOBO-S as written, one normal direction for p = {entries:,} "
-        f"outer entries and no factor of about 1/p on the estimate, is at {100 * error[ONE]:.1f} %, HOZOG at "
-        f"{100 * error[HOZOG]:.1f} %. Each has its best step of Adam from the same grid."
+        f"In the second half of {int(curves[0].steps[-1])} outer steps the test error is "
+        f"{100 * error[CODE]:.1f} % with the official code's PZOBO-S, {100 * error[DIRECT]:.1f} % with the "
+        f"direct term and no estimate at all, {100 * error[ITD]:.1f} % with ITD. PZOBO-S as written, one "
+        f"normal direction for p = {entries:,} outer entries and no factor of about 1/p on the estimate, is "
+        f"at {100 * error[ONE]:.1f} %, HOZOG at {100 * error[HOZOG]:.1f} %. Each has its best step of Adam "
+        "from the same grid."
     )
 
     def picture(title, x, quantity, at, caption):
@@ -219,10 +227,10 @@ CLAIM = Claim(
         "24,160 outer entries (size paper: the code's)",
         "data": "inner rows: the last 10,000 of the training part, outer rows: the first 50,000; error on "
         "the first 1,000 test images (size paper: all)",
-        "batch": "64 (size paper: 256)",
+        "batch": "32 (size paper: 256)",
         "inner solve": "the same; eps_root = 1e-8 in Adam for ITD, which is not finite without it",
         "steps of Adam": "0.001 inside; outside searched for each method; constant",
-        "outer steps": "300, trials 100 (size paper: 1,000 and 300)",
+        "outer steps": "200, trials too (size paper: 1,000)",
         "directions": "the same; and standard normal ones with Q = 1 (size paper: and 10)",
         "length of the perturbation": "the same",
         "baseline": "the direct term f_x only, which the code does not show",

@@ -125,6 +125,10 @@ def report(runs, seconds, searches) -> Finding:
         f"time that NSBO takes here for its run, SOBA comes to {at_time[SOBA]:.4f}, SABA to "
         f"{at_time[SABA]:.4f}, AmIGO Q=1 to {at_time[SHORT]:.4f}."
     )
+    lost = {label: int((~np.isfinite(run.values[PHI]).all(1)).sum()) for label, run in by.items()}
+    if any(lost.values()):
+        told = ", ".join(f"{label} {count}" for label, count in lost.items() if count)
+        words += f" Runs of five that diverged at tuned steps, and count as infinite: {told}."
     return Finding(
         verdict(numbers), words, numbers, pictures(by, seconds), tables(by, seconds, at_steps), searches
     )

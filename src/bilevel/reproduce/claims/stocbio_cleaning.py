@@ -97,8 +97,8 @@ def run(size: str) -> Finding:
     )
     known, rows = methods(loud, batch), sizes["rows"]
     noted = [
-        follow(known[label], label, [loud], batch, 100, inner_optimizer=0.02, outer_optimizer=rows / 2)[0]
-        for label in ("stocBiO", *FULL, WARM, FIXED)
+        follow(known[label], label, [loud], batch, steps, inner_optimizer=0.02, outer_optimizer=rows / 2)[0]
+        for label, steps in {"stocBiO": 100, **dict.fromkeys((*FULL, WARM), 50), FIXED: 100}.items()
     ]
     budget = 200 * known["stocBiO"].rows
     searches, tuned = [], {0.4: [], 0.1: []}
@@ -131,7 +131,7 @@ def many_rows(source, batch, best):
             "inner_optimizer": (best[label]["inner_optimizer"],),
             # A weight's part of the mean over rows is a tenth of what it was.
             "outer_optimizer": tuple(
-                10 * share * best[label]["outer_optimizer"] for share in (0.3, 1.0, 3.0)
+                10 * share * best[label]["outer_optimizer"] for share in (0.1, 0.3, 1.0, 3.0, 10.0)
             ),
         }
         search = tried(known[label], label, axes, trial, batch, budget)
@@ -205,30 +205,34 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
     if more is not None:
         many = {run.label: run.last("test loss") for run in more[1]}
         numbers["20,000 rows, noise 0.4: test loss, stocBiO over AID-FP"] = over(many, "AID-FP")
-    others = {label: loud[label] for label in ("BSA", "TTSA", *FULL)}
+    others = {label: loud[label] for label in ("stocBiO", "BSA", "TTSA", *FULL)}
     ahead = [label for label, loss in others.items() if loss < loud["stocBiO"]]
-    behind = [label for label in others if label not in ahead]
+    behind = [label for label in others if label not in (*ahead, "stocBiO")]
     standing = " ".join(
         f"{verb} it {'is' if len(labels) == 1 else 'are'} "
         f"{', '.join(f'{label} ({others[label]:.3f})' for label in labels)}."
         for verb, labels in (("Below", ahead), ("Above", behind))
         if labels
     )
+    soon = {run.label: run.reaches("test loss", 1.0, run.steps * known[run.label].rows) for run in tuned[0.4]}
+    first, second = sorted(others, key=lambda label: soon[label])[:2]
     best = min(noted, key=lambda run: run.last("test loss"))
     words = (
         f"Cleaning pays: at noise 0.4 stocBiO takes the test loss from {given[FIXED].last('test loss'):.3f} "
         f"with fixed weights to {given['stocBiO'].last('test loss'):.3f}, its weights tell wrong labels with "
         f"an AUC of {given['stocBiO'].last('AUC'):.2f}. Tuned alike, each with {budget:,} rows read, it ends "
         f"at {loud['stocBiO']:.3f}, fixed weights at {loud[FIXED]:.3f}, a run without the wrong rows at "
-        f"{loud[CLEAN]:.3f}. {standing} At noise 0.1, with the same steps, stocBiO ends at "
-        f"{quiet['stocBiO']:.3f}, fixed weights at {quiet[FIXED]:.3f}, the best on full batches at "
-        f"{full[0.1]:.3f}. After 100 outer steps of the notes' settings, however many rows they read, the "
-        f"lowest is {best.label} at {best.last('test loss'):.3f}."
+        f"{loud[CLEAN]:.3f}. {standing} A test loss of 1 is reached first by {first} after "
+        f"{soon[first]:,.0f} rows, next by {second} after {soon[second]:,.0f}. A step of stocBiO moves the "
+        "weights of one minibatch, a step on the full batch all of them. At noise 0.1, with the same steps, "
+        f"stocBiO ends at {quiet['stocBiO']:.3f}, fixed weights at {quiet[FIXED]:.3f}, the best on full "
+        f"batches at {full[0.1]:.3f}. With the notes' settings, after 100 outer steps or 50 on full batches, "
+        f"which read about ten times the rows, the lowest is {best.label} at {best.last('test loss'):.3f}."
     )
     if more is not None:
-        words += (
-            f"With 20,000 rows, of which a full step of AID-FP reads {more[0]['AID-FP'].rows:,}, and as many "
-            f"read as three of these do, stocBiO ends at {many['stocBiO']:.3f}, AID-FP at "
+        words = (
+            f"{words} With 20,000 rows, of which a full step of AID-FP reads {more[0]['AID-FP'].rows:,}, and "
+            f"as many read as three of these do, stocBiO ends at {many['stocBiO']:.3f}, AID-FP at "
             f"{many['AID-FP']:.3f}, fixed weights at {many[FIXED]:.3f}."
         )
 
@@ -267,15 +271,15 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
         Picture(
             "The settings of the notes",
             lines(
-                "100 outer steps, noise 0.4",
+                "The same steps for all, noise 0.4",
                 "training and trusted rows read",
                 "test loss",
                 drawn(noted),
                 log="x",
                 limits=(0.6, 1.5),
             ),
-            "Inner step and step of the series 0.02, outer step 1000 for all. A step on the full batch "
-            "reads 20 times the rows.",
+            "Inner step and step of the series 0.02, outer step 1000 for all; 100 outer steps, 50 on full "
+            "batches, which read 20 times the rows in each.",
         )
     ]
     if more is not None:
@@ -310,7 +314,7 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
 
 CLAIM = Claim(
     name="stocbio-cleaning",
-    title="stocBiO cleans MNIST, against seven others",
+    title="stocBiO cleans MNIST sooner and better than five others",
     paper="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML 2021, "
     "arXiv:2010.07962",
     statement="On MNIST hyper-cleaning stocBiO lowers the test loss sooner, and to a lower value, than BSA, "
@@ -326,6 +330,8 @@ CLAIM = Claim(
         "inner step": "0.1 (official code)",
         "outer step": "0.1 (official code)",
         "batch": "1000 or 50 for stocBiO, 1 for BSA and TTSA, all rows for the others (official code)",
+        "weights": "not written back before 2021-12-27 (official code): the figure, of February 2021, shows "
+        "the speed of the inner loops",
         "budget": "about 150 seconds (figure of the official repository)",
     },
     ours={
@@ -340,11 +346,14 @@ CLAIM = Claim(
         "inner step": "0.02 (notes' settings), or searched",
         "outer step": "1000 (notes' settings), or searched: with 0.1 the weights would not move",
         "batch": "100 (size paper: 1,000) for stocBiO, BSA and TTSA, all rows for the others",
-        "budget": "100 outer steps (notes' settings), or as many rows read as 200 steps of stocBiO take; the "
-        "factors of random products are counted as on average",
+        "budget": "100 outer steps, 50 on full batches (notes' settings), or as many rows read as 200 "
+        "steps of stocBiO take; the factors of random products are counted as on average",
         "falling steps": "none, also in BSA and TTSA",
         "HOAG": "left out: that of the official code is stocBiO on full batches",
-        "seeds": "3; one other for the search",
+        "weights": "learnt, by every method",
+        "more rows": "stocBiO and AID-FP once more on 20,000 rows and 5,000 trusted ones, batch 100, for as "
+        "many rows read as three steps of AID-FP take; inner steps as before, outer steps searched",
+        "seeds": "3, 1 on 20,000 rows; one other for the search",
     },
     run=run,
     float64=False,

@@ -138,7 +138,7 @@ def on_toy(size):
         ),
     }
     axes = {
-        "inner_optimizer": (0.01, 0.03, 0.1, 0.3, 0.9, 1.8, 3.6),
+        "inner_optimizer": (0.003, 0.01, 0.03, 0.1, 0.3, 0.9, 1.8, 3.6, 7.2),
         "outer_optimizer": (0.006, 0.02, 0.06, 0.2, 0.6, 1.2, 2.4),
     }
     searches, tuned, read = [], [], {}
@@ -242,7 +242,8 @@ def report(read, noted, sweep, tuned, searches, toy_searches, toy, toy_read, mom
                 log="",
                 limits=(0.6, 1.5),
             ),
-            "Inner step 0.02; outer step 1000, and 200 for MRBO, whose x moves at every step. Median and range of two seeds.",
+            "Inner step 0.02; outer step 1000, and 200 for MRBO, whose x moves at every step. Median and "
+            "range of two seeds.",
         ),
         Picture(
             "VRBO by its inner steps",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import bilevel
+from bilevel import reproduce
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "api.md"
 LISTED = re.findall(r"^::: bilevel\.([\w.]+)$", REFERENCE.read_text(), re.MULTILINE)
@@ -23,6 +24,11 @@ def test_docstring(name):
     thing = getattr(import_module(module), last)
     first_line = (thing.__doc__ or "").partition("\n")[0]
     assert 10 < len(first_line) <= 80 and first_line.endswith((".", ":", "?"))
+
+
+def test_table_of_claims_has_a_row_for_each():
+    table = (REFERENCE.parent / "reproduce.md").read_text()
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == reproduce.names()
 
 
 def test_table_of_algorithms_has_a_row_for_each():

@@ -74,12 +74,17 @@ def empty_table(value: PyTree, entries: int) -> Table:
 def recall(table: Table, fresh: PyTree, source: Any, draw: int = 0) -> tuple[PyTree, Table]:
     """The table's estimate of the mean over all minibatches, and the table with the fresh value."""
     entry, share = source.entry(draw)
-    change = jax.tree.map(lambda new, all_last: new - all_last[entry], fresh, table.entries)
+    last = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, entry, keepdims=False), table.entries)
+    # Reading ends before writing begins: else XLA copies the whole table in every step.
+    last, fresh = lax.optimization_barrier((last, fresh))
+    change = tree.sub(fresh, last)
 
     def moved(by):
         return jax.tree.map(lambda m, c: m + jnp.asarray(by, c.dtype) * c, table.mean, change)
 
-    entries = jax.tree.map(lambda all_last, new: all_last.at[entry].set(new), table.entries, fresh)
+    entries = jax.tree.map(
+        lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, entry, 0), table.entries, fresh
+    )
     return moved(share * source.count), Table(entries, moved(share))
 
 

@@ -48,12 +48,13 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
     shares, ends = 1 / np.repeat(sizes, sizes), np.isin(np.arange(draws), np.cumsum(sizes) - 1)
 
     def sum_of_terms(operator, b):
-        def step(carry, i):
+        def step(i, carry):
             term, total = carry
             term = tree.add_scale(term, -rate, operator(i)(term))
-            return (term, tree.add(total, term)), None
+            return term, tree.add(total, term)
 
-        return lax.scan(step, (b, b), jnp.arange(terms))[0]
+        # A scan over `arange` would cost one more slice a step.
+        return lax.fori_loop(0, terms, step, (b, b))
 
     def sum_of_means(operator, b):
         def step(carry, read):

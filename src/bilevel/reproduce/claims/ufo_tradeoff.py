@@ -70,7 +70,10 @@ def time_and_variance(starts):
         run = curve(label, problem.algorithm(q, falling(10.0)), setting, points)
         curves.append(run)
         costs.append((STEPS + 1) * run.steps + STEPS * run.values["exact draws"].mean(0))
-        build = lambda c, q=q: problem.algorithm(q, falling(c))  # noqa: E731
+
+        def build(c, q=q):
+            return problem.algorithm(q, falling(c))
+
         axes = {"c": (1.0, 3.0, 10.0, 30.0, 100.0)}
         searches.append(grid(f"toy, {label}", build, axes, trials, score=SLOPE, steps=steps))
     return curves, costs, searches

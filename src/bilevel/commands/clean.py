@@ -87,7 +87,8 @@ def _source(options) -> tuple[Any, Any]:
             names = ", ".join(named.get(name, f"--{name}") for name in bench)
             raise ValueError(f"{names}: for known sets only, and {options.source} is your own file; drop it")
         return datasets.read_file(options.source, label=options.label, trusted=options.trusted), None
-    known("data set", options.source, datasets.names())
+    if options.source not in datasets.class_sets():  # `load` says what those are for
+        known("data set", options.source, datasets.names())
     if options.label or options.trusted:
         raise ValueError(
             f"--label and --trusted go with a .csv or .parquet file, but {options.source!r} is a known set"

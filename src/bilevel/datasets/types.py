@@ -28,3 +28,20 @@ class Dataset(NamedTuple):
     trusted_features: np.ndarray | scipy.sparse.csr_matrix | None = None
     trusted_labels: np.ndarray | None = None
     image_shape: tuple[int, ...] | None = None
+
+
+class ImageClasses(NamedTuple):
+    """Classes of images to draw few-shot tasks from; no class is in two parts.
+
+    Attributes:
+      name: of the data set.
+      train, validation, test: (classes, images, height, width, channels) uint8, 0 to 255.
+      mean, std: a number a channel, of the training pixels divided by 255.
+    """
+
+    name: str
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    mean: tuple[float, ...]
+    std: tuple[float, ...]

@@ -185,7 +185,8 @@ def _text(value):
 
 def _axis(name: str) -> str:
     """What a reader calls a hyper-parameter."""
-    return name.replace("_optimizer", "_step").replace("_", " ")
+    known = {"inner": "inner step", "ratio": "ratio of inner to outer step"}
+    return known.get(name, name.replace("_optimizer", "_step").replace("_", " "))
 
 
 def _summary(search: Search) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
 from bilevel.report.figures import COLOURS, DASHES, QUIET, panel, png, spans_decades, styled
 
@@ -14,9 +15,11 @@ class Line(NamedTuple):
     Attributes:
       label: in the legend; "" for none.
       x: (points,).
-      y: (points,), or (seeds, points) for the median with a band from the least seed to the greatest.
+      y: (points,), or (seeds, points) for the median with a band from the least seed to the greatest,
+        of the seeds that are finite there.
       colour: place in `figures.COLOURS`; None takes the next. Lines of one family share a colour.
-      dash: place in `figures.DASHES`; None is solid, and dashed once the colours are used up.
+      dash: place in `figures.DASHES`; None is solid, and dashed once the colours are used up. A guide
+        is dashed, too.
       marked: whether each point has a dot, for a few measured points.
       guide: a thin grey line to compare with: a bound, a slope, a threshold.
     """
@@ -43,7 +46,7 @@ def lines(
 ) -> bytes:
     """A PNG of several curves, the legend below them.
 
-    A curve ends where its values cease to be finite, with a cross: the run diverged.
+    A curve ends where no seed is finite any more, with a cross: all runs diverged.
 
     Args:
       title: of the figure.
@@ -62,7 +65,8 @@ def lines(
     for line, (low, middle, high) in zip(curves, spans, strict=True):
         at = np.asarray(line.x, float)
         if line.guide:
-            axes.plot(at, middle, color=QUIET, linewidth=1.1, linestyle=DASHES[1], label=line.label, zorder=1)
+            dash = DASHES[1 if line.dash is None else line.dash]
+            axes.plot(at, middle, color=QUIET, linewidth=1.1, linestyle=dash, label=line.label, zorder=1)
             continue
         number = place if line.colour is None else line.colour
         place += line.colour is None
@@ -76,7 +80,11 @@ def lines(
             axes.plot(at[fine[-1]], middle[fine[-1]], "x", color=colour, markersize=8, markeredgewidth=2.2)
     _scale(axes, log, curves, spans, limits)
     if any(line.label for line in curves):
-        figure.legend(loc="outside lower center", ncols=_columns(curves), columnspacing=1.4, handlelength=2.2)
+        # A dot would hide the gap of a short dash.
+        length = 4.0 if any(line.marked and line.dash for line in curves) else 2.7
+        figure.legend(
+            loc="outside lower center", ncols=_columns(curves), columnspacing=1.4, handlelength=length
+        )
     return png(figure)
 
 
@@ -106,7 +114,11 @@ def _scale(axes, log, curves, spans, limits):
     ticks = sorted({float(v) for line in curves if line.marked for v in line.x})
     if ticks and len(ticks) <= 8 and all(line.marked or line.guide for line in curves):
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    if "y" in log and low > 0 and np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1:
+        # One power of ten alone would not tell the scale.
+        axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(3, 1)))
 
 
 def _columns(curves) -> int:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.datasets.errors import DataNotFoundError
+from bilevel.datasets.omniglot import read_drawings
 from bilevel.datasets.source import packed
 from bilevel.response.types import Response
 from bilevel.sampling import full
@@ -31,10 +32,9 @@ def omniglot() -> tuple[np.ndarray, np.ndarray]:
             "(1623, 20, 98), the 28x28 drawings packed by numpy.packbits, and `evaluation` (1623,), whether "
             "a character is one of the evaluation alphabets"
         )
-    with np.load(path) as data:
-        bits, evaluation = data["bits"], data["evaluation"]
-    pixels = np.unpackbits(bits, axis=-1)[..., : (2 * SIDE) ** 2].reshape(*bits.shape[:2], SIDE, 2, SIDE, 2)
-    drawings = pixels.sum((3, 5), dtype=np.uint8).reshape(*bits.shape[:2], SIDE**2)
+    ink, _, evaluation = read_drawings(path)
+    pixels = ink.reshape(*ink.shape[:2], SIDE, 2, SIDE, 2)
+    drawings = pixels.sum((3, 5), dtype=np.uint8).reshape(*ink.shape[:2], SIDE**2)
     return drawings[~evaluation], drawings[evaluation]
 
 

@@ -57,7 +57,7 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
         f"{calls[BG]:,.0f} and {calls[AID]:,.0f} oracle calls, one of 1e-6 on the same runs "
         f"{loose[ACC]:,.0f}, {loose[BG]:,.0f} and {loose[AID]:,.0f}; the best number of inner steps is "
         f"{searches[2].best['steps']} for AID-BiO, warm, and {searches[0].best['steps']} for AccBiO, cold. "
-        f"Too few of them leave a floor, {ends[0]:.1g} at N = 5 and {ends[1]:.1g} at N = 10. An outer step "
+        f"Too few of them leave a floor, {ends[0]:.2g} at N = 5 and {ends[1]:.2g} at N = 10. An outer step "
         f"with N = 3 shows x at most {steps.max():.0f} more entries, which is what the lower bound rests on. "
         f"Where Phi is convex alone, gradient descent needs {ahead[0]:.1f} times the steps of AccBiO for an "
         f"accuracy of 1e-2 and {ahead[-1]:.1f} times for 1e-4."
@@ -134,8 +134,9 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
                 log="y",
                 limits=(1e-8, 3),
             ),
-            "Entries to the right are zero still. The minimiser falls by a constant factor from entry to "
-            "entry, so that a small gap needs many of them.",
+            "kappa_x = 325. Entries to the right of a curve are zero still, or below the axis. The "
+            "minimiser falls by a constant factor from entry to entry, so that a small gap needs many of "
+            "them.",
         ),
         Picture(
             "Convex Phi",

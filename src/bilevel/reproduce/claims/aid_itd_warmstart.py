@@ -70,7 +70,10 @@ def report(aid, warm, cold, theory) -> Finding:
                 "AID: 10 inner steps, 2 of conjugate gradients",
                 "outer steps",
                 "norm of the exact gradient",
-                [Line(run.label.removeprefix("AID, "), run.steps, run.values["stationarity"]) for run in aid],
+                [
+                    Line(label, run.steps, run.values["stationarity"], dash=1 if label == "neither" else 0)
+                    for label, run in zip(WARM, aid, strict=True)
+                ],
                 log="xy",
             ),
             "All four runs do the same work a step; they differ in where y and v start.",

@@ -163,12 +163,13 @@ def report(searches, curves, decay) -> Finding:
         f"After {curves[0].steps[-1]:,} outer steps with the inner step searched for each, the error on new "
         f"characters is {alone} for N = 1, 3 and 10 when the head alone adapts (a strongly convex inner "
         f"loss) and {both} when the last two layers do. At alpha = 0.1 for all N the error with N = 10 is "
-        f"{small[0]:.2f} and {small[1]:.2f} times that with N = 1, at alpha = 1 "
-        f"{large[0]:.2f} and {large[1]:.2f} times. A step with N = 10 costs {price:.1f} times one "
-        f"with N = 1: after equal oracle calls ({budget:,} a task) the errors are {alone_calls}, and "
-        f"{both_calls}. So more inner steps make the two layers {trend} a step here, and with the head alone "
-        f"the error is {ends[CONVEX][-1] / ends[CONVEX][0]:.2f} times as large. On a strongly convex toy the "
-        f"gradient of the head goes from {norms[0]:.2f} at N = 1 to {norms[-1]:.4f} at N = {TOY_COUNTS[-1]}."
+        f"{small[0]:.2f} and {small[1]:.2f} times that with N = 1, at alpha = 1 {large[0]:.2f} and "
+        f"{large[1]:.2f} times. A step with N = 10 costs {price:.1f} times one with N = 1: after equal "
+        f"oracle calls ({budget:,} a task) the errors are {alone_calls}, and {both_calls}. So more inner "
+        f"steps make the two layers {trend} a step here: with N = 10 they end at "
+        f"{ends[FREE][-1] / ends[FREE][0]:.2f} times the error of N = 1, the head alone at "
+        f"{ends[CONVEX][-1] / ends[CONVEX][0]:.2f} times. On a strongly convex toy the gradient of the head "
+        f"goes from {norms[0]:.2f} at N = 1 to {norms[-1]:.4f} at N = {TOY_COUNTS[-1]}."
     )
 
     def drawn(axis):
@@ -215,7 +216,7 @@ def report(searches, curves, decay) -> Finding:
                 log="x",
                 height=4.2,
             ),
-            "After all outer steps, one seed other than those shown.",
+            "After all outer steps, with one seed that the other figures do not show.",
         ),
         Picture(
             "Gradient of the head",
@@ -252,7 +253,7 @@ def percents(errors):
 
 CLAIM = Claim(
     name="anil-steps",
-    title="More inner steps: faster if convex, slower if not?",
+    title="ANIL with more inner steps: faster if convex, slower if not",
     paper="Ji, Lee, Liang and Poor, Convergence of Meta-Learning with Task-Specific Adaptation over Partial "
     "Parameters, NeurIPS 2020, arXiv:2006.09486",
     statement="ANIL converges faster with more inner steps N where the inner loss is strongly convex, and "

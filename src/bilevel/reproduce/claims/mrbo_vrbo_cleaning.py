@@ -163,7 +163,7 @@ def on_toy(size):
 
 CLAIM = Claim(
     name="mrbo-vrbo-cleaning",
-    title="Recursive momentum and variance reduction, by rows read",
+    title="Recursive momentum and variance reduction read fewer rows",
     paper="Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021, "
     "arXiv:2106.04692",
     statement="MRBO and VRBO need of the order of accuracy^-1.5 samples, fewer than stocBiO and all others "

@@ -59,7 +59,7 @@ def report(read, noted, sweep, tuned, searches, toy_searches, toy, toy_read, mom
         f"{given[MRBO].last('AUC'):.2f}, {given[STOCBIO].last('AUC'):.2f}, {given[HALF].last('AUC'):.2f} and "
         f"{given[VRBO].last('AUC'):.2f}. "
         f"VRBO's number m of inner steps does best at {least.label[4:]} of {', '.join(map(str, MOVES))}. On "
-        f"the toy VRBO, which refreshes on all rows, comes to a gradient of {toy[-1].last('gradient'):.1g}; "
+        f"the toy VRBO, which refreshes on all rows, comes to a gradient of {toy[-1].last('gradient'):.2g}; "
         f"late in the run stocBiO is at {late_toy[STOCBIO]:.2g}, MRBO at {late_toy[MRBO]:.2g}, its loop "
         f"without momentum at {late_toy[PLAIN]:.2g}. At equal steps, and twice the rows, momentum takes "
         f"MRBO's error to {momentum:.2g} of what it is without."

@@ -77,7 +77,9 @@ def run(size: str) -> Finding:
         budget = f"{steps:,} steps on each of {len(trials)} draws of the rows"
         shape = [len(axis) for axis in AXES.values()]
         empty = Search(label, AXES, np.zeros(shape), {}, (), f"{ABOVE}, mean along the trial", budget)
-        return chosen(empty, np.reshape(scores, shape))
+        found = chosen(empty, np.reshape(scores, shape))
+        # Conjugate gradients have no inner step: that its first value is the best says nothing.
+        return found._replace(edge=tuple(e for e in found.edge if label != CG or e != "share"))
 
     def runs(label, *all_rates):
         values = values_of(label, points)
@@ -188,7 +190,7 @@ def by_steps(run):
 
 CLAIM = Claim(
     name="nbo-synthetic",
-    title="One extra Newton step against one and ten inner steps",
+    title="One extra Newton step does as much as ten inner steps",
     paper="Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation for Bilevel "
     "Optimization, ICML 2025, arXiv:2505.02101",
     statement="On synthetic L2 strengths of a logistic regression NBO-GD with T = 1 lowers the objective "

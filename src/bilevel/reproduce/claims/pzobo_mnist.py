@@ -213,7 +213,7 @@ def report(entries, searches, curves) -> Finding:
 
 CLAIM = Claim(
     name="pzobo-mnist",
-    title="A stochastic Jacobian from differences, LeNet on MNIST",
+    title="A stochastic Jacobian from differences helps LeNet on MNIST",
     paper="Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, NeurIPS 2022, "
     "arXiv:2110.07004",
     statement="PZOBO-S trains the features of a LeNet by minibatches without second derivatives (the "

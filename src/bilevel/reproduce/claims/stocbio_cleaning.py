@@ -199,7 +199,8 @@ CLAIM = Claim(
         "outer step": "1000 (notes' settings), or searched: with 0.1 the weights would not move",
         "batch": "100 (size paper: 1,000) for stocBiO, BSA and TTSA, all rows for the others",
         "budget": "100 outer steps, 50 on full batches (notes' settings), or as many rows read as 200 "
-        "steps of stocBiO take; the factors of random products are counted as on average",
+        "steps of stocBiO take; the factors of random products are counted as on average, ITD's "
+        "two products of an inner step as one reading",
         "falling steps": "none, also in BSA and TTSA",
         "HOAG": "left out: that of the official code is stocBiO on full batches",
         "weights": "learnt, by every method",

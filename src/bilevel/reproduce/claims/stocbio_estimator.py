@@ -198,7 +198,8 @@ def report(truncated, errors, budgets, sweep) -> Finding:
             "One matrix of eigenvalues 0.1 to 1, step 0.5; the bound is (1 - step mu)^(Q+1) |f_y| / mu.",
         ),
     ]
-    columns = [Column("factors", numeric=False), Column("bias"), Column("error of one draw"), Column("noted")]
+    columns = [Column("factors", numeric=False), Column("bias"), Column("error of one draw")]
+    columns += [Column("computed before")]
     rows = [[Cell(label), *map(Cell.of, (float(bias[label]), noise[label], RMSE[label]))] for label in errors]
     tables = [("Bias and noise of v, relative", Table(columns, rows))]
     return Finding(verdict(numbers), words, numbers, pictures, tables)
@@ -206,7 +207,7 @@ def report(truncated, errors, budgets, sweep) -> Finding:
 
 CLAIM = Claim(
     name="stocbio-estimator",
-    title="A Neumann series of independent, falling batches",
+    title="Independent, falling batches make a better Neumann series",
     paper="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML 2021, "
     "arXiv:2010.07962",
     statement="stocBiO's v, a series of Q + 1 terms whose factors are independent batches of falling size, "

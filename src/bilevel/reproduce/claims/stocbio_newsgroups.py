@@ -207,7 +207,8 @@ CLAIM = Claim(
         "series": "Q = 10 at 0.2 times the inner step; beside it step 0.5 of the code, and step 20 with Q "
         "= 30; AID-FP: 11 terms at the inner step; AID-CG: 10 steps; both from 0",
         "batch": "500; all rows for AID-FP, AID-CG, ITD",
-        "outer steps": "50 (notes' settings), or as many rows read as 50 steps of stocBiO take",
+        "outer steps": "50 (notes' settings), or as many rows read as 50 steps of stocBiO take; ITD's two "
+        "products of an inner step are one reading",
         "bounds": "|x| at most 5 for all methods (out of reach in the notes' settings): without them the "
         "largest outer steps that do well on one set of rows make the inner steps diverge on the next",
         "HOAG": "left out: that of the official code is stocBiO on full batches",

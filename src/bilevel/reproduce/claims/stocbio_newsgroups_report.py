@@ -40,7 +40,7 @@ def report(reads, noted_reads, noted, tuned, searches, budget, size) -> Finding:
         f"Tuned alike, each with {budget:,} rows read, stocBiO ends at a test loss of {ends['stocBiO']:.3f}, "
         f"the best on full batches, {full_label}, at {ends[full_label]:.3f}, and inner steps alone, the "
         f"strengths fixed, at {ends[FIXED]:.3f}. With the step 0.5 of the official code the series is near "
-        f"5.5 times the identity: no strength moves by more than {moved:.2g} in 50 steps of the notes' "
+        f"5.5 times the identity: no strength moves by more than {moved:.4f} in 50 steps of the notes' "
         f"settings, and the loss, {given[CODE]:.3f}, is that of the inner steps ({given[FIXED]:.3f} on full "
         f"batches). With step 20 and 30 terms it is {given[LONG]:.3f}. After 50 steps on full batches, which "
         f"read {noted_reads['AID-CG'] / noted_reads[CODE]:.1f} times the rows, AID-CG is at "

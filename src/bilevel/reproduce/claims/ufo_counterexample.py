@@ -81,13 +81,14 @@ def report(toy, curves, searches, levels) -> Finding:
         "exact: mean |M'|": shown(ends[EXACT].mean()),
     }
     words = (
-        f"After {curves[0].steps[-1]:,} steps 10/k the mean slope |M'| of FO-BLO over {ends[FIRST].size} "
-        f"runs is {ends[FIRST].mean():.3f}, that of UFO-BLO with q = 0.1 {ends[DEBIASED].mean():.3f}. FO-BLO "
-        f"stands at x = {places[FIRST].mean():.2f}, where its own mean direction is zero ({stuck:.2f}, and "
-        f"|M'| {at_stuck:.3f}); UFO-BLO stands at {places[DEBIASED].mean():.2f}, the minimum at {best:.2f}, "
-        f"but spread by {places[DEBIASED].std():.2f}, against {places[EXACT].std():.2f} of the exact "
-        f"gradient (mean |M'| {ends[EXACT].mean():.4f}), which is the price of the coin. Other steps c/k, c "
-        f"from 3 to 30, leave FO-BLO at {steady:.3f} or more."
+        f"After {curves[0].steps[-1]:,} steps of size 10/k the mean slope |M'| of FO-BLO over "
+        f"{ends[FIRST].size} runs is {ends[FIRST].mean():.3f}, that of UFO-BLO with q = 0.1 "
+        f"{ends[DEBIASED].mean():.3f}. FO-BLO stands at x = {places[FIRST].mean():.2f}, where its own mean "
+        f"direction is zero ({stuck:.2f}, and |M'| {at_stuck:.3f}); UFO-BLO stands at "
+        f"{places[DEBIASED].mean():.2f}, the minimum at {best:.2f}, but spread by "
+        f"{places[DEBIASED].std():.2f}, against {places[EXACT].std():.2f} of the exact gradient (mean |M'| "
+        f"{ends[EXACT].mean():.4f}), which is the price of the coin. Other steps c/k, c from 3 to 30, leave "
+        f"FO-BLO at {steady:.3f} or more."
     )
     figures = [
         Picture(

@@ -75,7 +75,8 @@ def time_and_variance(starts):
             return problem.algorithm(q, falling(c))
 
         axes = {"c": (1.0, 3.0, 10.0, 30.0, 100.0)}
-        searches.append(grid(f"toy, {label}", build, axes, trials, score=SLOPE, steps=steps))
+        search = grid(f"toy, {label}", build, axes, trials, score=SLOPE, steps=steps)
+        searches.append(search._replace(budget=f"a cost of {COST:,} gradients", score=f"{SLOPE} at the end"))
     return curves, costs, searches
 
 
@@ -148,7 +149,8 @@ def quadratic_tasks(seeds):
         steps = int(BUDGET / (STEPS + 1 + RECOMPUTED * (0.05 if q is None else q)))
         made = partial(build, **chosen)
         search = grid(label, made, AXIS, trials, score=at_the_end(steps), steps=steps, points=50)
-        searches.append(search)
+        told = "norm of the true gradient, mean over the last fifth of the budget"
+        searches.append(search._replace(budget=f"a cost of {BUDGET:,} gradients", score=told))
         for kept, c in ((runs, 1.0), (tuned, search.best["c"])):
             if kept is tuned and c == 1.0:
                 kept.append(runs[-1])
@@ -184,7 +186,7 @@ def at_the_end(steps):
 
 CLAIM = Claim(
     name="ufo-tradeoff",
-    title="How often to pay for an exact gradient",
+    title="There is a best share of exact gradients, and it can be learnt",
     paper="Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order Heuristic for "
     "Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487",
     statement="The probability q of an exact gradient trades time against variance; there is an optimal q "

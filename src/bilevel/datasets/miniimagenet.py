@@ -1,0 +1,93 @@
+"""mini-ImageNet: photographs of 100 classes, 600 of each."""
+
+import zipfile
+
+import numpy as np
+
+from bilevel.datasets.errors import DataNotFoundError, did_you_mean
+from bilevel.datasets.pictures import decoder, image_classes
+from bilevel.datasets.source import packed
+from bilevel.datasets.types import ImageClasses
+
+OWN = "miniimagenet.npz"
+PIECES = {
+    "train": ("train_0", "train_1", "train_2", "train_3"),
+    "validation": ("val",),
+    "test": ("test_0", "test_1"),
+}
+
+
+def miniimagenet() -> ImageClasses:
+    """Photographs for few-shot learning, 32x32: 64, 16 and 20 classes of 600.
+
+    Ravi and Larochelle's split of 100 ImageNet classes. In the folder that BILEVEL_DATA names: a file
+    `miniimagenet.npz` of the user's own, with uint8 arrays `train`, `validation` and `test` (classes,
+    images, height, width, 3) of square images of any size, or else the prepared JPEG files of 32x32.
+    ImageNet is for research only and comes with registration, so nothing is downloaded.
+
+    Raises:
+      DataNotFoundError: when there are no such files; the message says how to make one.
+      ValueError: one line on what is wrong in the user's own file.
+
+    Reference: Ravi and Larochelle, Optimization as a Model for Few-Shot Learning, ICLR 2017.
+    """
+    own = packed(OWN)
+    return image_classes("miniimagenet", *(_read_prepared() if own is None else _read_own(own)))
+
+
+def _read_prepared():
+    files = [f"miniimagenet32_jpeg_{piece}.npz" for pieces in PIECES.values() for piece in pieces]
+    paths = {file: packed(file) for file in files}
+    missing = [file for file, path in paths.items() if path is None]
+    if missing:
+        raise DataNotFoundError(
+            f"miniimagenet: there is no {OWN} in the folder that BILEVEL_DATA names (nor {missing[0]}); make "
+            "it of uint8 arrays `train`, `validation`, `test` (classes, images, height, width, 3) with 600 "
+            "square images of each of the 64, 16 and 20 classes of Ravi and Larochelle's split of ImageNet, "
+            "which image-net.org gives out for research under its terms"
+        )
+    decode = decoder("miniimagenet")
+    images = iter([_decode_all(path, decode) for path in paths.values()])
+    return [np.concatenate([next(images) for _ in pieces]) for pieces in PIECES.values()]
+
+
+def _decode_all(path, decode):
+    """(classes, images, 32, 32, 3) of JPEG files that stand end to end; takes half a second."""
+    with np.load(path) as file:
+        data, start, end = file["data"].tobytes(), file["start"], file["end"]
+    pictures = [decode(data[a:b]) for a, b in zip(start.ravel().tolist(), end.ravel().tolist(), strict=True)]
+    return np.stack(pictures).reshape(*start.shape, *pictures[0].shape)
+
+
+def _read_own(path):
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path.name} is not an .npz file; write one with numpy.savez")
+    with np.load(path, allow_pickle=False) as file:
+        parts = [_checked(path.name, file, part) for part in PIECES]
+    sides = [images.shape[2] for images in parts]
+    if len(set(sides)) > 1:
+        found = ", ".join(f"{part} {side}" for part, side in zip(PIECES, sides, strict=True))
+        raise ValueError(f"{path.name}: images must be of one height, got {found}; resize them")
+    return parts
+
+
+def _checked(where, file, part):
+    if part not in file.files:
+        raise ValueError(f"{where}: array {part!r} is missing; {did_you_mean(part, file.files)}")
+    try:
+        images = file[part]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{where}: array {part!r} cannot be read ({error}); write the file again") from error
+    if images.dtype != np.uint8:
+        raise ValueError(f"{where}: {part} must be uint8, 0 to 255, got {images.dtype}; convert it")
+    if images.ndim != 5:
+        rule = "must be (classes, images, height, width, 3)"
+        raise ValueError(f"{where}: {part} {rule}, got shape {images.shape}")
+    if images.shape[4] != 3:
+        raise ValueError(f"{where}: {part} must have 3 channels, in the last axis, got shape {images.shape}")
+    if images.shape[2] != images.shape[3]:
+        height, width = images.shape[2:4]
+        raise ValueError(f"{where}: {part} images must be square, got {height}x{width}; crop or resize them")
+    if 0 in images.shape:
+        raise ValueError(f"{where}: {part} must hold images, got shape {images.shape}")
+    return images

@@ -37,12 +37,13 @@ class MetaEntry(NamedTuple):
     Attributes:
       factory: with settings that suit `problems.few_tasks_case`.
       features: whether x is a head with features instead of the start alone.
-      first_order: whether it ends where the first-order gradient is zero, which is not stationary.
+      gradient: which of the case's directions it takes; only "exact" ends at a stationary point of the
+        loss after its inner steps.
     """
 
     factory: Callable
     features: bool = False
-    first_order: bool = False
+    gradient: str = "exact"
 
 
 def falling(count):
@@ -118,6 +119,9 @@ ALGORITHMS = {
 
 META = {
     "anil": MetaEntry(partial(b.anil, inner_steps=5), features=True),
-    "fomaml": MetaEntry(b.fomaml, first_order=True),
+    "fomaml": MetaEntry(b.fomaml, gradient="first_order"),
+    # Exact in three steps of conjugate gradients, the entries of y.
+    "imaml": MetaEntry(partial(b.imaml, inner_steps=60, linear_steps=3, pull=2.0), gradient="implicit"),
     "maml": MetaEntry(b.maml),
+    "reptile": MetaEntry(b.reptile, gradient="reptile"),
 }

@@ -133,9 +133,17 @@ def logistic_case(direct=False):
     return Case(Problem(outer, inner), x, jnp.zeros(10), data, 0.5, exact)
 
 
+class Directions(NamedTuple):
+    y: Any
+    exact: Any
+    first_order: Any
+    reptile: Any
+    implicit: Any
+
+
 def few_tasks_case(features=False, steps=5, step=0.3):
-    """Four quadratic tasks; support and query differ. `exact(x)` is the mean of y_N over tasks, the
-    exact and the first-order meta-gradient."""
+    """Four quadratic tasks; support and query differ. `exact(x)` is the mean over tasks of y_N, of the
+    exact and the first-order meta-gradient, of x - y_N, and of iMAML's gradient with a pull of 2."""
     rng = np.random.default_rng(0)
     tasks, p, q = 4, 2, 3
 
@@ -166,7 +174,7 @@ def few_tasks_case(features=False, steps=5, step=0.3):
 
     def exact(x):
         start, shared = (flat(x["head"]), flat(x["features"])) if features else (flat(x), np.zeros(p))
-        ys, slopes, firsts = [], [], []
+        ys, slopes, firsts, pulled = [], [], [], []
         for i in range(tasks):
             centre = c[i] - np.linalg.solve(A[i], B[i].T @ shared)
             P = np.linalg.matrix_power(np.eye(q) - step * A[i], steps)
@@ -178,7 +186,11 @@ def few_tasks_case(features=False, steps=5, step=0.3):
             ys.append(y)
             slopes.append(np.concatenate(blocks))
             firsts.append(np.concatenate([direct, f_y] if features else [f_y]))
-        return np.mean(ys, 0), np.mean(slopes, 0), np.mean(firsts, 0)
+            near = np.linalg.solve(A[i] + 2 * np.eye(q), A[i] @ c[i] + 2 * start)
+            pulled.append(np.linalg.solve(np.eye(q) + A[i] / 2, D[i] @ (near - e[i])))
+        means = (np.mean(values, 0) for values in (ys, slopes, firsts, pulled))
+        y, exact, first_order, implicit = means
+        return Directions(y, exact, first_order, start - y, implicit)
 
     data = full(
         {

@@ -1,5 +1,7 @@
 """Runs made up for the tests of the reports."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from bilevel.cleaning.result import Cleaning
@@ -121,6 +123,70 @@ def example_run(text="plain", search=None, **changes):
     environment = {"device": text, "cores": 2, "float": "float64"}
     command = "bilevel reproduce an-example"
     return Run(claim, "small", finding._replace(**changes), 12.3, environment, command)
+
+
+def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, seed=0):
+    """An episode of random images whose first query of each of the last `wrong` classes is wrong."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(ways), queries)
+    predictions = labels.copy()
+    missed = (ways - 1 - np.arange(wrong)) * queries
+    predictions[missed] = (predictions[missed] + 1) % ways
+    return SimpleNamespace(
+        support=random.integers(0, 256, (ways, shots, *shape), np.uint8),
+        query=random.integers(0, 256, (labels.size, *shape), np.uint8),
+        labels=labels,
+        predictions=predictions,
+        confidence=random.uniform(1 / ways, 1, labels.size),
+    )
+
+
+def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, **summary):
+    """A few-shot run that learns well, with every number a report can show."""
+    step = np.arange(0, 3001, 300)
+    accuracy = 0.97 - (0.97 - 1 / ways) * np.exp(-step / 400)
+    numbers = {
+        "dataset": "omniglot",
+        "algorithm": "maml",
+        "ways": ways,
+        "shots": shots,
+        "queries": 15,
+        "network": f"4 blocks of convolution, 64 channels {text}",
+        "parameters": 111936,
+        "batch_tasks": 16,
+        "settings": {"inner_steps": 5, "inner_step_size": 0.4, "outer_step_size": 1e-3, text: text},
+        "steps": 3000,
+        "seconds": 482.3,
+        "compile_seconds": 21.4,
+        "seconds_per_step": 0.1608,
+        "peak_mib": 811.6,
+        "best_step": 2700,
+        "validation_accuracy": 0.9689,
+        "validation_interval": 0.0044,
+        "test_accuracy": 0.9712,
+        "test_interval": 0.0031,
+        "test_episodes": 600,
+        "chance": 1 / ways,
+        "accuracy_by_ways": [
+            {"ways": count, "accuracy": 0.99 - 0.004 * count, "interval": 0.004} for count in (5, 10, 20, 2)
+        ],
+        "seed": 0,
+        "stopped": None,
+        "environment": {"device": "cpu", "cores": 2, "jax_version": text},
+        "command": f"bilevel fewshot omniglot --ways {ways} {text}",
+    }
+    measured = {
+        "step": step.tolist(),
+        "seconds": (0.1608 * step).tolist(),
+        "outer_loss": (0.1 + np.log(ways) * np.exp(-step / 400)).tolist(),
+        "validation_accuracy": accuracy.tolist(),
+        "validation_interval": (0.03 * accuracy * (1 - accuracy) + 0.003).tolist(),
+    }
+    if examples is None:
+        examples = [example_episode(ways, shots, seed=seed) for seed in range(2)]
+    return SimpleNamespace(
+        summary=numbers | summary, history=measured | (history or {}), examples=examples, file=b"learner"
+    )
 
 
 CLEANINGS = {

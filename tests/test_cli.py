@@ -33,6 +33,7 @@ def test_list_names_every_algorithm_with_paper_and_cost(capsys):
     assert all("arXiv:" in entry["paper"] for entry in found["algorithms"])
     assert {entry["name"] for entry in found["tasks"]} == {
         "quadratic",
+        "few_shot",
         "hyperclean",
         "regularization",
         "worst_case",

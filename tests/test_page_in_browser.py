@@ -5,8 +5,9 @@ import shutil
 import pytest
 
 from bilevel.report import clean_page, compare_page
+from bilevel.report.fewshot import fewshot_page
 from bilevel.report.reproduce import index_page, run_page
-from reports import HOSTILE, example_cleaning, example_records, example_run
+from reports import HOSTILE, example_cleaning, example_fewshot, example_records, example_run
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
@@ -27,6 +28,10 @@ PAGES = {
     "compare, hostile": lambda: compare_page(example_records([HOSTILE, LONG])),
     "reproduce": lambda: run_page(example_run()),
     "reproduce, hostile": lambda: run_page(example_run(text=f"{HOSTILE} {LONG}")),
+    "fewshot": lambda: fewshot_page(example_fewshot()),
+    "fewshot, hostile": lambda: fewshot_page(
+        example_fewshot(20, 5, f"{HOSTILE} {LONG}", dataset=LONG, stopped=f"diverged {HOSTILE} {LONG}")
+    ),
 }
 
 

@@ -18,6 +18,7 @@ from bilevel.algorithms import (
     fomaml,
     fsla,
     hoag,
+    imaml,
     itd_bio,
     lancbio,
     ma_nsbo_saga,
@@ -31,6 +32,7 @@ from bilevel.algorithms import (
     pzobo,
     pzobo_s,
     qnbo,
+    reptile,
     reverse,
     saba,
     sama,
@@ -55,7 +57,7 @@ from bilevel.directions import implicit_direction, neumann_direction, penalty_di
 from bilevel.driver import advance, run
 from bilevel.estimators import count_blocks, minibatch, momentum, page, saga, spider, storm
 from bilevel.hypergradient import Info, hypergradient
-from bilevel.inner import accelerate, descend
+from bilevel.inner import accelerate, descend, embedded
 from bilevel.linear import (
     cg,
     decreasing_batches,
@@ -118,6 +120,7 @@ __all__ = [
     "count_blocks",
     "decreasing_batches",
     "descend",
+    "embedded",
     "heavy_ball",
     "implicit_direction",
     "lineax",
@@ -152,6 +155,7 @@ __all__ = [
     "fomaml",
     "fsla",
     "hoag",
+    "imaml",
     "itd_bio",
     "lancbio",
     "ma_nsbo_saga",
@@ -165,6 +169,7 @@ __all__ = [
     "pzobo",
     "pzobo_s",
     "qnbo",
+    "reptile",
     "reverse",
     "saba",
     "sama",

@@ -16,7 +16,7 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
     itself, built with its defaults.
 
     >>> [entry["name"] for entry in catalog()["tasks"]]
-    ['hyperclean', 'quadratic', 'regularization', 'worst_case']
+    ['few_shot', 'hyperclean', 'quadratic', 'regularization', 'worst_case']
     """
     # The claims bring the drawing of figures with them, which the other commands load late or never.
     from bilevel.reproduce import get, names
@@ -34,7 +34,10 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
             for name in algorithms.__all__
         ],
         "tasks": [{"name": name, "about": _first_line(getattr(tasks, name))} for name in TASKS],
-        "datasets": [{"name": name, "about": datasets.describe(name)} for name in datasets.names()],
+        "datasets": [
+            {"name": name, "about": datasets.describe(name)}
+            for name in [*datasets.names(), *datasets.class_sets()]
+        ],
         "claims": [{"name": claim.name, "paper": claim.paper, "title": claim.title} for claim in claims],
     }
 

@@ -1,4 +1,4 @@
-"""The command line: `bilevel clean | compare | reproduce | list`."""
+"""The command line: `bilevel clean | compare | fewshot | reproduce | list`."""
 
 import argparse
 import shlex
@@ -41,7 +41,8 @@ def _tell(message, code):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="bilevel", description="Bilevel optimisation: clean labels, compare algorithms, test claims."
+        prog="bilevel",
+        description="Bilevel optimisation: clean labels, learn from few shots, compare, test claims.",
     )
     parser.add_argument("--version", action="version", version=f"bilevel {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,7 +1,7 @@
 """Inner solvers: how the inner variable is trained for one outer step."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,26 +48,34 @@ def as_rate(rate: float | None, optimizer) -> float:
     return optimizer if rate is None else rate
 
 
-def descend(problem: Problem, optimizer, steps: int, *, last: int | None = None) -> InnerSolver:
+def descend(
+    problem: Problem, optimizer, steps: int, *, last: int | None = None, recompute: int = 0
+) -> InnerSolver:
     """An inner solver: `steps` steps of an optax optimiser on the inner loss.
 
         y_{t+1} = y_t + optimizer(g_y(x, y_t; batch.inner[t])),   t = 0 .. steps - 1
 
-    The optimiser starts afresh at every solve.
+    The optimiser starts afresh at every solve. In reverse every iterate is stored; with `recompute`
+    k, about (k + 1) steps^(1 / (k + 1)) of them, and the others are made again, up to k times each.
 
     Args:
       problem: the two losses.
       optimizer: an optax optimiser, or a step size for gradient descent.
       steps: number of steps, at least 0.
       last: differentiate through the last so many steps only (all when None).
+      recompute: levels of checkpointing, 0 for none, 1 for the square root of the steps.
 
     Returns:
       An `InnerSolver`.
 
     Raises:
-      ValueError: when `steps` is negative or `last` is not in `0..steps`.
+      ValueError: when `steps` or `recompute` is negative or `last` is not in `0..steps`.
 
-    Cost: `steps` gradients; in reverse one Hessian and one cross product a step differentiated.
+    Cost: `steps` gradients; in reverse one Hessian and one cross product a step differentiated, and
+    `recompute` gradients.
+
+    Reference: Griewank and Walther, Evaluating Derivatives, 2nd edition 2008, chapter 12, for
+    checkpointing at several levels.
 
     >>> from bilevel import Problem, full
     >>> halve = descend(Problem(None, lambda x, y, batch: 0.5 * y**2), 0.5, steps=3)
@@ -77,6 +85,7 @@ def descend(problem: Problem, optimizer, steps: int, *, last: int | None = None)
     check(steps >= 0, "inner steps must be at least 0", steps)
     last = steps if last is None else last
     check(0 <= last <= steps, f"last must be in 0..{steps} (the inner steps)", last)
+    check(recompute >= 0, "recompute must be at least 0", recompute)
     optimizer = as_optimizer(optimizer)
     gradient = inner_gradient(problem.inner)
 
@@ -90,10 +99,50 @@ def descend(problem: Problem, optimizer, steps: int, *, last: int | None = None)
         if last < steps:
             carry, _ = lax.scan(step, lax.stop_gradient(carry), jnp.arange(steps - last))
             carry = lax.stop_gradient(carry)
-        (y, _), _ = lax.scan(step, carry, jnp.arange(steps - last, steps))
-        return y
+        return checkpointed(step, carry, jnp.arange(steps - last, steps), recompute)[0]
 
-    return InnerSolver(solve, steps, Cost(gradients=steps), Cost(0, last, last))
+    again = Cost(gradients=recompute * last)
+    return InnerSolver(solve, steps, Cost(gradients=steps), Cost(0, last, last).plus(again))
+
+
+def checkpointed(step: Callable, carry: PyTree, indices: jax.Array, levels: int) -> PyTree:
+    """The last carry of `lax.scan(step, carry, indices)`, with less memory in reverse.
+
+    The steps are cut into segments whose starts alone are stored; a segment is run again when the
+    reverse pass comes to it, and is cut in its turn with the levels that are left.
+    """
+    count = round(len(indices) ** (1 / (levels + 1))) if levels else 0
+    if count < 2:
+        return lax.scan(step, carry, indices)[0]
+
+    @jax.checkpoint
+    def segment(carry, indices):
+        return checkpointed(step, carry, indices, levels - 1), None
+
+    even = len(indices) // count * count
+    carry, _ = lax.scan(segment, carry, indices[:even].reshape(count, -1))
+    return lax.scan(step, carry, indices[even:])[0]
+
+
+def embedded(solver: InnerSolver, embed: Callable[[PyTree, Any], PyTree]) -> InnerSolver:
+    """An inner solver whose steps share what is made of x once, such as features.
+
+        y = solve(z, y0),   z = embed(x, batch.inner[0])
+
+    Every step would compute z again, and send its derivative back through it, if the inner loss did
+    so itself.
+
+    Args:
+      solver: of an inner loss `(z, y, minibatch)`; it must see one minibatch at all steps.
+      embed: `(x, minibatch) -> z`.
+
+    Cost: the solver's; its cross products act on z, and one product with dz/dx follows.
+    """
+
+    def solve(x, y0, batch):
+        return solver.solve(embed(x, batch.inner[0]), y0, batch)
+
+    return solver._replace(solve=solve)
 
 
 def accelerate(problem: Problem, optimizer, steps: int, *, condition: float) -> InnerSolver:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from bilevel.combinators import NestedState, move
 from bilevel.hypergradient import as_variables, hypergradient, measures
@@ -14,6 +15,8 @@ from bilevel.inner import as_optimizer
 from bilevel.response.types import Response
 from bilevel.sampling import full
 from bilevel.types import Algorithm, Batch, Cost, Draws, Problem, PyTree
+
+TASKS = "tasks"  # the mesh axis over which tasks are spread
 
 
 def whole_task(task: PyTree, key: Any) -> Batch:
@@ -32,10 +35,13 @@ def over_tasks(
 ) -> tuple[PyTree, PyTree, PyTree, dict[str, Any]]:
     """The mean of an estimate over tasks.
 
+    Under `jax.set_mesh(mesh)` with a mesh axis named `tasks` that divides their number, every device
+    takes its share of them.
+
     Args:
       estimate: `(memory, batch, key) -> (memory, (gradient, y, metrics))` for one task.
       memory: handed on from task to task; with `vectorize` every task gets it as it is, and the
-        mean of what they return is kept.
+        mean of what they return is kept (so too between devices).
       tasks: pytree of arrays with a leading axis of tasks; without leaves it is one task.
       key: split among the tasks; None is fine for estimates that need none.
       vectorize: all tasks at once by `vmap`, else one after the other.
@@ -55,12 +61,22 @@ def over_tasks(
         memory, (gradient, y, metrics) = one(memory, (tasks, key))
         return memory, gradient, y, metrics
     keys = None if key is None else jax.random.split(key, len(leaves[0]))
-    if vectorize:
-        memory, results = jax.vmap(one, in_axes=(None, 0))(memory, (tasks, keys))
-        memory = _mean(memory)
-    else:
-        memory, results = lax.scan(one, memory, (tasks, keys))
-    gradients, ys, metrics = results
+
+    def share(memory, tasks_and_keys):
+        """Memories and results of some tasks, each stacked."""
+        if vectorize:
+            return jax.vmap(one, in_axes=(None, 0))(memory, tasks_and_keys)
+        memory, results = lax.scan(one, memory, tasks_and_keys)
+        return jax.tree.map(lambda a: a[None], memory), results
+
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = dict(mesh.shape).get(TASKS, 1)
+    if devices > 1 and len(leaves[0]) % devices == 0:
+        spread = PartitionSpec(TASKS)
+        # Without the check of replication: what `estimate` closes over is the same on every device.
+        share = jax.shard_map(share, in_specs=(PartitionSpec(), spread), out_specs=spread, check_vma=False)
+    memories, (gradients, ys, metrics) = share(memory, (tasks, keys))
+    memory = _mean(memories)
     gradient, metrics = _mean((gradients, metrics))
     metrics["gradient_norm"] = optax.tree.norm(gradient)
     return memory, gradient, jax.tree.map(lambda a: a[0], ys), metrics

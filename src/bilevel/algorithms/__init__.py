@@ -16,6 +16,7 @@ from bilevel.algorithms.fo_itd_bio import fo_itd_bio
 from bilevel.algorithms.fomaml import fomaml
 from bilevel.algorithms.fsla import fsla
 from bilevel.algorithms.hoag import hoag
+from bilevel.algorithms.imaml import imaml
 from bilevel.algorithms.itd_bio import itd_bio
 from bilevel.algorithms.lancbio import lancbio
 from bilevel.algorithms.ma_nsbo_saga import ma_nsbo_saga
@@ -29,6 +30,7 @@ from bilevel.algorithms.prox_aid import prox_aid
 from bilevel.algorithms.pzobo import pzobo
 from bilevel.algorithms.pzobo_s import pzobo_s
 from bilevel.algorithms.qnbo import qnbo
+from bilevel.algorithms.reptile import reptile
 from bilevel.algorithms.reverse import reverse
 from bilevel.algorithms.saba import saba
 from bilevel.algorithms.sama import sama
@@ -46,7 +48,7 @@ from bilevel.algorithms.v_pbgd import v_pbgd
 from bilevel.algorithms.vrbo import vrbo
 
 # They learn where training starts, for many small tasks: not for a problem with one inner variable.
-START_LEARNERS = ("anil", "fomaml", "maml")
+START_LEARNERS = ("anil", "fomaml", "imaml", "maml", "reptile")
 # They move x by f_x alone: nothing is learnt where f depends on x through y only.
 DIRECT_ONLY = ("fo_blo", "fo_itd_bio")
 
@@ -67,6 +69,7 @@ __all__ = [
     "fomaml",
     "fsla",
     "hoag",
+    "imaml",
     "itd_bio",
     "lancbio",
     "ma_nsbo_saga",
@@ -80,6 +83,7 @@ __all__ = [
     "pzobo",
     "pzobo_s",
     "qnbo",
+    "reptile",
     "reverse",
     "saba",
     "sama",

@@ -24,6 +24,7 @@ def maml(
     smoothness: float | None = None,
     hessian_smoothness: float = 1.0,
     caution: float = 4.0,
+    recompute: int = 0,
     vectorize: bool = True,
 ) -> Algorithm:
     """Back-propagation to the start of the inner steps, averaged over tasks.
@@ -51,6 +52,7 @@ def maml(
       smoothness: L of the inner loss, positive; None leaves the outer step alone.
       hessian_smoothness: rho, not negative.
       caution: the theory's constant, positive.
+      recompute: levels of checkpointing of the inner steps, see `descend`; not with `resample`.
       vectorize: all tasks at once by `vmap`, else one after the other.
 
     Returns:
@@ -79,12 +81,14 @@ def maml(
     check(hessian_smoothness >= 0, "hessian_smoothness must not be negative", hessian_smoothness)
     check(caution > 0, "caution must be positive", caution)
 
+    check(resample is None or recompute == 0, "recompute must be 0 with resample", recompute)
+
     def start(x):
         return x
 
     if resample is None:
         source = whole_task
-        response = unrolled(descend(problem, inner_optimizer, inner_steps), start=start)
+        response = unrolled(descend(problem, inner_optimizer, inner_steps, recompute=recompute), start=start)
     else:
         source = drawn_by(resample)
         response = stepwise(problem, inner_optimizer, inner_steps, start=start, independent=True)

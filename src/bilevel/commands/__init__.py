@@ -1,7 +1,7 @@
 """The commands of `bilevel`, one a module: `add` makes its parser, whose `command` default runs it."""
 
-from bilevel.commands import clean, compare, listing, reproduce
+from bilevel.commands import clean, compare, fewshot, listing, reproduce
 
-COMMANDS = (clean, compare, reproduce, listing)
+COMMANDS = (clean, compare, fewshot, reproduce, listing)
 
 __all__ = ["COMMANDS"]

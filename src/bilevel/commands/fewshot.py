@@ -1,0 +1,116 @@
+"""`bilevel fewshot`: learn to tell new classes apart from a few images of each."""
+
+import ast
+import sys
+from typing import Any
+
+from bilevel.commands.common import add_output, known, show
+
+
+def add(commands) -> None:
+    """Add the parser of the command."""
+    parser = commands.add_parser("fewshot", help="learn to tell new classes apart from a few images of each")
+    parser.set_defaults(command=run)
+    parser.add_argument("--dataset", default="omniglot", metavar="NAME", help="omniglot or miniimagenet")
+    parser.add_argument("--ways", type=int, default=5, metavar="N", help="classes of a task (5)")
+    parser.add_argument("--shots", type=int, default=1, metavar="K", help="images to learn from, a class (1)")
+    parser.add_argument(
+        "--algorithm",
+        default="protonet",
+        metavar="NAME",
+        help="maml, fomaml, anil, imaml, reptile, itd_bio, fo_itd_bio, pzobo, ufo_blo or protonet (protonet)",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="budget in outer steps")
+    parser.add_argument("--seconds", type=float, metavar="S", help="budget in seconds of training (180)")
+    parser.add_argument("--size", metavar="SIZE", help="paper: settings and steps of the published runs")
+    parser.add_argument(
+        "--network", metavar="NAME", help="conv4-32, conv4-64, conv4-64-stride, resnet12, lenet"
+    )
+    parser.add_argument("--split", metavar="KIND", help="omniglot: characters or alphabets (characters)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one hyper-parameter, see the docs"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the start and the tasks (0)")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    add_output(parser, "bilevel-fewshot-DATASET-ALGORITHM")
+
+
+def run(options) -> None:
+    """Learn, and write the folder."""
+    from bilevel import Checkpoint, datasets
+    from bilevel.fewshot import METHODS, learn, paper_recipe
+    from bilevel.report.files import check_folder
+
+    known("data set of images by class", options.dataset, datasets.class_sets())
+    algorithm = known("algorithm", options.algorithm, METHODS)
+    changes = _changes(options.set)
+    steps, seconds = options.steps, options.seconds
+    if options.size is not None:
+        known("size", options.size, ["paper"])
+        full = paper_recipe(options.dataset, algorithm)
+        changes = full.changes | changes
+        options.network = options.network or full.network
+        steps = full.steps if steps is seconds is None else steps
+    if steps is seconds is None:
+        seconds = 180.0
+    out = check_folder(options.out or f"bilevel-fewshot-{options.dataset}-{algorithm}")
+    data = _data(options)
+    checkpoint = Checkpoint(out / ".bilevel-checkpoint", identity=_identity(options), resume=options.resume)
+    if options.resume and not checkpoint.folder.is_dir() and not options.quiet:
+        print(f"bilevel: nothing to resume in {out}; starting afresh", file=sys.stderr)
+    try:
+        result = learn(
+            data,
+            algorithm,
+            ways=options.ways,
+            shots=options.shots,
+            steps=steps,
+            seconds=seconds,
+            network=options.network,
+            changes=changes,
+            seed=options.seed,
+            checkpoint=checkpoint,
+            progress=not options.quiet,
+        )
+    except KeyboardInterrupt:
+        if checkpoint.resume and checkpoint.folder.is_dir():
+            again = f"{options.command_line}{'' if options.resume else ' --resume'}"
+            raise KeyboardInterrupt(f"interrupted; go on with: {again}") from None
+        raise
+    from bilevel.report import fewshot_table, write_fewshot
+
+    result.summary["command"] = options.command_line
+    paths = write_fewshot(result, out)
+    checkpoint.remove()
+    show(options, fewshot_table(result), result.summary | {"history": result.history}, paths)
+    if result.summary["diverged"]:
+        raise ArithmeticError(result.summary["stopped"])
+
+
+def _data(options) -> Any:
+    from bilevel import datasets
+
+    if options.split is not None and options.dataset != "omniglot":
+        raise ValueError(f"--split goes with omniglot, and {options.dataset} has one split; drop it")
+    choice = {} if options.split is None else {"split": options.split}
+    return datasets.load_classes(options.dataset, **choice)
+
+
+def _changes(texts) -> dict[str, Any]:
+    """`inner_steps=5` and the like."""
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+        try:
+            changes[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[name] = value
+    return changes
+
+
+def _identity(options) -> str:
+    """What must be the same for a checkpoint to be gone on with."""
+    names = ("dataset", "split", "ways", "shots", "network", "size", "set", "seed")
+    return " ".join(f"{name}={getattr(options, name)}" for name in names)

@@ -1,0 +1,174 @@
+"""N-way K-shot tasks drawn from images by class: on the device, or on the host for large sets."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.sampling import Host
+from bilevel.types import check
+
+
+class Images(NamedTuple):
+    """Images with their labels.
+
+    Attributes:
+      pixels: (n, height, width, channels) float32.
+      labels: (n,) int32, the place of the class in its episode.
+    """
+
+    pixels: Any
+    labels: Any
+
+
+class Episode(NamedTuple):
+    """One task: images to learn from, and others of the same classes to be asked."""
+
+    support: Images
+    query: Images
+
+
+class Shape(NamedTuple):
+    """What an episode holds.
+
+    Attributes:
+      ways: classes.
+      shots: support images a class.
+      queries: query images a class.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+
+    def check(self, images: np.ndarray, part: str) -> None:
+        """Refuse an episode that the images (classes, images, ...) cannot give.
+
+        Raises:
+          ValueError: when there are too few classes, or too few images a class.
+        """
+        classes, each = images.shape[:2]
+        check(self.ways >= 2, "ways must be at least 2", self.ways)
+        check(self.shots >= 1, "shots must be at least 1", self.shots)
+        check(self.queries >= 1, "queries must be at least 1", self.queries)
+        rule = f"ways must be at most {classes}, the {part} classes"
+        check(self.ways <= classes, rule, self.ways)
+        rule = f"shots and queries together must be at most {each}, the images of a {part} class"
+        check(self.shots + self.queries <= each, rule, f"{self.shots} + {self.queries}")
+
+
+def draw(key: Any, images: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
+    """Pixels `(ways, shots, ...)` and `(ways, queries, ...)` of one episode, as they are stored.
+
+    Classes are drawn without replacement, and so are the images of each.
+    """
+    class_key, image_key = jax.random.split(key)
+    classes = jax.random.choice(class_key, images.shape[0], (shape.ways,), replace=False)
+
+    def some(key):
+        return jax.random.choice(key, images.shape[1], (shape.shots + shape.queries,), replace=False)
+
+    picks = jax.vmap(some)(jax.random.split(image_key, shape.ways))
+    found = images[classes[:, None], picks]
+    return found[:, : shape.shots], found[:, shape.shots :]
+
+
+def as_episode(support: Any, query: Any, mean: Any, std: Any) -> Episode:
+    """An `Episode` of stored pixels, 0 to 255.
+
+    Args:
+      support, query: (ways, images a class, height, width, channels).
+      mean, std: of pixels divided by 255, a channel.
+    """
+    mean, std = (jnp.asarray(value, jnp.float32) for value in (mean, std))
+
+    def labelled(images):
+        pixels = (images.reshape(-1, *images.shape[2:]).astype(jnp.float32) / 255 - mean) / std
+        return Images(pixels, jnp.repeat(jnp.arange(images.shape[0], dtype=jnp.int32), images.shape[1]))
+
+    return Episode(labelled(support), labelled(query))
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["images", "mean", "std", "keys"],
+    meta_fields=["shape", "tasks"],
+)
+@dataclass(frozen=True)
+class Episodes:
+    """A source of minibatches of episodes, drawn inside the compiled loop.
+
+    The i-th minibatch of a run depends on the key of the run and on i alone.
+
+    Attributes:
+      images: (classes, images a class, height, width, channels) uint8.
+      mean, std: of the training pixels divided by 255, a channel.
+      keys: one for each minibatch that `self[i]` returns, or None before planning.
+      shape: of an episode.
+      tasks: episodes of a minibatch.
+    """
+
+    images: Any
+    mean: Any
+    std: Any
+    keys: Any
+    shape: Shape
+    tasks: int
+    is_full = False
+
+    def __getitem__(self, i):
+        keys = jax.random.split(self.keys[i], self.tasks)
+
+        def one(key):
+            return as_episode(*draw(key, self.images, self.shape), self.mean, self.std)
+
+        return jax.vmap(one)(keys)
+
+    def plan(self, key, first, count, fixed=False):
+        """Keys of the minibatches number `first` to `first + count - 1`."""
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
+
+    def view(self, picks):
+        """The minibatches that the keys `picks` give."""
+        return Episodes(self.images, self.mean, self.std, picks, self.shape, self.tasks)
+
+    def whole(self):
+        """Refused: there is no end of episodes."""
+        raise ValueError(
+            "this algorithm reads the whole set now and then, and there is no end of episodes; "
+            "use an algorithm without refreshes"
+        )
+
+
+def host_episodes(images: np.ndarray, mean, std, shape: Shape, tasks: int, *, seed: int = 0) -> Host:
+    """The same on the host, for images that do not fit in the device's memory.
+
+    Args:
+      images: (classes, images a class, height, width, channels) uint8, `numpy.memmap` included: only
+        the images that are drawn are read.
+      mean, std: of the training pixels divided by 255, a channel.
+      shape: of an episode.
+      tasks: episodes of a minibatch.
+      seed: with the number of the minibatch, it decides what is drawn.
+
+    Returns:
+      A `Host` source; its episodes are not those that `Episodes` draws.
+    """
+    classes, each = images.shape[:2]
+
+    def one(rng):
+        chosen = rng.choice(classes, shape.ways, replace=False)
+        picks = np.stack([rng.choice(each, shape.shots + shape.queries, replace=False) for _ in chosen])
+        found = np.stack([images[c, p] for c, p in zip(chosen, picks, strict=True)])
+        return jax.tree.map(
+            np.asarray, as_episode(found[:, : shape.shots], found[:, shape.shots :], mean, std)
+        )
+
+    def fetch(i):
+        rng = np.random.default_rng((seed, i))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *(one(rng) for _ in range(tasks)))
+
+    return Host(fetch)

@@ -1,0 +1,216 @@
+"""A convolution that stays fast on CPU in loops, under `vmap` and in derivatives of every order.
+
+XLA runs a convolution on CPU by its fast matrix kernels when it is written channels last with a plain
+kernel. Derivatives of a convolution are convolutions too, but with axes in other roles and the kernel
+turned around; XLA mends that outside of loops only, and inside falls back to plain loops, ten to
+twenty times slower. Here every derivative is written in the fast form from the outset.
+
+Kernels of 3x3 with many channels go by Winograd's minimal filtering instead, again on CPU alone.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from bilevel.models.winograd import resized, tiled_convolution, tiled_correlation, worth_tiling
+
+
+def convolution(
+    inputs: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """A drop-in for `lax.conv_general_dilated` on images, channels last.
+
+    For `flax.linen.Conv(..., conv_general_dilated=convolution)`. A stride of 2 becomes a stride of 1
+    over 2x2 blocks of pixels as channels.
+
+    Args:
+      inputs: (n, height, width, channels).
+      kernel: (rows, columns, channels, features).
+      window_strides: (1, 1) or (2, 2).
+      padding: "SAME", "VALID", or ((top, bottom), (left, right)).
+      lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision: as flax passes
+        them for plain convolutions.
+
+    Returns:
+      (n, new height, new width, features).
+
+    Raises:
+      ValueError: for strides, dilations or groups that are not supported.
+
+    >>> convolution(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 2)), (1, 1), "SAME").shape
+    (1, 4, 4, 2)
+    """
+    strides = tuple(window_strides)
+    plain = all(set(dilation or (1,)) == {1} for dilation in (lhs_dilation, rhs_dilation))
+    if not plain or feature_group_count != 1 or strides not in ((1, 1), (2, 2)):
+        raise ValueError(
+            "convolution takes strides (1, 1) or (2, 2), no dilation and one group, got strides "
+            f"{strides}, dilations {lhs_dilation} and {rhs_dilation}, {feature_group_count} groups; "
+            "use lax.conv_general_dilated"
+        )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
+    (top, bottom), (left, right) = padding
+    apply = _stride_two if strides == (2, 2) else _convolve
+    return apply(inputs, kernel, ((top, bottom), (left, right)))
+
+
+def _stride_two(inputs, kernel, padding):
+    n, height, width, channels = inputs.shape
+    rows, columns = (size + size % 2 for size in kernel.shape[:2])
+    windows = [(count - 1) // 2 for count in _windows(inputs, kernel.shape[:2], padding)]
+    whole = 2 * windows[0] + rows, 2 * windows[1] + columns
+    inputs = resized(inputs, padding, whole)
+    kernel = resized(kernel.transpose(2, 0, 1, 3), ((0, 0), (0, 0)), (rows, columns))
+    half = whole[0] // 2, whole[1] // 2
+    blocks = inputs.reshape(n, half[0], 2, half[1], 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    parts = kernel.reshape(channels, rows // 2, 2, columns // 2, 2, -1).transpose(1, 3, 2, 4, 0, 5)
+    parts = parts.reshape(rows // 2, columns // 2, 4 * channels, -1)
+    return _convolve(blocks.reshape(n, *half, 4 * channels), parts, ((0, 0), (0, 0)))
+
+
+def _convolve(inputs, kernel, padding):
+    return _convolve_p.bind(inputs, kernel, padding=padding)
+
+
+def _correlate(inputs, outputs, padding):
+    """The derivative by the kernel: (rows, columns, channels, features)."""
+    return _correlate_p.bind(inputs, outputs, padding=padding)
+
+
+def _by_inputs(outputs, kernel, padding):
+    """The derivative by the inputs: a convolution with the kernel turned around."""
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    sizes = zip(kernel.shape[:2], padding, strict=True)
+    rest = [(size - 1 - before, size - 1 - after) for size, (before, after) in sizes]
+    return _convolve(outputs, turned, (rest[0], rest[1]))
+
+
+def _convolve_on_cpu(inputs, kernel, padding):
+    size = _windows(inputs, kernel.shape[:2], padding)
+    if worth_tiling(kernel.shape[:2], size, *kernel.shape[2:]):
+        return tiled_convolution(inputs, kernel, padding, size)
+    return _native(inputs, kernel, padding)
+
+
+def _correlate_on_cpu(inputs, outputs, padding):
+    size = outputs.shape[1:3]
+    if worth_tiling(_windows(inputs, size, padding), size, inputs.shape[3], outputs.shape[3]):
+        return tiled_correlation(inputs, outputs, padding)
+    return _native_correlate(inputs, outputs, padding)
+
+
+def _native_correlate(inputs, outputs, padding):
+    # Channels take the part of images, images that of channels, and outputs that of the kernel.
+    found = _native(inputs.transpose(3, 1, 2, 0), outputs.transpose(1, 2, 0, 3), padding)
+    return found.transpose(1, 2, 0, 3)
+
+
+def _native(inputs, kernel, padding):
+    return lax.conv_general_dilated(
+        inputs, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _windows(images, window, padding):
+    """How many windows fit along the height and the width."""
+    sizes = zip(images.shape[1:3], window, padding, strict=True)
+    return tuple(size + sum(pads) - width + 1 for size, width, pads in sizes)
+
+
+_convolve_p = Primitive("channels_last_convolution")
+_correlate_p = Primitive("channels_last_correlation")
+
+
+def _shape(implementation):
+    def shape(inputs, other, *, padding):
+        structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in (inputs, other)]
+        found = jax.eval_shape(partial(implementation, padding=padding), *structs)
+        return ShapedArray(found.shape, found.dtype)
+
+    return shape
+
+
+for _primitive, _everywhere, _on_cpu in (
+    (_convolve_p, _native, _convolve_on_cpu),
+    (_correlate_p, _native_correlate, _correlate_on_cpu),
+):
+    _primitive.def_impl(jax.jit(_primitive.bind, static_argnames="padding"))
+    _primitive.def_abstract_eval(_shape(_everywhere))
+    mlir.register_lowering(_primitive, mlir.lower_fun(_everywhere, multiple_results=False))
+    mlir.register_lowering(_primitive, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
+
+ad.defbilinear(
+    _convolve_p,
+    lambda cotangent, inputs, kernel, *, padding: _by_inputs(cotangent, kernel, padding),
+    lambda cotangent, inputs, kernel, *, padding: _correlate(inputs, cotangent, padding),
+)
+ad.defbilinear(
+    _correlate_p,
+    lambda cotangent, inputs, outputs, *, padding: _by_inputs(outputs, cotangent, padding),
+    lambda cotangent, inputs, outputs, *, padding: _convolve(inputs, cotangent, padding),
+)
+
+
+def _batch_convolve(arguments, axes, *, padding):
+    inputs, kernel = _batch_first(arguments, axes)
+    if axes[1] is None:
+        return _split(_convolve(_merged(inputs), kernel, padding), inputs.shape[0]), 0
+    if axes[0] is None:
+        # The kernels side by side, as features of one convolution.
+        count, *size = kernel.shape
+        found = _convolve(inputs, jnp.moveaxis(kernel, 0, 3).reshape(*size[:3], -1), padding)
+        return jnp.moveaxis(found.reshape(*found.shape[:3], count, -1), 3, 0), 0
+    return _each(_convolve_p, inputs, kernel, padding), 0
+
+
+def _batch_correlate(arguments, axes, *, padding):
+    inputs, outputs = _batch_first(arguments, axes)
+    if axes[1] is None:
+        count, channels = inputs.shape[0], inputs.shape[-1]
+        side_by_side = jnp.moveaxis(inputs, 0, 3).reshape(*inputs.shape[1:4], -1)
+        found = _correlate(side_by_side, outputs, padding)
+        return jnp.moveaxis(found.reshape(*found.shape[:2], count, channels, -1), 2, 0), 0
+    if axes[0] is None:
+        count = outputs.shape[0]
+        side_by_side = jnp.moveaxis(outputs, 0, 3).reshape(*outputs.shape[1:4], -1)
+        found = _correlate(inputs, side_by_side, padding)
+        return jnp.moveaxis(found.reshape(*found.shape[:3], count, -1), 3, 0), 0
+    return _each(_correlate_p, inputs, outputs, padding), 0
+
+
+def _each(primitive, inputs, others, padding):
+    """Both operands differ: one after the other, for a grouped convolution is slow on CPU."""
+    return lax.map(lambda pair: primitive.bind(*pair, padding=padding), (inputs, others))
+
+
+def _batch_first(arguments, axes):
+    pairs = zip(arguments, axes, strict=True)
+    return [a if axis is None else jnp.moveaxis(a, axis, 0) for a, axis in pairs]
+
+
+def _merged(images):
+    return images.reshape(-1, *images.shape[2:])
+
+
+def _split(images, count):
+    return images.reshape(count, -1, *images.shape[1:])
+
+
+batching.primitive_batchers[_convolve_p] = _batch_convolve
+batching.primitive_batchers[_correlate_p] = _batch_correlate

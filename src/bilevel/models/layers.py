@@ -1,0 +1,62 @@
+"""Layers that flax does not have, or not fast enough to differentiate twice on CPU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bilevel.models.convolution import convolution
+
+
+def conv(features: int, size: int = 3, stride: int = 1, *, bias: bool = False, padding="SAME") -> nn.Module:
+    """A convolution layer of flax, He start, on the fast convolution of this package."""
+    return nn.Conv(
+        features,
+        (size, size),
+        (stride, stride),
+        padding=padding,
+        use_bias=bias,
+        kernel_init=nn.initializers.he_normal(),
+        conv_general_dilated=convolution,
+    )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation by the statistics of the images at hand, with no running averages.
+
+    Tasks are small and each is another distribution: averages over tasks fit none of them. Given
+    `first`, only the first so many images make the statistics, so that the others (the query) are
+    normalised without a look at one another.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, values: jax.Array, first: int | None = None) -> jax.Array:
+        """Values (n, height, width, channels) with mean 0 and variance 1, scaled and shifted."""
+        scale = self.param("scale", nn.initializers.ones, (values.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (values.shape[-1],))
+        seen = values[:first]
+        mean = jnp.mean(seen, (0, 1, 2))
+        # One pass over the values; rounding can make it a little less than nothing.
+        variance = jnp.maximum(jnp.mean(seen * seen, (0, 1, 2)) - mean * mean, 0)
+        scale = scale * lax.rsqrt(variance + self.epsilon)
+        return values * scale + (bias - mean * scale)
+
+
+def max_pool(values: jax.Array) -> jax.Array:
+    """The greatest of each 2x2 block of pixels; an odd last row or column is left out.
+
+    As comparisons of the four corners: differentiating a reduction over windows is far slower on CPU.
+    """
+    n, height, width, channels = values.shape
+    rows, columns = height // 2, width // 2
+    blocks = values[:, : 2 * rows, : 2 * columns].reshape(n, rows, 2, columns, 2, channels)
+    upper = _larger(blocks[:, :, 0, :, 0], blocks[:, :, 0, :, 1])
+    lower = _larger(blocks[:, :, 1, :, 0], blocks[:, :, 1, :, 1])
+    return _larger(upper, lower)
+
+
+def _larger(a, b):
+    # The derivative goes to one of two equal values, and a NaN in `a` stays.
+    return jnp.where(a < b, b, a)

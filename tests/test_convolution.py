@@ -1,0 +1,216 @@
+"""The convolution against `lax.conv_general_dilated`: values and derivatives to the second order."""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from bilevel.models import convolution
+
+ORDER = ("NHWC", "HWIO", "NHWC")
+# Images, kernel, stride, padding. Those of 16 channels and more take the tiled way (Winograd).
+CASES = {
+    "three": ((2, 5, 6, 2), (3, 3, 2, 3), 1, "SAME"),
+    "lopsided": ((2, 5, 6, 2), (5, 2, 2, 3), 1, ((3, 0), (-1, 4))),
+    "one pixel, stride 2": ((1, 5, 4, 2), (1, 1, 2, 3), 2, "VALID"),
+    "even kernel, odd image, stride 2": ((1, 5, 7, 1), (2, 4, 1, 3), 2, "VALID"),
+    "lopsided, stride 2": ((2, 5, 6, 2), (3, 2, 2, 3), 2, ((2, 0), (-1, 4))),
+    "tiled": ((2, 7, 8, 16), (3, 3, 16, 17), 1, "SAME"),
+    "tiled, lopsided": ((1, 5, 6, 16), (3, 3, 16, 16), 1, ((3, 0), (-1, 4))),
+}
+
+
+def native(inputs, kernel, strides, padding):
+    return lax.conv_general_dilated(inputs, kernel, strides, padding, dimension_numbers=ORDER)
+
+
+def problem(name, key):
+    """Images, kernel and a direction for each, and (ours, native) as functions of the first two."""
+    images, kernel, stride, padding = CASES[name]
+    keys = jax.random.split(key, 4)
+    shapes = (images, kernel, images, kernel)
+    arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+    def bound(convolve):
+        return lambda inputs, kernel: convolve(inputs, kernel, (stride, stride), padding)
+
+    return arrays, (bound(convolution), bound(native))
+
+
+def assert_same(function, convolutions):
+    ours, theirs = (jax.jit(lambda c=c: function(c))() for c in convolutions)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert one.shape == other.shape
+        # Rounding in float64, of sums of up to 9 x 17 terms of size 1 and their derivatives.
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * (1 + float(jnp.abs(other).max())))
+    return ours
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_first_derivatives_equal_those_of_lax(name, key):
+    (x, w, dx, dw), convolutions = problem(name, key)
+
+    def values(convolve):
+        value, tangent = jax.jvp(convolve, (x, w), (dx, dw))
+        jacobian = jax.jacrev(lambda t: convolve(x + t * dx, w + t * dw).sum((0, 1)))(0.5)
+        return value, tangent, jax.vjp(convolve, x, w)[1](tangent), jacobian
+
+    assert_same(values, convolutions)
+
+
+@pytest.mark.parametrize("name", ["lopsided", "lopsided, stride 2", "tiled, lopsided"])
+def test_second_derivatives_equal_those_of_lax_in_every_mode(name, key):
+    (x, w, dx, dw), convolutions = problem(name, key)
+
+    def products(convolve):
+        def loss(point):
+            return jnp.sum(jnp.sin(convolve(*point)))
+
+        def slope(point):
+            return jax.jvp(loss, (point,), ((dx, dw),))[1]
+
+        def inner_product(point):
+            return optax.tree.vdot(jax.grad(loss)(point), (dx, dw))
+
+        forward_over_reverse = jax.jvp(jax.grad(loss), ((x, w),), ((dx, dw),))[1]
+        reverse_over_reverse = jax.grad(inner_product)((x, w))
+        forward_over_forward = jax.jvp(slope, ((x, w),), ((dx, dw),))[1]
+        return forward_over_reverse, reverse_over_reverse, forward_over_forward
+
+    ways = assert_same(products, convolutions)
+    for one, other in zip(jax.tree.leaves(ways[0]), jax.tree.leaves(ways[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * float(jnp.abs(other).max()))
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (2, 1)], ids=str)
+@pytest.mark.parametrize("name", ["three", "tiled"])
+def test_vmap_equals_that_of_lax_also_inside_and_outside_of_grad(name, axes, key):
+    (x, w, dx, dw), convolutions = problem(name, key)
+    stacked = [
+        one if axis is None else jnp.stack([one, one + other, other], axis)
+        for one, other, axis in ((x, dx, axes[0]), (w, dw, axes[1]))
+    ]
+
+    def batched(convolve):
+        def loss(inputs, kernel):
+            return jnp.sum(jnp.sin(convolve(inputs, kernel)))
+
+        def total(inputs, kernel):
+            return jax.vmap(loss, axes)(inputs, kernel).sum()
+
+        values = jax.vmap(convolve, axes)(*stacked)
+        return values, jax.vmap(jax.grad(loss, (0, 1)), axes)(*stacked), jax.grad(total, (0, 1))(*stacked)
+
+    assert_same(batched, convolutions)
+
+
+def test_many_images_are_done_in_parts_of_which_the_last_may_be_short(key):
+    # 33 images of 16 tiles, of which 512 are done at once.
+    x, w = jax.random.normal(key, (33, 18, 15, 16)), jax.random.normal(key, (3, 3, 16, 16))
+    assert_same(
+        lambda convolve: jax.grad(lambda *pair: jnp.sum(jnp.sin(convolve(*pair, (1, 1), "VALID"))), (0, 1))(
+            x, w
+        ),
+        (convolution, native),
+    )
+
+
+@pytest.mark.parametrize("name", ["three", "tiled"])
+def test_nested_vmap_gives_every_pair(name, key):
+    (x, w, dx, dw), convolutions = problem(name, key)
+    inputs, kernels = jnp.stack([x, dx]), jnp.stack([w, dw, w + dw])
+
+    def pairs(convolve):
+        along_kernels = jax.vmap(convolve, (None, 0))
+        return jax.vmap(along_kernels, (0, None))(inputs, kernels)
+
+    assert_same(pairs, convolutions)
+
+
+def steps(convolve, strides, padding):
+    """Three gradient steps on a kernel, and the gradient by its start: derivatives inside of loops."""
+
+    def loss(kernel, images):
+        return jnp.mean(jnp.sin(convolve(images, kernel, strides, padding)))
+
+    def end(kernel, images):
+        def step(kernel, _):
+            return kernel - 0.1 * jax.grad(loss)(kernel, images), None
+
+        return loss(lax.scan(step, kernel, None, length=3)[0], images)
+
+    return jax.grad(end)
+
+
+def forms(function, *arguments):
+    """The dimension numbers and turned windows in the program, as they are before optimisation."""
+    text = jax.jit(function).lower(*arguments).as_text()
+    assert "stablehlo.convolution" in text or "stablehlo.dot_general" in text
+    return set(re.findall(r"dim_numbers = [^,]*(?:, [^,=]*)*(?=, window)|reverse = \[[^\]]*true", text))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inside_loops_only_the_form_that_is_fast_on_cpu_is_used(name, key):
+    (x, w, _, _), _ = problem(name, key)
+    stride, padding = CASES[name][2:]
+    ours = forms(steps(convolution, (stride, stride), padding), w, x)
+    standard = forms(lambda images, kernel: native(images, kernel, (1, 1), "SAME"), x, w)
+    assert len(standard) == 1
+    assert ours == (set() if "tiled" in name else standard)
+    # What the test would see if it were otherwise.
+    assert len(forms(steps(native, (stride, stride), padding), w, x)) > 1
+
+
+@pytest.mark.parametrize("name", ["lopsided, stride 2", "tiled"])
+def test_float32_stays_float32_and_is_as_good_as_that(name, key):
+    (x, w, _, _), (ours, theirs) = problem(name, key)
+    single = [array.astype(jnp.float32) for array in (x, w)]
+
+    def all_of(convolve):
+        gradient = jax.grad(lambda inputs, kernel: jnp.sum(jnp.sin(convolve(inputs, kernel))), (0, 1))
+        return jax.jit(lambda *pair: (convolve(*pair), *gradient(*pair)))
+
+    for one, other in zip(all_of(ours)(*single), all_of(theirs)(x, w), strict=True):
+        assert one.dtype == jnp.float32
+        # The tiles lose a factor of 2 to 6 on float32's 6e-8, times the growth of sums of 144 terms.
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.abs(other).max()))
+
+
+def test_it_serves_as_the_convolution_of_flax(key):
+    images = jax.random.normal(key, (2, 9, 8, 3))
+
+    def network(convolve):
+        def layer(**options):
+            return nn.Conv(16, (3, 3), param_dtype=jnp.float64, conv_general_dilated=convolve, **options)
+
+        return nn.Sequential([layer(), nn.relu, layer(), nn.relu, layer(strides=2, padding="VALID")])
+
+    params = jax.jit(network(lax.conv_general_dilated).init)(key, images)
+
+    def gradient(convolve):
+        apply: Any = network(convolve).apply
+        return jax.grad(lambda params: jnp.sum(jnp.sin(apply(params, images))))(params)
+
+    assert_same(gradient, (convolution, lax.conv_general_dilated))
+
+
+@pytest.mark.parametrize(
+    ("strides", "options", "found"),
+    [
+        ((3, 3), {}, r"got strides \(3, 3\)"),
+        ((1, 2), {}, r"got strides \(1, 2\)"),
+        ((1, 1), {"lhs_dilation": (2, 2)}, r"dilations \(2, 2\) and None"),
+        ((1, 1), {"rhs_dilation": (1, 2)}, r"dilations None and \(1, 2\)"),
+        ((1, 1), {"feature_group_count": 2}, "2 groups"),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_do_is_said_with_the_way_out(strides, options, found):
+    with pytest.raises(ValueError, match=f"{found}.*use lax.conv_general_dilated"):
+        convolution(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), strides, "SAME", **options)

@@ -1,0 +1,62 @@
+"""Memory of compiled steps: checkpoints keep it from growing with the inner steps. Nothing is timed."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import bilevel as b
+from bilevel.fewshot import METHODS, Episode, Images, Settings
+from few_shots import small_network
+
+
+@pytest.fixture(autouse=True)
+def _layers_promote():
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def scratch(function, *shapes):
+    """Bytes that a compiled function wants for itself, beside its arguments and results."""
+    return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+
+def step_scratch(name, inner_steps, recompute):
+    """That of one outer step on two tasks of 5 ways, 5 shots and 5 query images of 28x28."""
+    settings = Settings(0.1, inner_steps, 1, recompute=recompute, vectorize=False)
+    learner = METHODS[name](small_network(28), 5, optax.sgd(0.1), settings)
+    images = Images(
+        jax.ShapeDtypeStruct((2, 25, 28, 28, 1), jnp.float32), jax.ShapeDtypeStruct((2, 25), jnp.int32)
+    )
+
+    def step(state, tasks):
+        return learner.algorithm.step(state, b.full(tasks, None), None)[0]
+
+    state = jax.eval_shape(lambda key: learner.algorithm.init(*learner.start(key)), jax.random.key(0))
+    return scratch(step, state, Episode(images, images))
+
+
+@pytest.mark.parametrize("name", ["maml", "itd_bio"])
+def test_with_checkpoints_ten_times_the_inner_steps_need_hardly_more(name):
+    def growth(levels):
+        few, many = (step_scratch(name, steps, levels) for steps in (5, 50))
+        return many / few
+
+    # Of 50 iterates 7 and 7 are stored at a time, little beside the images of one step; all 50 are not.
+    assert growth(1) < 1.3 < growth(0)
+
+
+def test_each_level_of_checkpoints_stores_less_of_a_large_y():
+    size, steps = 10_000, 400
+    problem = b.Problem(lambda x, y, batch: jnp.sum(y**2), lambda x, y, batch: jnp.sum(jnp.cos(x * y)))
+
+    def gradient(levels):
+        response = b.unrolled(b.descend(problem, 0.1, steps, recompute=levels))
+        return lambda x, y: b.hypergradient(problem, response, x, y, b.full(None, None))[0]
+
+    y = jax.ShapeDtypeStruct((size,), jnp.float32)
+    plain, once, twice = (scratch(gradient(levels), y, y) / (4 * size) for levels in range(3))
+    # Counted in copies of y: all iterates, 2 sqrt(400), 3 cbrt(400), and some more for a step itself.
+    assert steps <= plain < steps + 20
+    assert once < 40 + 20
+    assert twice < 22 + 20 and twice < once

@@ -416,8 +416,11 @@ def close(got, want, rtol=1e-9):
         np.testing.assert_allclose(a, c, rtol=0, atol=rtol * float(jnp.max(jnp.abs(c))) + 1e-14)
 
 
-@pytest.mark.parametrize("vectorize", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+# All tasks at once, for one method of each kind: compiling them is what takes the time.
+AT_ONCE = ("maml", "fomaml", "ufo_blo", "anil", "itd_bio", "protonet")
+
+
+@pytest.mark.parametrize("name, vectorize", [*((m, False) for m in METHODS), *((m, True) for m in AT_ONCE)])
 def test_the_gradient_is_that_of_a_plain_loop(name, vectorize):
     # Paths of pzobo differ by 1e-2, which costs two digits.
     close(gradient(name, vectorize=vectorize), want(name), 1e-7 if name == "pzobo" else 1e-9)

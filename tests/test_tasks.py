@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.sparse
 
 import bilevel as b
 from bilevel.datasets import Dataset
+from few_shots import noisy_prototypes
 
 
 def test_quadratic_metrics_are_the_exact_value_and_its_gradient(key):
@@ -88,3 +90,31 @@ def test_regularization_learns_which_features_matter(key):
     result = b.run(algorithm, x, y, task.data(None), steps=500, key=key, log_every=500)
     found = task.metrics(result.state.x, result.state.y, task.held)
     assert found["outer_loss"] < 0.3 and found["test_accuracy"] > 0.92
+
+
+def test_few_shot_keeps_a_head_for_each_task_and_its_features_serve_new_classes(key):
+    with jax.numpy_rank_promotion("allow"):
+        data = noisy_prototypes(side=16)
+        task = b.tasks.few_shot(data, tasks=6, ways=3, shots=2, queries=2, network="lenet")
+        x, y = task.start(key)
+        whole, part = task.data(None), task.data(2)
+        assert y["kernel"].shape == (6, 84, 3) and task.held.query.pixels.shape == (50, 6, 16, 16, 1)
+        # A minibatch of tasks moves their heads alone, and the mean over all is that over the parts.
+        part = b.Batch(*(source.view(source.plan(key, 0, 3)) for source in part))
+        slopes = [jax.grad(task.problem.inner, argnums=1)(x, y, part.inner[i]) for i in range(3)]
+        moved = [np.flatnonzero(np.abs(slope["kernel"]).sum((1, 2))) for slope in slopes]
+        assert [len(tasks) for tasks in moved] == [2, 2, 2] and sorted(np.concatenate(moved)) == list(
+            range(6)
+        )
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / 3, *slopes)
+        exact = jax.grad(task.problem.inner, argnums=1)(x, y, whole.inner[0])
+        np.testing.assert_allclose(mean["kernel"], exact["kernel"], atol=1e-6)
+        # The step size is within the curvature: descent goes down to where the gradient is small.
+        solver = b.descend(task.problem, task.inner_step * 6 / 4, 300)
+        trained = solver.solve(x, y, whole)
+        before, after = (
+            float(optax.tree.norm(jax.grad(task.problem.inner, argnums=1)(x, heads, whole.inner[0])))
+            for heads in (y, trained)
+        )
+        assert after < 0.1 * before
+        assert task.metrics(x, trained, task.held)["test_accuracy"] > 0.6

@@ -60,7 +60,8 @@ def recipe(method: str, changes: dict[str, Any]) -> Recipe:
         before = getattr(found if name in own else found.settings, name)
         example = 5 if before is None else before
         fits = type(value) is type(example) or (isinstance(example, float) and type(value) is int)
-        check(fits or value is before, f"{name} must be of the kind of {example}", repr(value))
+        rule = f"{name} must be {type(example).__name__}, such as {example}"
+        check(fits or value is before, rule, repr(value))
         if name in own:
             found = found._replace(**{name: value})
         else:

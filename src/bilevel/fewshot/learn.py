@@ -228,10 +228,12 @@ def _test_queries(data, shots):
 
 def _affordable(learner, x, y, batches, key, seconds):
     """Steps that fit, by a trial of a few."""
-    begun = run(
-        learner.algorithm, x, y, batches, steps=2 * PROBE, key=key, log_every=PROBE, progress=False
+    clock = run(
+        learner.algorithm, x, y, batches, steps=4 * PROBE, key=key, log_every=PROBE, progress=False
     ).history["seconds"]
-    return max(1, round(seconds * PROBE / (begun[-1] - begun[-2])))
+    # The metrics of a log point cost one more step; the first chunk warms up.
+    per_step = float(np.median(np.diff(clock)[1:])) / (PROBE + 1)
+    return max(1, round(seconds / per_step))
 
 
 def _by_ways(judge, x, shape, data, learner):

@@ -92,16 +92,17 @@ def few_shot(
         query = batch["episode"].query
         return loss(own(y, batch), features(x, query), query.labels)
 
+    # The Hessian of a head's cross entropy is at most half the Gram matrix of its features.
+    values = np.asarray(features(net.init(jax.random.key(seed)), training["episode"].support))
+    norms = [np.linalg.norm(np.c_[v, np.ones(len(v))], 2) ** 2 / len(v) for v in values]
+    step = float(1 / (0.5 * max(norms) + penalty))
+
     def zero(count):
-        return {"kernel": jnp.zeros((count, net.width, ways)), "bias": jnp.zeros((count, ways))}
+        kernel = jnp.zeros((count, net.width, ways), values.dtype)
+        return {"kernel": kernel, "bias": jnp.zeros((count, ways), values.dtype)}
 
     def start(key):
         return net.init(key), zero(tasks)
-
-    # The Hessian of a head's cross entropy is at most half the Gram matrix of its features.
-    values = np.asarray(features(net.init(jax.random.key(seed)), training["episode"].support), np.float64)
-    norms = [np.linalg.norm(np.c_[v, np.ones(len(v))], 2) ** 2 / len(v) for v in values]
-    step = float(1 / (0.5 * max(norms) + penalty))
 
     def metrics(x, y, held):
         batch = jax.tree.map(jnp.asarray, training)

@@ -17,7 +17,8 @@ from bilevel.report import figures as figure_module
 from bilevel.report.reproduce import figure_files, finding_record, first_sentence, index_page, run_page
 from bilevel.report.reproduce_figures import Line, lines
 from bilevel.report.strict import strict_json
-from bilevel.reproduce import get, names, registry
+from bilevel.reproduce import few_shot, get, names, registry
+from bilevel.reproduce.claims import pzobo_fewshot
 from bilevel.reproduce.cleaning import cleaning
 from bilevel.reproduce.curves import Setting, cost_table, curve, even_points, log_points, value_table
 from bilevel.reproduce.problems import averages, least_squares, logistic_ridge
@@ -232,6 +233,22 @@ def test_weights_of_the_cleaning_problem_tell_right_from_wrong_as_scikit_learn_c
     found = task.measure(state, task.held)
     assert found["AUC"] == pytest.approx(roc_auc_score(~wrong, state.x), rel=1e-12)
     assert found["test loss"] == pytest.approx(np.log(3), rel=1e-12)
+
+
+def test_heads_of_a_meta_batch_train_as_if_alone():
+    drawings = np.random.default_rng(0).integers(0, 5, (9, 20, 196), np.uint8)
+    drawn = few_shot.tasks_of(drawings, 3, 0)
+
+    def trained(drawn):
+        x, solver = few_shot.two_layers(jax.random.key(0)), pzobo_fewshot.heads()[1]
+        return solver.solve(x, pzobo_fewshot.zeros(len(drawn)), full(drawn, drawn))
+
+    # As a user runs it, see below.
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        together, alone = (jax.device_get(trained(jnp.asarray(part))) for part in (drawn, drawn[1:2]))
+    assert np.abs(alone["weight"]).max() > 0.01
+    for many, one in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(many[1], one[0], rtol=1e-4, atol=1e-6)
 
 
 # Numbers and verdicts

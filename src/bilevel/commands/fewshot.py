@@ -112,5 +112,5 @@ def _changes(texts) -> dict[str, Any]:
 
 def _identity(options) -> str:
     """What must be the same for a checkpoint to be gone on with."""
-    names = ("dataset", "split", "ways", "shots", "network", "size", "set", "seed")
+    names = ("dataset", "split", "ways", "shots", "steps", "network", "size", "set", "seed")
     return " ".join(f"{name}={getattr(options, name)}" for name in names)

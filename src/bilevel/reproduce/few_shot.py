@@ -14,7 +14,7 @@ from bilevel.sampling import full
 from bilevel.types import Problem, PyTree
 
 CLASSES, SHOTS, SIDE = 5, 5, 14
-INK = 4
+INK, WIDTHS = 4, (128, 64)
 
 
 def omniglot() -> tuple[np.ndarray, np.ndarray]:
@@ -90,3 +90,27 @@ def on_tasks(problem: Problem, response: Response, logits: Any, x: PyTree, tasks
 
     losses, errors = jax.vmap(one)(tasks)
     return {"loss": losses.mean(), "error": errors.mean()}
+
+
+def two_layers(key: Any) -> dict[str, Any]:
+    """Weights of 196-128-64 features, for `embed`."""
+    first, second = jax.random.split(key)
+    return {"first": layer(first, SIDE**2, WIDTHS[0]), "second": layer(second, *WIDTHS)}
+
+
+def embed(layers: PyTree, images: Any) -> Any:
+    """Features (..., 64) of images (..., 196) as they are stored."""
+    return hidden(layers["second"], hidden(layers["first"], images.astype(jnp.float32) / INK))
+
+
+def head_loss(features: Any, y: PyTree, penalty: float = 0.0) -> Any:
+    """Mean cross-entropy of a linear head on features (5, images, 64), and penalty |y|^2 / 2."""
+    chances = jax.nn.log_softmax(features @ y["weight"] + y["bias"])
+    squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(y))
+    return 0.5 * penalty * squares - jnp.mean(jnp.diagonal(chances, axis1=0, axis2=2))
+
+
+def head_error(features: Any, y: PyTree) -> Any:
+    """Share of the images that a linear head takes for another class."""
+    found = jnp.argmax(features @ y["weight"] + y["bias"], -1)
+    return jnp.mean(found != jnp.arange(CLASSES)[:, None])

@@ -45,23 +45,32 @@ def timed(step, repeats):
     return float(np.median(seconds))
 
 
-def ours(inner_steps, repeats, vectorize=False):
+def random_episodes(tasks, shots, queries, side, channels):
+    """Episodes of noise, with a leading axis of tasks."""
     import jax
     import jax.numpy as jnp
+
+    from bilevel.fewshot import Episode, Images
+
+    def images(seed, each):
+        pixels = jax.random.normal(jax.random.key(seed), (tasks, WAYS * each, side, side, channels))
+        return Images(pixels, jnp.tile(jnp.repeat(jnp.arange(WAYS), each), (tasks, 1)))
+
+    return Episode(images(0, shots), images(1, queries))
+
+
+def ours(inner_steps, repeats, vectorize=False):
+    import jax
     import optax
 
     from bilevel import models
-    from bilevel.fewshot import METHODS, Episode, Images, Settings
+    from bilevel.fewshot import METHODS, Settings
 
     net = models.network("conv4-64", (SIDE, SIDE, 1))
     settings = Settings(INNER_STEP, inner_steps, inner_steps, vectorize=vectorize)
     learner = METHODS["maml"](net, WAYS, optax.adam(OUTER_STEP), settings)
 
-    def images(key, each):
-        pixels = jax.random.normal(key, (TASKS, WAYS * each, SIDE, SIDE, 1))
-        return Images(pixels, jnp.tile(jnp.repeat(jnp.arange(WAYS), each), (TASKS, 1)))
-
-    episodes = Episode(images(jax.random.key(0), SHOTS), images(jax.random.key(1), QUERIES))
+    episodes = random_episodes(TASKS, SHOTS, QUERIES, SIDE, 1)
     state = learner.algorithm.init(*learner.start(jax.random.key(2)))
     return measured(learner.algorithm, state, episodes, repeats)
 
@@ -136,21 +145,16 @@ def pytorch(inner_steps, repeats):
 def method(name, network, repeats):
     """One meta-step of a method on random images."""
     import jax
-    import jax.numpy as jnp
     import optax
 
     from bilevel import models
-    from bilevel.fewshot import METHODS, Episode, Images, recipe
+    from bilevel.fewshot import METHODS, recipe
 
     tasks, shots, side = 4, 5, 32
     net = models.network(network, (side, side, 3))
     learner = METHODS[name](net, WAYS, optax.adam(OUTER_STEP), recipe(name, {}).settings)
 
-    def images(key, each):
-        pixels = jax.random.normal(key, (tasks, WAYS * each, side, side, 3))
-        return Images(pixels, jnp.tile(jnp.repeat(jnp.arange(WAYS), each), (tasks, 1)))
-
-    episodes = Episode(images(jax.random.key(0), shots), images(jax.random.key(1), shots))
+    episodes = random_episodes(tasks, shots, shots, side, 3)
     state = learner.algorithm.init(*learner.start(jax.random.key(2)))
     return measured(learner.algorithm, state, episodes, repeats)
 

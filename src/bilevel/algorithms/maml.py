@@ -80,7 +80,6 @@ def maml(
     check(smoothness is None or smoothness > 0, "smoothness must be positive", smoothness)
     check(hessian_smoothness >= 0, "hessian_smoothness must not be negative", hessian_smoothness)
     check(caution > 0, "caution must be positive", caution)
-
     check(resample is None or recompute == 0, "recompute must be 0 with resample", recompute)
 
     def start(x):

@@ -1,10 +1,9 @@
 """`bilevel clean`: find the wrong labels of a data set."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from bilevel.commands.common import add_output, known, show
+from bilevel.commands.common import add_output, known, resumable, show
 
 
 def add(commands) -> None:
@@ -38,17 +37,14 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Clean, and write the folder."""
-    from bilevel import Checkpoint, algorithms
+    from bilevel import algorithms
     from bilevel.cleaning import clean
     from bilevel.report.files import check_folder
 
     options.algorithm = known("algorithm", options.algorithm, algorithms.__all__)
     out = check_folder(options.out or f"bilevel-clean-{Path(options.source).stem}")
     dataset, truth = _source(options)
-    checkpoint = Checkpoint(out / ".bilevel-checkpoint", identity=_identity(options), resume=options.resume)
-    if options.resume and not checkpoint.folder.is_dir() and not options.quiet:
-        print(f"bilevel: nothing to resume in {out}; starting afresh", file=sys.stderr)
-    try:
+    with resumable(options, out, _identity(options)) as checkpoint:
         cleaning = clean(
             dataset,
             truth,
@@ -60,11 +56,6 @@ def run(options) -> None:
             checkpoint=checkpoint,
             progress=not options.quiet,
         )
-    except KeyboardInterrupt:
-        if checkpoint.resume and checkpoint.folder.is_dir():
-            again = f"{options.command_line}{'' if options.resume else ' --resume'}"
-            raise KeyboardInterrupt(f"interrupted; go on with: {again}") from None
-        raise
     from bilevel.report import cleaning_table, write_cleaning
 
     cleaning.summary["command"] = options.command_line

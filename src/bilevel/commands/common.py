@@ -1,6 +1,11 @@
 """What the commands share: options, names that must be known, what they print."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 
 def add_output(parser, what: str) -> None:
@@ -35,3 +40,26 @@ def show(options, table: str, numbers, paths) -> None:
     elif not options.quiet:
         page = next(path for path in paths if path.name in ("report.html", "index.html"))
         print(f"{table}\n\n{len(paths)} files in {page.parent}; open {os.path.relpath(page)}")
+
+
+@contextmanager
+def resumable(options, out: Path, identity: str) -> Iterator[Any]:
+    """A `Checkpoint` in the output folder; an interrupted job tells the command that goes on with it.
+
+    Args:
+      options: with `resume`, `quiet` and `command_line`.
+      out: the output folder.
+      identity: what must be the same for a save to be gone on with.
+    """
+    from bilevel import Checkpoint
+
+    checkpoint = Checkpoint(out / ".bilevel-checkpoint", identity=identity, resume=options.resume)
+    if options.resume and not checkpoint.folder.is_dir() and not options.quiet:
+        print(f"bilevel: nothing to resume in {out}; starting afresh", file=sys.stderr)
+    try:
+        yield checkpoint
+    except KeyboardInterrupt:
+        if checkpoint.resume and checkpoint.folder.is_dir():
+            again = f"{options.command_line}{'' if options.resume else ' --resume'}"
+            raise KeyboardInterrupt(f"interrupted; go on with: {again}") from None
+        raise

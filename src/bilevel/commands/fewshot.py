@@ -1,10 +1,9 @@
 """`bilevel fewshot`: learn to tell new classes apart from a few images of each."""
 
 import ast
-import sys
 from typing import Any
 
-from bilevel.commands.common import add_output, known, show
+from bilevel.commands.common import add_output, known, resumable, show
 
 
 def add(commands) -> None:
@@ -37,7 +36,7 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Learn, and write the folder."""
-    from bilevel import Checkpoint, datasets
+    from bilevel import datasets
     from bilevel.fewshot import METHODS, learn, paper_recipe
     from bilevel.report.files import check_folder
 
@@ -55,10 +54,7 @@ def run(options) -> None:
         seconds = 180.0
     out = check_folder(options.out or f"bilevel-fewshot-{options.dataset}-{algorithm}")
     data = _data(options)
-    checkpoint = Checkpoint(out / ".bilevel-checkpoint", identity=_identity(options), resume=options.resume)
-    if options.resume and not checkpoint.folder.is_dir() and not options.quiet:
-        print(f"bilevel: nothing to resume in {out}; starting afresh", file=sys.stderr)
-    try:
+    with resumable(options, out, _identity(options)) as checkpoint:
         result = learn(
             data,
             algorithm,
@@ -72,11 +68,6 @@ def run(options) -> None:
             checkpoint=checkpoint,
             progress=not options.quiet,
         )
-    except KeyboardInterrupt:
-        if checkpoint.resume and checkpoint.folder.is_dir():
-            again = f"{options.command_line}{'' if options.resume else ' --resume'}"
-            raise KeyboardInterrupt(f"interrupted; go on with: {again}") from None
-        raise
     from bilevel.report import fewshot_table, write_fewshot
 
     result.summary["command"] = options.command_line

@@ -128,7 +128,8 @@ def learn(
 
     learner, x, y = build(1)
     trail = Trail(checkpoint, x)
-    trail.steps = trail.steps or steps or _affordable(learner, x, y, batches, run_key, seconds)
+    if trail.steps is None:
+        trail.steps = steps or _affordable(learner, x, y, batches, run_key, seconds)
     learner, x, y = build(trail.steps)
     validation = Judge(learner, data.validation, scale, seed=1)
     stopped, diverged = None, False
@@ -186,7 +187,7 @@ def learn(
         "test_interval": interval,
         "test_episodes": TEST_EPISODES,
         "chance": 1 / ways,
-        "accuracy_by_ways": _by_ways(test, best, test_shape, data, learner),
+        "accuracy_by_ways": _by_ways(test, best, test_shape, data, learner, (accuracy, interval)),
         "seed": seed,
         "stopped": stopped,
         "diverged": diverged,
@@ -228,19 +229,25 @@ def _test_queries(data, shots):
 
 def _affordable(learner, x, y, batches, key, seconds):
     """Steps that fit, by a trial of a few."""
-    clock = run(
-        learner.algorithm, x, y, batches, steps=4 * PROBE, key=key, log_every=PROBE, progress=False
-    ).history["seconds"]
+    with jax.set_mesh(tasks_mesh()):
+        clock = run(
+            learner.algorithm, x, y, batches, steps=4 * PROBE, key=key, log_every=PROBE, progress=False
+        ).history["seconds"]
     # The metrics of a log point cost one more step; the first chunk warms up.
     per_step = float(np.median(np.diff(clock)[1:])) / (PROBE + 1)
     return max(1, round(seconds / per_step))
 
 
-def _by_ways(judge, x, shape, data, learner):
+def _by_ways(judge, x, shape, data, learner, tested):
+    """Accuracies for several ways, that of the test among them."""
     most = len(data.test) if learner.fresh_head else shape.ways
-    many = sorted({shape.ways, *(ways for ways in OTHER_WAYS if ways <= most)})
-    found = [(ways, *judge.accuracy(x, shape._replace(ways=ways), WAYS_EPISODES)) for ways in many]
-    return [dict(zip(("ways", "accuracy", "interval"), values, strict=True)) for values in found]
+    others = [ways for ways in OTHER_WAYS if ways <= most and ways != shape.ways]
+    found = {ways: judge.accuracy(x, shape._replace(ways=ways), WAYS_EPISODES) for ways in others}
+    found[shape.ways] = tested
+    return [
+        {"ways": ways, "accuracy": accuracy, "interval": interval}
+        for ways, (accuracy, interval) in sorted(found.items())
+    ]
 
 
 def _plain(plan: Recipe, shape: Shape):

@@ -20,7 +20,7 @@ class Settings(NamedTuple):
       inner_steps: inner steps in training.
       test_steps: inner steps on new tasks.
       momentum: of the inner descent, 0 for none.
-      penalty: of |y|^2 / 2 in the inner loss of a fresh head.
+      penalty: of |y|^2 / 2 in the inner loss of methods that train a head alone.
       pull: of imaml.
       linear_steps: of imaml.
       probability: of an exact gradient, for ufo_blo.

@@ -12,6 +12,11 @@ busy for all.
     python benchmarks/fewshot.py --methods conv4-64 resnet12
 
 times one meta-step of every method instead, 5 ways 5 shots at 32x32 pixels, with 4 tasks.
+
+    python benchmarks/fewshot.py --memory
+
+shows the memory of that step of MAML by inner steps and levels of checkpointing (`recompute`), and of a
+gradient through 1,000 inner steps on a million parameters.
 """
 
 import argparse
@@ -59,7 +64,7 @@ def random_episodes(tasks, shots, queries, side, channels):
     return Episode(images(0, shots), images(1, queries))
 
 
-def ours(inner_steps, repeats, vectorize=False):
+def ours(inner_steps, repeats, recompute=0):
     import jax
     import optax
 
@@ -67,7 +72,7 @@ def ours(inner_steps, repeats, vectorize=False):
     from bilevel.fewshot import METHODS, Settings
 
     net = models.network("conv4-64", (SIDE, SIDE, 1))
-    settings = Settings(INNER_STEP, inner_steps, inner_steps, vectorize=vectorize)
+    settings = Settings(INNER_STEP, inner_steps, inner_steps, recompute=recompute)
     learner = METHODS["maml"](net, WAYS, optax.adam(OUTER_STEP), settings)
 
     episodes = random_episodes(TASKS, SHOTS, QUERIES, SIDE, 1)
@@ -101,6 +106,25 @@ def measured(algorithm, state, episodes, repeats):
         "temporary_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
         "resident_mib": resident_mib() - before,
     }
+
+
+def million(inner_steps, repeats, recompute):
+    """A gradient through training 1,000-1,000 tanh by a learnt strength of decay of each weight."""
+    import jax
+    import jax.numpy as jnp
+
+    import bilevel as b
+
+    images = jax.random.normal(jax.random.key(0), (32, 1000))
+
+    def loss(y):
+        return jnp.mean((jnp.tanh(images @ y) - images) ** 2)
+
+    problem = b.Problem(lambda x, y, batch: loss(y), lambda x, y, batch: loss(y) + jnp.sum(x * y * y))
+    response = b.unrolled(b.descend(problem, 0.1, inner_steps, recompute=recompute))
+    algorithm = b.nested(problem, response, 0.1, warm=False)
+    state = algorithm.init(jnp.full((1000, 1000), 1e-3), jnp.zeros((1000, 1000)))
+    return measured(algorithm, state, None, repeats)
 
 
 def pytorch(inner_steps, repeats):
@@ -203,11 +227,21 @@ def all_methods(networks, repeats):
             row(f"{network}, {name}", f"{r['seconds']:.3f}", *told)
 
 
+def memory():
+    row("inner steps, recompute", "s a step", "temp MiB", "rise MiB")
+    for program, steps in (("ours", 5), ("ours", 50), ("million", 1000)):
+        for levels in (0, 1, 2) if program == "ours" else (1, 2):
+            r = twice(program, steps, 1, levels)
+            told = [f"{r[key]:.0f}" for key in ("temporary_mib", "resident_mib")]
+            row(f"{program}, {steps}, {levels}", f"{r['seconds']:.2f}", *told)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--inner-steps", type=int, nargs="+", default=[5, 20])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--methods", nargs="+", metavar="NETWORK")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -215,7 +249,9 @@ def main():
         if name == "method":
             print(json.dumps(method(rest[0], rest[1], int(rest[2]))))
         else:
-            print(json.dumps({"ours": ours, "pytorch": pytorch}[name](*map(int, rest))))
+            print(json.dumps({"ours": ours, "pytorch": pytorch, "million": million}[name](*map(int, rest))))
+    elif options.memory:
+        memory()
     elif options.methods:
         all_methods(options.methods, options.repeats)
     else:

@@ -13,6 +13,7 @@ import pytest
 
 import bilevel as b
 from algorithms import ALGORITHMS
+from bilevel import driver
 
 TASK = b.tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 DATA = TASK.data(8)
@@ -159,6 +160,16 @@ def test_progress_is_quiet_when_the_output_is_not_a_terminal(key, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_under_a_mesh_the_steps_compile_once(key):
+    mesh = jax.make_mesh((1,), ("tasks",), (jax.sharding.AxisType.Auto,))
+    algorithm, before = build(), (driver._chunk._cache_size(), driver._observe._cache_size())
+    with jax.set_mesh(mesh):
+        spread = b.run(algorithm, X, Y, DATA, steps=12, key=key, log_every=3)
+    after = driver._chunk._cache_size(), driver._observe._cache_size()
+    assert after == (before[0] + 1, before[1] + 1)
+    same(spread.state, b.run(algorithm, X, Y, DATA, steps=12, key=key, log_every=3).state)
+
+
 # Checkpoints
 
 
@@ -182,6 +193,13 @@ def test_checkpoint_of_another_problem_is_refused(key, tmp_path):
         b.run(build(), X, Y, DATA, steps=5, key=jax.random.key(7), checkpoint=str(tmp_path))
     with pytest.raises(ValueError, match="its identity is '', not 'other'"):
         other = b.Checkpoint(tmp_path, identity="other")
+        b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=other)
+    # Of a long identity only what differs is told.
+    b.run(
+        build(), X, Y, DATA, steps=5, key=key, checkpoint=b.Checkpoint(tmp_path / "l", identity="a=1 b=2 c=3")
+    )
+    with pytest.raises(ValueError, match="its identity is 'b=2 c=3', not 'b=3 c=4'"):
+        other = b.Checkpoint(tmp_path / "l", identity="a=1 b=3 c=4")
         b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=other)
     with pytest.raises(ValueError, match="its variables is"):
         b.run(build(), X[:3], Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))

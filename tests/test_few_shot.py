@@ -174,7 +174,7 @@ def test_host_episodes_run_from_a_memory_map_in_the_order_of_their_numbers(tmp_p
         (Shape(8, 1, 1), "ways must be at most 7, the test classes, got 8"),
         (
             Shape(7, 4, 3),
-            "shots and queries together must be at most 6, the images of a test class, got 4 + 3",
+            "shots and test queries together must be at most 6, the images of a test class, got 4 + 3",
         ),
     ],
 )

@@ -22,6 +22,7 @@ from few_shots import noisy_prototypes, small_network
 # `bilevel.fewshot.learn` is the function.
 MODULE = importlib.import_module("bilevel.fewshot.learn")
 CHANGES = {"inner_step": 0.01, "outer_step": 0.001, "tasks": 4}
+BUDGET = "give either steps or seconds, positive and finite, got"
 COMMAND = ["fewshot", "--algorithm", "itd_bio", "--network", "lenet", "--steps", "60", "--quiet"]
 COMMAND += [f"--set={name}={value}" for name, value in CHANGES.items()]
 
@@ -128,8 +129,9 @@ def test_pictured_episodes_show_what_the_learner_says(learnt, data):
 
 
 @pytest.fixture
-def interrupting(monkeypatch):
-    """Ctrl-C at step 30, once."""
+def interrupting(monkeypatch, learnt):
+    """Ctrl-C at step 30, once, but not in the run to compare with."""
+    learnt()
     add, waiting = Trail.add, [True]
 
     def interrupt(self, step, x, accuracy, interval):
@@ -153,6 +155,13 @@ def test_an_interrupted_command_goes_on_to_the_same_learner(
     assert told == f"bilevel: interrupted; go on with: {shown} --resume\n"
     assert not list((tmp_path / "out").glob("[!.]*"))
 
+    best = tmp_path / "out" / ".bilevel-checkpoint.best.npz"
+    whole_file = best.read_bytes()
+    for content in (b"", whole_file[:100], whole_file[:-100]):
+        best.write_bytes(content)
+        assert "best.npz is damaged, so that the run cannot" in fails(capsys, *command, "--resume")
+    best.write_bytes(whole_file)
+
     # The same folder with another network, or another seed, is not gone on with.
     for change, line in (
         (["--network", "conv4-32"], "network=lenet"),
@@ -168,6 +177,8 @@ def test_an_interrupted_command_goes_on_to_the_same_learner(
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["command"] == f"{shown} --resume"
+    told = "the run in out is complete; drop --resume to run it anew, or give another --out"
+    assert fails(capsys, *command, "--resume") == told
     for name in ("test_accuracy", "validation_accuracy", "best_step", "accuracy_by_ways", "settings"):
         assert summary[name] == whole.summary[name]
     history = summary["history"]
@@ -285,7 +296,7 @@ def fails(capsys, *arguments):
         (["--shots", "0"], "shots must be at least 1, got 0"),
         (
             ["--shots", "16"],
-            "shots and queries together must be at most 20, the images of a training class, got 16 + 5",
+            "shots and training queries together must be at most 20, the images of a training class, ",
         ),
         (
             ["--shots", "20", "--set", "train_queries=0"],
@@ -304,27 +315,31 @@ def fails(capsys, *arguments):
             ["--dataset", "miniimagenet", "--split", "alphabets"],
             "--split goes with omniglot, and miniimagenet has one split; drop it",
         ),
-        (["--steps", "5", "--seconds", "1"], "give either steps or seconds, positive and finite, got 5, 1.0"),
-        (["--steps", "0"], "give either steps or seconds, positive and finite, got 0, None"),
-        (["--seconds", "-1"], "give either steps or seconds, positive and finite, got None, -1.0"),
-        (["--seconds", "nan"], "give either steps or seconds, positive and finite, got None, nan"),
-        (["--seconds", "inf"], "give either steps or seconds, positive and finite, got None, inf"),
+        (["--steps", "5", "--seconds", "1"], f"{BUDGET} steps 5 and seconds 1.0"),
+        (["--steps", "0"], f"{BUDGET} steps 0 and seconds None"),
+        (["--seconds", "-1"], f"{BUDGET} steps None and seconds -1.0"),
+        (["--seconds", "nan"], f"{BUDGET} steps None and seconds nan"),
+        (["--seconds", "inf"], f"{BUDGET} steps None and seconds inf"),
         (["--set", "inner_steps"], "--set takes NAME=VALUE, got 'inner_steps'"),
-        (["--set", "speed=1"], "a setting must be one of inner_step, "),
-        (["--set", "inner_steps=2.5"], "inner_steps must be int, such as "),
-        (["--set", "inner_step=fast"], "inner_step must be float, such as "),
-        (["--set", "transductive=1"], "transductive must be bool, such as True, got 1"),
-        (["--set", "train_ways=many"], "train_ways must be int, such as 5, got 'many'"),
+        (["--set", "speed=1"], "a setting of itd_bio must be one of penalty, "),
+        (["--set", "inner_steps=2.5"], "inner_steps must be a whole number, such as "),
+        (["--set", "inner_step=fast"], "inner_step must be a number, such as "),
+        (["--set", "transductive=1"], "transductive must be True or False, such as True, got 1"),
+        (["--set", "train_ways=many"], "train_ways must be a whole number, such as 5, got 'many'"),
         (["--set", "train_ways=41"], "ways must be at most 40, the training classes, got 41"),
         (
             ["--set", "train_ways=6", "--algorithm", "maml"],
             "train_ways must be 5, the ways of the test, for maml, whose head has as many outputs, got 6",
         ),
         (["--set", "tasks=0"], "tasks must be at least 1, got 0"),
-        (["--set", "inner_steps=-1", "--algorithm", "anil"], "inner steps must be at least 0, got -1"),
+        (["--set", "inner_steps=-1", "--algorithm", "anil"], "inner_steps must be at least 0, got -1"),
         (["--set", "recompute=-1", "--algorithm", "itd_bio"], "recompute must be at least 0, got -1"),
         (["--set", "probability=2.0", "--algorithm", "ufo_blo"], "probability must be in (0, 1], got 2.0"),
-        (["--set", "pull=0.0", "--algorithm", "imaml"], "pull must be positive, got 0.0"),
+        (["--set", "pull=0.0", "--algorithm", "imaml"], "pull must be positive and finite, got 0.0"),
+        (["--set", "inner_step=-1"], "inner_step must be positive and finite, got -1"),
+        (["--set", "outer_step=1e999"], "outer_step must be positive and finite, got inf"),
+        (["--set", "momentum=1.0"], "momentum must be in [0, 1), got 1.0"),
+        (["--set", "directions=5"], "a setting of itd_bio must be one of penalty, "),
         (["--set", "directions=0", "--algorithm", "pzobo"], "directions must be at least 1, got 0"),
     ],
 )  # fmt: skip
@@ -341,7 +356,8 @@ def test_small_images_and_classes_of_few_images_are_one_line(capsys, tmp_path, m
         (noisy_prototypes(side=8), "images must be at least 16x16 pixels, got 8x8"),
         (
             noisy_prototypes(each=5),
-            "shots and queries together must be at most 5, the images of a training class, got 1 + 5",
+            "shots and training queries together must be at most 5, the images of a training class, got 1 "
+            "+ 5",
         ),
     ):
         monkeypatch.setitem(_CLASS_LOADERS, "omniglot", lambda data=data: data)
@@ -361,7 +377,7 @@ def test_an_unknown_split_and_missing_data_are_one_line(capsys, tmp_path, monkey
     assert fails(capsys, "fewshot", "--split", "letters", "--no-compile-cache").startswith(told)
     told = "omniglot: cannot get images_background.zip"
     assert fails(capsys, "fewshot", "--no-compile-cache").startswith(told)
-    told = "miniimagenet: there is no miniimagenet.npz in the folder that BILEVEL_DATA names"
+    told = "miniimagenet: there is no miniimagenet.npz (nor "
     assert fails(capsys, "fewshot", "--dataset", "miniimagenet", "--no-compile-cache").startswith(told)
 
 

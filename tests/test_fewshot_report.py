@@ -120,7 +120,7 @@ def test_page_of_a_run_stopped_before_anything_was_measured():
     )
     assert figures_of(result) == {} and fewshot_warnings(result) == []
     assert "Stopped early: by you." in fewshot_page(result)
-    assert "stopped early: by you" in fewshot_table(result) and "–" in fewshot_table(result)
+    assert "stopped: by you" in fewshot_table(result) and "–" in fewshot_table(result)
 
 
 def test_page_escapes_what_users_name():

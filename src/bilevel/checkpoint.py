@@ -79,9 +79,10 @@ class Checkpoint:
             about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
             for name, expected in self._run.items():
                 if about.get(name) != expected:
+                    found, wanted = _apart(about.get(name), expected)
                     raise ValueError(
                         f"the checkpoint in {self.folder} is of another run: "
-                        f"its {name} is {about.get(name)!r}, not {expected!r}; "
+                        f"its {name} is {found!r}, not {wanted!r}; "
                         "choose another folder or remove it"
                     )
             leaves, structure = jax.tree.flatten(state)
@@ -116,3 +117,11 @@ class Checkpoint:
             "key": np.asarray(jax.random.key_data(key)).tolist(),
             "start": digest.hexdigest()[:16],
         }
+
+
+def _apart(one, other):
+    """Of two texts of as many words the words that differ, else the two as they are."""
+    if isinstance(one, str) and isinstance(other, str) and len(one.split()) == len(other.split()):
+        pairs = [pair for pair in zip(one.split(), other.split(), strict=True) if pair[0] != pair[1]]
+        return tuple(" ".join(words) for words in zip(*pairs, strict=True))
+    return one, other

@@ -1,6 +1,7 @@
 """The command line: `bilevel clean | compare | fewshot | reproduce | list`."""
 
 import argparse
+import os
 import shlex
 import sys
 from typing import NoReturn
@@ -25,10 +26,15 @@ def main(arguments: list[str] | None = None) -> int:
         _keep_compiled_programs()
     try:
         options.command(options)
+        sys.stdout.flush()
     except ArithmeticError as error:
         return _tell(error, 1)
     except (ValueError, FileNotFoundError) as error:
         return _tell(error, 2)
+    except BrokenPipeError:
+        # Who read the output has gone, as after `| head`; the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt as interrupt:
         return _tell(interrupt.args[0] if interrupt.args else "interrupted; nothing was written", 130)
     return 0

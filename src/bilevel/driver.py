@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bilevel.checkpoint import Checkpoint
 from bilevel.sampling import Host
@@ -143,6 +144,7 @@ def run(
     if saved is not None and (found := saved.restore(algorithm.name, state, key)):
         start, state, record.entries = found
         check(start <= steps, f"steps must be at least {start}, where the checkpoint was saved", steps)
+    state = _placed(state)
     room = max(1, min(log_every, steps - start))
 
     # A chunk of no steps compiles, and nothing else.
@@ -176,6 +178,12 @@ def run(
                 saved.save(step, state, record.entries)
             raise
     return Result(state, record.arrays(), compile_seconds)
+
+
+def _placed(state):
+    """The state where compiled steps leave it: else the first chunks would each compile again."""
+    mesh = jax.sharding.get_mesh()
+    return state if mesh.empty else jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
 def _prepare(algorithm, data, key, step, count, room):

@@ -50,11 +50,17 @@ def resumable(options, out: Path, identity: str) -> Iterator[Any]:
       options: with `resume`, `quiet` and `command_line`.
       out: the output folder.
       identity: what must be the same for a save to be gone on with.
+
+    Raises:
+      ValueError: when the run to resume is complete.
     """
     from bilevel import Checkpoint
 
     checkpoint = Checkpoint(out / ".bilevel-checkpoint", identity=identity, resume=options.resume)
-    if options.resume and not checkpoint.folder.is_dir() and not options.quiet:
+    nothing = options.resume and not checkpoint.folder.is_dir()
+    if nothing and (out / "summary.json").exists():
+        raise ValueError(f"the run in {out} is complete; drop --resume to run it anew, or give another --out")
+    if nothing and not options.quiet:
         print(f"bilevel: nothing to resume in {out}; starting afresh", file=sys.stderr)
     try:
         yield checkpoint

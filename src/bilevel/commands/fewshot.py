@@ -27,7 +27,11 @@ def add(commands) -> None:
     )
     parser.add_argument("--split", metavar="KIND", help="omniglot: characters or alphabets (characters)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="one hyper-parameter, see the docs"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one hyper-parameter, such as tasks=4; a wrong name lists all",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the start and the tasks (0)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")

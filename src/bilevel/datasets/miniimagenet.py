@@ -6,7 +6,7 @@ import numpy as np
 
 from bilevel.datasets.errors import DataNotFoundError, did_you_mean
 from bilevel.datasets.pictures import decoder, image_classes
-from bilevel.datasets.source import packed
+from bilevel.datasets.source import named_folder, packed
 from bilevel.datasets.types import ImageClasses
 
 OWN = "miniimagenet.npz"
@@ -41,7 +41,7 @@ def _read_prepared():
     missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise DataNotFoundError(
-            f"miniimagenet: there is no {OWN} in the folder that BILEVEL_DATA names (nor {missing[0]}); make "
+            f"miniimagenet: there is no {OWN} (nor {missing[0]}) in {named_folder()}; make "
             "it of uint8 arrays `train`, `validation`, `test` (classes, images, height, width, 3) with 600 "
             "square images of each of the 64, 16 and 20 classes of Ravi and Larochelle's split of ImageNet, "
             "which image-net.org gives out for research under its terms"

@@ -26,6 +26,16 @@ def packed(file: str) -> Path | None:
     return _own(file)
 
 
+def named_folder() -> str:
+    """What BILEVEL_DATA names, for an error line."""
+    folder = os.environ.get("BILEVEL_DATA")
+    if not folder:
+        return "the folder that BILEVEL_DATA names (it is not set)"
+    return f"{folder}, which BILEVEL_DATA names" + (
+        "" if Path(folder).is_dir() else " and which is no folder"
+    )
+
+
 def originals(source: Source) -> list[Path]:
     """Paths of the files as first published, downloaded when this machine lacks them.
 

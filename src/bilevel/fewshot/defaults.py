@@ -1,5 +1,6 @@
 """Settings that suit each method, found by short trials on validation classes."""
 
+import math
 from typing import Any, NamedTuple
 
 from bilevel.fewshot.learner import Settings
@@ -45,28 +46,59 @@ RECIPES = {
 }
 
 
+_EVERY = ("transductive", "vectorize", *(name for name in Recipe._fields if name != "settings"))
+_TRAINED = ("inner_step", "inner_steps", "test_steps", "momentum", *_EVERY)
+# The settings that a method reads.
+READS = {
+    "maml": ("recompute", *_TRAINED),
+    "fomaml": _TRAINED,
+    "ufo_blo": ("probability", "recompute", *_TRAINED),
+    "imaml": ("pull", "linear_steps", *_TRAINED),
+    "reptile": _TRAINED,
+    "anil": ("penalty", "recompute", *_TRAINED),
+    "itd_bio": ("penalty", "recompute", *_TRAINED),
+    "fo_itd_bio": ("penalty", *_TRAINED),
+    "pzobo": ("penalty", "directions", "smoothing", *_TRAINED),
+    "protonet": _EVERY,
+}
+
+_POSITIVE = ("positive and finite", lambda value: 0 < value < math.inf)
+_NOT_NEGATIVE = ("at least 0", lambda value: 0 <= value < math.inf)
+_COUNT = ("at least 1", lambda value: value >= 1)
+_RULES = {
+    **dict.fromkeys(("inner_step", "outer_step", "pull", "smoothing"), _POSITIVE),
+    **dict.fromkeys(("penalty", "inner_steps", "test_steps", "recompute"), _NOT_NEGATIVE),
+    **dict.fromkeys(("tasks", "directions", "linear_steps"), _COUNT),
+    "momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "probability": ("in (0, 1]", lambda value: 0 < value <= 1),
+}
+_KINDS = {float: "a number", int: "a whole number", bool: "True or False"}
+
+
 def recipe(method: str, changes: dict[str, Any]) -> Recipe:
     """The recipe of a method with some values changed, by the names of either tuple.
 
     Raises:
-      ValueError: for a method or a name that is not known, or a value of another kind.
+      ValueError: for a method that is not known, a name that it does not read, or a value of another
+        kind or beyond its limits.
     """
     check(method in METHODS, f"algorithm must be one of {', '.join(METHODS)}", repr(method))
     found = RECIPES[method]
     own = set(Recipe._fields) - {"settings"}
-    known = [*Settings._fields, *sorted(own)]
+    known = READS[method]
     for name, value in changes.items():
-        check(name in known, f"a setting must be one of {', '.join(known)}", repr(name))
+        check(name in known, f"a setting of {method} must be one of {', '.join(known)}", repr(name))
         before = getattr(found if name in own else found.settings, name)
         example = 5 if before is None else before
         fits = type(value) is type(example) or (isinstance(example, float) and type(value) is int)
-        rule = f"{name} must be {type(example).__name__}, such as {example}"
+        rule = f"{name} must be {_KINDS[type(example)]}, such as {example}"
         check(fits or value is before, rule, repr(value))
+        rule, holds = _RULES.get(name, ("", lambda value: True))
+        check(holds(value), f"{name} must be {rule}", value)
         if name in own:
             found = found._replace(**{name: value})
         else:
             found = found._replace(settings=found.settings._replace(**{name: value}))
-    check(found.tasks >= 1, "tasks must be at least 1", found.tasks)
     return found
 
 

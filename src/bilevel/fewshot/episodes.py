@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from bilevel.sampling import Host
 from bilevel.types import check
@@ -56,7 +57,7 @@ class Shape(NamedTuple):
         check(self.queries >= 1, "queries must be at least 1", self.queries)
         rule = f"ways must be at most {classes}, the {part} classes"
         check(self.ways <= classes, rule, self.ways)
-        rule = f"shots and queries together must be at most {each}, the images of a {part} class"
+        rule = f"shots and {part} queries together must be at most {each}, the images of a {part} class"
         check(self.shots + self.queries <= each, rule, f"{self.shots} + {self.queries}")
 
 
@@ -90,6 +91,12 @@ def as_episode(support: Any, query: Any, mean: Any, std: Any) -> Episode:
         return Images(pixels, jnp.repeat(jnp.arange(images.shape[0], dtype=jnp.int32), images.shape[1]))
 
     return Episode(labelled(support), labelled(query))
+
+
+def fixed_episodes(images: np.ndarray, mean: Any, std: Any, shape: Shape, count: int) -> Episode:
+    """The same episodes at every call, with a leading axis of `count`: to measure on."""
+    stored, keys = jnp.asarray(images), jax.random.split(jax.random.key(1), count)
+    return lax.map(lambda key: as_episode(*draw(key, stored, shape), mean, std), keys)
 
 
 @partial(

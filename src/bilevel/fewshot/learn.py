@@ -15,7 +15,7 @@ from bilevel.checkpoint import Checkpoint
 from bilevel.comparison import environment
 from bilevel.datasets import ImageClasses
 from bilevel.driver import run
-from bilevel.fewshot.defaults import NETWORK, Recipe, recipe
+from bilevel.fewshot.defaults import NETWORK, READS, Recipe, recipe
 from bilevel.fewshot.episodes import Episodes, Shape
 from bilevel.fewshot.judge import Judge, Pictured
 from bilevel.fewshot.learner import Learner
@@ -30,7 +30,7 @@ from bilevel.types import Batch, DivergedError, check
 LOG_POINTS = 10
 VALIDATION_EPISODES, TEST_EPISODES, WAYS_EPISODES = 100, 600, 100
 TEST_QUERIES = 15
-PROBE = 3
+PROBE = 5
 OTHER_WAYS = (2, 3, 5, 10, 20)
 
 
@@ -98,7 +98,7 @@ def learn(
     plan = recipe(algorithm, changes or {})
     limits = [limit for limit in (steps, seconds) if limit is not None]
     fits = len(limits) == 1 and 0 < limits[0] < math.inf
-    check(fits, "give either steps or seconds, positive and finite", f"{steps}, {seconds}")
+    check(fits, "give either steps or seconds, positive and finite", f"steps {steps} and seconds {seconds}")
     train_ways = plan.train_ways
     if train_ways is not None and "train_ways" not in (changes or {}):
         # The recipe's number is a wish, the user's a rule.
@@ -154,7 +154,9 @@ def learn(
             )
         history, compile_seconds = result.history, result.compile_seconds
         if history["step"][-1] < trail.steps:
-            stopped = f"{seconds:g} seconds were over after {history['step'][-1]} of {trail.steps} steps"
+            stopped = (
+                f"{seconds:g} seconds were over after {history['step'][-1]} of {trail.steps} planned steps"
+            )
     except DivergedError as error:
         if not trail.points:
             raise
@@ -174,7 +176,7 @@ def learn(
         "network": net.name,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(x)),
         "batch_tasks": plan.tasks,
-        "settings": _plain(plan, train_shape),
+        "settings": _plain(algorithm, plan, train_shape),
         "steps": done[-1],
         "seconds": spent[-1],
         "compile_seconds": compile_seconds,
@@ -204,7 +206,7 @@ def learn(
         "algorithm": algorithm,
         "network": net.name,
         "image_shape": data.train.shape[2:],
-        "ways": train_shape.ways,
+        "train_ways": train_shape.ways,
         "mean": data.mean,
         "std": data.std,
         "changes": changes or {},
@@ -231,10 +233,11 @@ def _affordable(learner, x, y, batches, key, seconds):
     """Steps that fit, by a trial of a few."""
     with jax.set_mesh(tasks_mesh()):
         clock = run(
-            learner.algorithm, x, y, batches, steps=4 * PROBE, key=key, log_every=PROBE, progress=False
+            learner.algorithm, x, y, batches, steps=2 * PROBE + 1, key=key, log_every=PROBE, progress=False
         ).history["seconds"]
-    # The metrics of a log point cost one more step; the first chunk warms up.
-    per_step = float(np.median(np.diff(clock)[1:])) / (PROBE + 1)
+    # The first chunk warms up. Metrics cost as much after one step as after many, and take their leave.
+    _, many, one = np.diff(clock)
+    per_step = max((many - one) / (PROBE - 1), many / (4 * PROBE))
     return max(1, round(seconds / per_step))
 
 
@@ -250,9 +253,9 @@ def _by_ways(judge, x, shape, data, learner, tested):
     ]
 
 
-def _plain(plan: Recipe, shape: Shape):
+def _plain(algorithm, plan: Recipe, shape: Shape):
     own = {"outer_step": plan.outer_step, "train_ways": shape.ways, "train_queries": shape.queries}
-    return plan.settings._asdict() | own
+    return {name: value for name, value in plan.settings._asdict().items() if name in READS[algorithm]} | own
 
 
 def _peak_mib():

@@ -25,7 +25,7 @@ def learner_file(x: PyTree, about: dict[str, Any]) -> bytes:
 
     Args:
       x: what was learnt.
-      about: algorithm, network, image_shape, ways, mean, std and the changes of the recipe.
+      about: algorithm, network, image_shape, train_ways, mean, std and the changes of the recipe.
     """
     leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(x)}
     stream = io.BytesIO()
@@ -57,7 +57,7 @@ def load_learner(path: str | PathLike) -> tuple[Learner, PyTree, dict[str, Any]]
         raise ValueError(f"{path.name} is no file of bilevel fewshot; give its {FILE}") from error
     net = network(name, shape)
     settings = recipe(algorithm, about["changes"]).settings
-    learner = METHODS[algorithm](net, about["ways"], 0.0, settings)
+    learner = METHODS[algorithm](net, about["train_ways"], 0.0, settings)
     some = jax.eval_shape(learner.start, jax.random.key(0))[0]
     paths, structure = jax.tree_util.tree_flatten_with_path(some)
     expected = {jax.tree_util.keystr(path): leaf.shape for path, leaf in paths}

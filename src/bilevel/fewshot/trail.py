@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -52,10 +53,15 @@ class Trail:
         return step, jax.tree.unflatten(self.structure, leaves)
 
     def _load(self, file):
-        with np.load(file) as saved:
-            about: dict[str, Any] = json.loads(str(saved["about"]))
-            # As many as there are: that they are of another network, the checkpoint says.
-            leaves = [saved[name] for name in saved.files if name != "about"]
+        try:
+            with file.open("rb") as stream, np.load(stream) as saved:
+                about: dict[str, Any] = json.loads(str(saved["about"]))
+                # As many as there are: that they are of another network, the checkpoint says.
+                leaves = [saved[name] for name in saved.files if name != "about"]
+        except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{file} is damaged, so that the run cannot be gone on with; start anew without resuming"
+            ) from error
         self.steps = about["steps"]
         self.points = {int(step): tuple(point) for step, point in about["points"].items()}
         self._best = about["best"], leaves

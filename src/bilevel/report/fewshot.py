@@ -127,7 +127,7 @@ def fewshot_table(result: FewShot) -> str:
         text_table(list(rows), [list(rows.values())]),
     ]
     if summary.get("stopped") and not _diverged(summary):
-        lines.append(f"stopped early: {summary['stopped']}")
+        lines.append(f"stopped: {summary['stopped']}")
     lines += [f"warning: {warning}" for warning in fewshot_warnings(result)]
     return "\n".join(lines)
 

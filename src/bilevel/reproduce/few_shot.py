@@ -8,7 +8,7 @@ import numpy as np
 
 from bilevel.datasets.errors import DataNotFoundError
 from bilevel.datasets.omniglot import read_drawings
-from bilevel.datasets.source import packed
+from bilevel.datasets.source import named_folder, packed
 from bilevel.response.types import Response
 from bilevel.sampling import full
 from bilevel.types import Problem, PyTree
@@ -28,7 +28,7 @@ def omniglot() -> tuple[np.ndarray, np.ndarray]:
     path = packed("omniglot.npz")
     if path is None:
         raise DataNotFoundError(
-            "omniglot: there is no omniglot.npz in the folder that BILEVEL_DATA names; it holds `bits` "
+            f"omniglot: there is no omniglot.npz in {named_folder()}; it holds `bits` "
             "(1623, 20, 98), the 28x28 drawings packed by numpy.packbits, and `evaluation` (1623,), whether "
             "a character is one of the evaluation alphabets"
         )

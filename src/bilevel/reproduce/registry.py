@@ -16,11 +16,14 @@ from bilevel.reproduce.claims import (
     pzobo_deep,
     pzobo_fewshot,
     pzobo_mnist,
+    pzobo_resnet12,
     pzobo_shallow,
     stocbio_cleaning,
     stocbio_estimator,
     stocbio_newsgroups,
     ufo_counterexample,
+    ufo_miniimagenet,
+    ufo_omniglot,
     ufo_tradeoff,
 )
 from bilevel.reproduce.types import Claim
@@ -42,11 +45,14 @@ CLAIMS: dict[str, Claim] = {
         pzobo_deep,
         pzobo_fewshot,
         pzobo_mnist,
+        pzobo_resnet12,
         pzobo_shallow,
         stocbio_cleaning,
         stocbio_estimator,
         stocbio_newsgroups,
         ufo_counterexample,
+        ufo_miniimagenet,
+        ufo_omniglot,
         ufo_tradeoff,
     )
 }  # fmt: skip

@@ -275,3 +275,12 @@ def test_a_save_of_other_settings_is_refused(tmp_path):
         [*command, "--resume", "--seed", "1"], capture_output=True, text=True, cwd=tmp_path
     )
     assert other.returncode == 2 and "is of another run: its identity" in other.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "bilevel.cli", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

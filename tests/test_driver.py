@@ -14,6 +14,7 @@ import pytest
 import bilevel as b
 from algorithms import ALGORITHMS
 from bilevel import driver
+from bilevel.many_tasks import on_mesh
 
 TASK = b.tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 DATA = TASK.data(8)
@@ -168,6 +169,17 @@ def test_under_a_mesh_the_steps_compile_once(key):
     after = driver._chunk._cache_size(), driver._observe._cache_size()
     assert after == (before[0] + 1, before[1] + 1)
     same(spread.state, b.run(algorithm, X, Y, DATA, steps=12, key=key, log_every=3).state)
+
+
+def test_what_is_spread_over_a_mesh_stays_spread():
+    mesh = jax.make_mesh((1,), ("tasks",), (jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("tasks"))
+    state = {"spread": jax.device_put(jnp.zeros(2), spread), "alone": jnp.ones(2)}
+    assert on_mesh(state) is state
+    with jax.set_mesh(mesh):
+        placed = on_mesh(state)
+    assert placed["spread"].sharding == spread
+    assert placed["alone"].sharding == jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 # Checkpoints

@@ -14,7 +14,8 @@ from bilevel import DivergedError, datasets
 from bilevel.cli import main
 from bilevel.datasets import omniglot
 from bilevel.datasets.known import _CLASS_LOADERS
-from bilevel.fewshot import METHODS, as_episode, learn, load_learner
+from bilevel.fewshot import METHODS, as_episode, learn, load_learner, recipe
+from bilevel.fewshot.defaults import PUBLISHED, READS
 from bilevel.fewshot.trail import Trail
 from bilevel.report import figures
 from few_shots import noisy_prototypes, small_network
@@ -208,6 +209,14 @@ def test_a_start_without_a_finite_gradient_is_an_error(data):
     with pytest.raises(DivergedError, match="fomaml diverged between steps 0 and 0"):
         changes = {"inner_step": 1e30, "inner_steps": 1}
         learn(data, "fomaml", steps=4, network=small_network(16), changes=changes, progress=False)
+
+
+def test_methods_read_the_settings_of_their_published_runs():
+    assert set(READS) == set(METHODS)
+    for (_, method), run in PUBLISHED.items():
+        plan = recipe(method, run.changes)
+        values = plan.settings._asdict() | plan._asdict()
+        assert {name: values[name] for name in run.changes} == run.changes
 
 
 # The file of a learner

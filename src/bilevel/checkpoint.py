@@ -121,7 +121,7 @@ class Checkpoint:
 
 def _apart(one, other):
     """Of two texts of as many words the words that differ, else the two as they are."""
-    if isinstance(one, str) and isinstance(other, str) and len(one.split()) == len(other.split()):
-        pairs = [pair for pair in zip(one.split(), other.split(), strict=True) if pair[0] != pair[1]]
-        return tuple(" ".join(words) for words in zip(*pairs, strict=True))
-    return one, other
+    if not (isinstance(one, str) and isinstance(other, str)) or len(one.split()) != len(other.split()):
+        return one, other
+    pairs = [pair for pair in zip(one.split(), other.split(), strict=True) if pair[0] != pair[1]]
+    return tuple(" ".join(words) for words in zip(*pairs, strict=True)) or (one, other)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from bilevel.checkpoint import Checkpoint
+from bilevel.many_tasks import on_mesh
 from bilevel.sampling import Host
 from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result, check
 
@@ -144,7 +144,7 @@ def run(
     if saved is not None and (found := saved.restore(algorithm.name, state, key)):
         start, state, record.entries = found
         check(start <= steps, f"steps must be at least {start}, where the checkpoint was saved", steps)
-    state = _placed(state)
+    state = on_mesh(state)
     room = max(1, min(log_every, steps - start))
 
     # A chunk of no steps compiles, and nothing else.
@@ -178,12 +178,6 @@ def run(
                 saved.save(step, state, record.entries)
             raise
     return Result(state, record.arrays(), compile_seconds)
-
-
-def _placed(state):
-    """The state where compiled steps leave it: else the first chunks would each compile again."""
-    mesh = jax.sharding.get_mesh()
-    return state if mesh.empty else jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
 def _prepare(algorithm, data, key, step, count, room):

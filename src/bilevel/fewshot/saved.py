@@ -52,12 +52,13 @@ def load_learner(path: str | PathLike) -> tuple[Learner, PyTree, dict[str, Any]]
             arrays = dict(saved)
         about = json.loads(str(arrays.pop("about")))
         name, algorithm, shape = about["network"], about["algorithm"], tuple(about["image_shape"])
+        ways, changes = about["train_ways"], about["changes"]
     # numpy says in many ways that a file is not its own.
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path.name} is no file of bilevel fewshot; give its {FILE}") from error
     net = network(name, shape)
-    settings = recipe(algorithm, about["changes"]).settings
-    learner = METHODS[algorithm](net, about["train_ways"], 0.0, settings)
+    settings = recipe(algorithm, changes).settings
+    learner = METHODS[algorithm](net, ways, 0.0, settings)
     some = jax.eval_shape(learner.start, jax.random.key(0))[0]
     paths, structure = jax.tree_util.tree_flatten_with_path(some)
     expected = {jax.tree_util.keystr(path): leaf.shape for path, leaf in paths}

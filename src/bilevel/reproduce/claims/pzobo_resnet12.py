@@ -52,13 +52,15 @@ def run(size: str) -> Finding:
     small = size == "small"
     net = from_module("narrow", ResNet12(NARROW), image) if small else whole
     steps, tasks, seeds, asked = (40, TIMED_TASKS, 2, 40) if small else (10_000, 12, 3, 600)
+    shared = setting(data, net, tasks, asked, range(seeds))
     curves = [
-        curve(label, algorithm, setting(data, net, tasks, asked, range(seeds)), even_points(steps, 6))
+        curve(label, algorithm, shared, even_points(steps, 6))
         for label, algorithm in contestants(net, tasks).items()
         if label != AID_CG
     ]
+    one = setting(data, whole, TIMED_TASKS, 1, (0,))
     timed = {
-        label: one_step(algorithm, setting(data, whole, TIMED_TASKS, 1, (0,)))
+        label: one_step(algorithm, one)
         for label, algorithm in contestants(whole, TIMED_TASKS).items()
         if label != CODE  # which differs from the other PZOBO in the law of its directions alone
     }

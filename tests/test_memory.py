@@ -60,3 +60,24 @@ def test_each_level_of_checkpoints_stores_less_of_a_large_y():
     assert steps <= plain < steps + 20
     assert once < 40 + 20
     assert twice < 22 + 20 and twice < once
+
+
+def test_tasks_one_after_the_other_need_the_same_however_many_they_are():
+    size = 10_000
+    problem = b.Problem(
+        lambda x, y, task: jnp.sum(task * jnp.sin(y)), lambda x, y, task: jnp.sum(jnp.cos(x * y) * task)
+    )
+    algorithm = b.maml(problem, inner_steps=2, vectorize=False)
+
+    def copies(tasks):
+        x = jax.ShapeDtypeStruct((size,), jnp.float32)
+        state = jax.eval_shape(algorithm.init, x, x)
+        tasks = jax.ShapeDtypeStruct((tasks,), jnp.float32)
+
+        def step(state, tasks):
+            return algorithm.step(state, b.full(tasks, None), None)[0]
+
+        return scratch(step, state, tasks) / (4 * size)
+
+    # A gradient and a y for each of 48 more tasks would be 96 copies of x.
+    assert copies(50) < copies(2) + 1

@@ -63,23 +63,50 @@ def over_tasks(
     keys = None if key is None else jax.random.split(key, len(leaves[0]))
 
     def share(memory, tasks_and_keys):
-        """Memories and results of some tasks, each stacked."""
+        """Memory, gradient and metrics, means over some tasks, and the first y."""
         if vectorize:
-            return jax.vmap(one, in_axes=(None, 0))(memory, tasks_and_keys)
-        memory, results = lax.scan(one, memory, tasks_and_keys)
-        return jax.tree.map(lambda a: a[None], memory), results
+            memories, (gradients, ys, metrics) = jax.vmap(one, in_axes=(None, 0))(memory, tasks_and_keys)
+            return *_mean((memories, gradients, metrics)), jax.tree.map(lambda a: a[0], ys)
+        return _one_by_one(one, memory, tasks_and_keys)
 
     mesh = jax.sharding.get_abstract_mesh()
     devices = dict(mesh.shape).get(TASKS, 1)
     if devices > 1 and len(leaves[0]) % devices == 0:
         spread = PartitionSpec(TASKS)
         # Without the check of replication: what `estimate` closes over is the same on every device.
-        share = jax.shard_map(share, in_specs=(PartitionSpec(), spread), out_specs=spread, check_vma=False)
-    memories, (gradients, ys, metrics) = share(memory, (tasks, keys))
-    memory = _mean(memories)
-    gradient, metrics = _mean((gradients, metrics))
+        shares = jax.shard_map(
+            lambda *arguments: jax.tree.map(lambda a: a[None], share(*arguments)),
+            in_specs=(PartitionSpec(), spread),
+            out_specs=spread,
+            check_vma=False,
+        )
+        *stacked, ys = shares(memory, (tasks, keys))
+        memory, gradient, metrics = _mean(stacked)
+        y = jax.tree.map(lambda a: a[0], ys)
+    else:
+        memory, gradient, metrics, y = share(memory, (tasks, keys))
     metrics["gradient_norm"] = optax.tree.norm(gradient)
-    return memory, gradient, jax.tree.map(lambda a: a[0], ys), metrics
+    return memory, gradient, y, metrics
+
+
+def _one_by_one(one, memory, tasks_and_keys):
+    """The same for one task after the other: sums are kept, and not what each task gave."""
+    count = len(jax.tree.leaves(tasks_and_keys)[0])
+    first = jax.tree.map(lambda a: a[0], tasks_and_keys)
+    _, (gradient, y, metrics) = jax.eval_shape(one, memory, first)
+    nothing = optax.tree.zeros_like((gradient, metrics, y))
+
+    def add(carry, indexed):
+        memory, sums, kept = carry
+        index, task_and_key = indexed
+        memory, (gradient, y, metrics) = one(memory, task_and_key)
+        sums = optax.tree.add(sums, (gradient, metrics))
+        return (memory, sums, optax.tree.where(index == 0, y, kept)), None
+
+    carry = memory, nothing[:2], nothing[2]
+    (memory, sums, y), _ = lax.scan(add, carry, (jnp.arange(count), tasks_and_keys))
+    gradient, metrics = optax.tree.scale(1 / count, sums)
+    return memory, gradient, metrics, y
 
 
 def _mean(stacked):

@@ -35,13 +35,13 @@ def convolution(
 ) -> jax.Array:
     """A drop-in for `lax.conv_general_dilated` on images, channels last.
 
-    For `flax.linen.Conv(..., conv_general_dilated=convolution)`. A stride of 2 becomes a stride of 1
-    over 2x2 blocks of pixels as channels.
+    For `flax.linen.Conv(..., conv_general_dilated=convolution)`. With strides it becomes a matrix
+    product of all windows and the kernel, on every device.
 
     Args:
       inputs: (n, height, width, channels).
       kernel: (rows, columns, channels, features).
-      window_strides: (1, 1) or (2, 2).
+      window_strides: down and across.
       padding: "SAME", "VALID", or ((top, bottom), (left, right)).
       lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision: as flax passes
         them for plain convolutions.
@@ -50,38 +50,44 @@ def convolution(
       (n, new height, new width, features).
 
     Raises:
-      ValueError: for strides, dilations or groups that are not supported.
+      ValueError: for dilations or groups.
 
     >>> convolution(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 2)), (1, 1), "SAME").shape
     (1, 4, 4, 2)
     """
-    strides = tuple(window_strides)
     plain = all(set(dilation or (1,)) == {1} for dilation in (lhs_dilation, rhs_dilation))
-    if not plain or feature_group_count != 1 or strides not in ((1, 1), (2, 2)):
+    if not plain or feature_group_count != 1:
         raise ValueError(
-            "convolution takes strides (1, 1) or (2, 2), no dilation and one group, got strides "
-            f"{strides}, dilations {lhs_dilation} and {rhs_dilation}, {feature_group_count} groups; "
-            "use lax.conv_general_dilated"
+            f"convolution takes no dilation and one group, got dilations {lhs_dilation} and {rhs_dilation}, "
+            f"{feature_group_count} groups; use lax.conv_general_dilated"
         )
+    strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
     (top, bottom), (left, right) = padding
-    apply = _stride_two if strides == (2, 2) else _convolve
-    return apply(inputs, kernel, ((top, bottom), (left, right)))
+    padding = (top, bottom), (left, right)
+    if strides == (1, 1):
+        return _convolve(inputs, kernel, padding)
+    return _strided(inputs, kernel, strides, padding)
 
 
-def _stride_two(inputs, kernel, padding):
-    n, height, width, channels = inputs.shape
-    rows, columns = (size + size % 2 for size in kernel.shape[:2])
-    windows = [(count - 1) // 2 for count in _windows(inputs, kernel.shape[:2], padding)]
-    whole = 2 * windows[0] + rows, 2 * windows[1] + columns
-    inputs = resized(inputs, padding, whole)
-    kernel = resized(kernel.transpose(2, 0, 1, 3), ((0, 0), (0, 0)), (rows, columns))
-    half = whole[0] // 2, whole[1] // 2
-    blocks = inputs.reshape(n, half[0], 2, half[1], 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    parts = kernel.reshape(channels, rows // 2, 2, columns // 2, 2, -1).transpose(1, 3, 2, 4, 0, 5)
-    parts = parts.reshape(rows // 2, columns // 2, 4 * channels, -1)
-    return _convolve(blocks.reshape(n, *half, 4 * channels), parts, ((0, 0), (0, 0)))
+def _strided(inputs, kernel, strides, padding):
+    """Every window as a row of one matrix product, which has fast derivatives as it is."""
+    n, _, _, channels = inputs.shape
+    rows, columns, _, features = kernel.shape
+    down, across = strides
+    every = _windows(inputs, (rows, columns), padding)
+    height, width = ((count - 1) // stride + 1 for count, stride in zip(every, strides, strict=True))
+    # In blocks of one stride, pixel (i, j) of all windows is a slice without steps.
+    blocks = height + (rows - 1) // down, width + (columns - 1) // across
+    inputs = resized(inputs, padding, (blocks[0] * down, blocks[1] * across))
+    inputs = inputs.reshape(n, blocks[0], down, blocks[1], across, channels)
+    pixels = [
+        inputs[:, i // down :, i % down, j // across :, j % across][:, :height, :width]
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    return jnp.concatenate(pixels, -1) @ kernel.reshape(-1, features)
 
 
 def _convolve(inputs, kernel, padding):

@@ -30,10 +30,14 @@ class BatchNorm(nn.Module):
     """
 
     epsilon: float = 1e-5
+    pool: bool = False
 
     @nn.compact
     def __call__(self, values: jax.Array, first: int | None = None) -> jax.Array:
-        """Values (n, height, width, channels) with mean 0 and variance 1, scaled and shifted."""
+        """Values (n, height, width, channels) with mean 0 and variance 1, scaled and shifted.
+
+        With `pool` the greatest of each 2x2 block of them, see `max_pool`.
+        """
         scale = self.param("scale", nn.initializers.ones, (values.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (values.shape[-1],))
         seen = values[:first]
@@ -41,7 +45,13 @@ class BatchNorm(nn.Module):
         # One pass over the values; rounding can make it a little less than nothing.
         variance = jnp.maximum(jnp.mean(seen * seen, (0, 1, 2)) - mean * mean, 0)
         scale = scale * lax.rsqrt(variance + self.epsilon)
-        return values * scale + (bias - mean * scale)
+        shift = bias - mean * scale
+        if not self.pool:
+            return values * scale + shift
+        # Where it falls, the greatest comes from the least: pooling before scaling is a quarter of the
+        # work, and its derivatives need no copy of the values.
+        sign = jnp.where(scale < 0, -1.0, 1.0).astype(scale.dtype)
+        return max_pool(values * sign) * (scale * sign) + shift
 
 
 def max_pool(values: jax.Array) -> jax.Array:

@@ -39,10 +39,9 @@ class Conv4(nn.Module):
         """(n, filters x pixels that are left)."""
         values = images
         for _ in range(4):
-            values = conv(self.filters, stride=1 if self.pooling == "max" else 2)(values)
-            values = BatchNorm()(values, first)
-            # The order of the two makes no difference but in time.
-            values = nn.relu(max_pool(values) if self.pooling == "max" else values)
+            pool = self.pooling == "max"
+            values = conv(self.filters, stride=1 if pool else 2)(values)
+            values = nn.relu(BatchNorm(pool=pool)(values, first))
         return values.reshape(len(values), -1)
 
 

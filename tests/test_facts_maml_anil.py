@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 import bilevel as b
-from bilevel.algorithms.maml import drawn_by, smoothness_terms
-from bilevel.many_tasks import nested_over_tasks
+from bilevel.algorithms.maml import smoothness_terms
+from bilevel.many_tasks import drawn_by, nested_over_tasks
 from bilevel.sampling import Full, Stacked
 from problems import few_tasks_case, flat
 

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 import bilevel as b
 from bilevel import fewshot
 from bilevel.fewshot import METHODS, Episode, Episodes, Images, Settings, Shape, host_episodes
+from bilevel.fewshot.episodes import dealt_again
 from bilevel.inner import checkpointed, embedded
 from bilevel.response.zeroth_order import gaussian
 from few_shots import as_double, features_by_hand, plain_network, small_network
@@ -184,6 +185,21 @@ def test_an_episode_that_the_images_cannot_give_is_refused(shape, told):
     Shape(7, 3, 3).check(numbered(), "test")
 
 
+def test_dealing_again_keeps_the_images_of_every_class_and_the_labels(key):
+    # An image is told by its one pixel: class, then number in the class.
+    pixels = 10.0 * jnp.arange(3)[:, None] + jnp.arange(5)
+    support, query = pixels[:, :2].reshape(-1, 1, 1, 1), pixels[:, 2:].reshape(-1, 1, 1, 1)
+    labels = jnp.repeat(jnp.arange(3), 2), jnp.repeat(jnp.arange(3), 3)
+    episode = Episode(Images(support, labels[0]), Images(query, labels[1]))
+    for each in jax.random.split(key, 3):
+        dealt = dealt_again(episode, 3, each)
+        assert not jnp.array_equal(dealt.support.pixels, support)
+        found = jnp.concatenate([images.pixels.reshape(3, -1) for images in dealt], axis=1)
+        np.testing.assert_array_equal(jnp.sort(found, axis=1), pixels)
+        for images, before in zip(dealt, episode, strict=True):
+            np.testing.assert_array_equal(images.labels, before.labels)
+
+
 def test_there_is_no_end_of_episodes():
     with pytest.raises(ValueError, match="use an algorithm without refreshes"):
         source().whole()
@@ -240,10 +256,10 @@ def query_by_hand(parameters, episode, transductive=True):
 
 
 def walked(loss, y, steps, momentum=0.5):
-    """Gradient descent with heavy-ball momentum, as a loop of Python."""
+    """Gradient descent on `loss(y, step)` with heavy-ball momentum, as a loop of Python."""
     trace = jax.tree.map(jnp.zeros_like, y)
-    for _ in range(steps):
-        trace = jax.tree.map(lambda m, g: momentum * m + g, trace, jax.grad(loss)(y))
+    for i in range(steps):
+        trace = jax.tree.map(lambda m, g: momentum * m + g, trace, jax.grad(loss)(y, i))
         y = jax.tree.map(lambda y, m: y - 0.3 * m, y, trace)
     return y
 
@@ -265,17 +281,17 @@ class ByHand:
     def whole_outer(self, y):
         return entropy(self.whole_outputs(y), self.episode.query.labels)
 
-    def whole_trained(self, x, steps=2, images=None):
-        def pulled(y):
+    def whole_trained(self, x, steps=2):
+        def pulled(y, i):
             away = sum(jnp.sum((a - c) ** 2) for a, c in zip(*map(jax.tree.leaves, (y, x)), strict=True))
-            return self.whole_inner(y, images) + 0.5 * self.pull * away
+            return self.whole_inner(y) + 0.5 * self.pull * away
 
         return walked(pulled, x, steps)
 
     def head_trained(self, x, head, steps=2):
         features = features_by_hand(x["features"], self.episode.support.pixels)
 
-        def loss(head):
+        def loss(head, i):
             squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(head))
             return entropy(linear(head, features), self.episode.support.labels) + 0.05 * squares
 
@@ -317,8 +333,14 @@ def imaml_by_hand(hand, x, key):
 
 
 def reptile_by_hand(hand, x, key):
-    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), hand.episode.support, hand.episode.query)
-    return jax.tree.map(jnp.subtract, x, hand.whole_trained(x, images=both))
+    """Each step on another choice of the images of each class, which are as many as at the test."""
+    inner_key = jax.random.split(key[0])[1]
+
+    def loss(y, i):
+        dealt = dealt_again(hand.episode, WAYS, jax.random.fold_in(inner_key, i))
+        return hand.whole_inner(y, dealt.support)
+
+    return jax.tree.map(jnp.subtract, x, walked(loss, x, 2))
 
 
 def anil_by_hand(hand, x, key):
@@ -341,7 +363,7 @@ def pzobo_by_hand(hand, x, key):
     slope = ravel_pytree(f_y)[0]
     gradient = ravel_pytree(f_x)[0]
     for j in range(2):
-        along = ravel_pytree(jax.tree.map(lambda u, j=j: u[j], gaussian(key, x, 2)))[0]
+        along = ravel_pytree(jax.tree.map(lambda u, j=j: u[j], gaussian(key[1], x, 2)))[0]
         moved = hand.head_trained(back(flat + 1e-2 * along), zero_head())
         moved = (ravel_pytree(moved)[0] - ravel_pytree(y)[0]) / 1e-2
         gradient += jnp.vdot(moved, slope) * along / 2
@@ -396,7 +418,7 @@ def truth(by_hand, x_of, transductive=True):
     """The mean over tasks of a gradient by hand, at the start of a method."""
     one = jax.jit(lambda x, episode, key: by_hand(ByHand(episode, transductive), x, key))
     # Every task has a key, which is split for the data and for the response.
-    keys = [jax.random.split(key)[1] for key in jax.random.split(jax.random.key(7), TASKS)]
+    keys = [jax.random.split(key) for key in jax.random.split(jax.random.key(7), TASKS)]
     found = [one(start_of(x_of)[0], task(i), keys[i]) for i in range(TASKS)]
     return jax.tree.map(lambda *leaves: sum(leaves) / TASKS, *found)
 

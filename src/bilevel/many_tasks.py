@@ -1,6 +1,8 @@
 """Algorithms whose outer loss is a mean over tasks, each with its own inner problem."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +24,28 @@ TASKS = "tasks"  # the mesh axis over which tasks are spread
 def whole_task(task: PyTree, key: Any) -> Batch:
     """Both losses, at every inner step, see the task as it is."""
     return full(task, task)
+
+
+def drawn_by(resample: Callable) -> Callable:
+    """A source whose every minibatch is a fresh draw: `(task, key) -> Batch`."""
+
+    def source(task, key):
+        outer_key, inner_key = jax.random.split(key)
+        return Batch(_Drawn(task, outer_key, resample), _Drawn(task, inner_key, resample))
+
+    return source
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["task", "key"], meta_fields=["resample"])
+@dataclass(frozen=True)
+class _Drawn:
+    task: PyTree
+    key: Any
+    resample: Callable
+    is_full = False
+
+    def __getitem__(self, i):
+        return self.resample(self.task, jax.random.fold_in(self.key, i))
 
 
 def over_tasks(

@@ -1,17 +1,15 @@
 """Multi-step MAML: learn the point from which a few gradient steps fit any task."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import optax
 
 from bilevel.inner import descend
-from bilevel.many_tasks import nested_over_tasks, over_tasks, whole_task
+from bilevel.many_tasks import drawn_by, nested_over_tasks, over_tasks, whole_task
 from bilevel.response import stepwise, unrolled
-from bilevel.types import Algorithm, Batch, Cost, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Problem, PyTree, check
 
 
 def maml(
@@ -120,25 +118,3 @@ def smoothness_terms(step_size, steps: int, smoothness, hessian_smoothness):
     inside = step_size * hessian_smoothness * growth ** (steps - 1)
     inside += hessian_smoothness / smoothness * growth**steps * (growth ** (steps - 1) - 1)
     return smoothness * growth ** (2 * steps), inside * growth**steps
-
-
-def drawn_by(resample: Callable) -> Callable:
-    """A source whose every minibatch is a fresh draw: `(task, key) -> Batch`."""
-
-    def source(task, key):
-        outer_key, inner_key = jax.random.split(key)
-        return Batch(_Drawn(task, outer_key, resample), _Drawn(task, inner_key, resample))
-
-    return source
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["task", "key"], meta_fields=["resample"])
-@dataclass(frozen=True)
-class _Drawn:
-    task: PyTree
-    key: Any
-    resample: Callable
-    is_full = False
-
-    def __getitem__(self, i):
-        return self.resample(self.task, jax.random.fold_in(self.key, i))

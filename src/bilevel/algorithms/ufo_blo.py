@@ -24,8 +24,8 @@ class Seen(NamedTuple):
     Attributes:
       second_moment, bias: running sums of |e|^2 and |e - o|^2.
       weight: the same sum of ones, 0 before the first exact draw.
-      exact_draws: how many there were (with `vectorize`, of all tasks at once); the true cost of a
-        run follows from it.
+      exact_draws: how many there were (with `vectorize`, of all tasks at once; with tasks spread over
+        devices, on one of them on average); the true cost of a run follows from it.
     """
 
     second_moment: jax.Array

@@ -31,7 +31,8 @@ def add(commands) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="one hyper-parameter, such as tasks=4; a wrong name lists all",
+        help="one hyper-parameter, such as tasks=4, inner_step=0.1, inner_steps=5, outer_step=1e-3, "
+        "train_ways=20; a wrong name lists those of the algorithm",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the start and the tasks (0)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")

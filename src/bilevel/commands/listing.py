@@ -25,6 +25,8 @@ def run(options) -> None:
 
 
 def _brief(value) -> str:
-    """A value for the terminal: of a reference, what stands from its venue on."""
-    before, arxiv, after = str(value).rpartition(", arXiv:")
-    return before.rpartition(", ")[2] + arxiv + after
+    """A value for the terminal: of a reference, its venue and its number on arXiv; JSON has all of it."""
+    before, arxiv, after = str(value).partition(", arXiv:")
+    if not arxiv:
+        return str(value)
+    return before.rpartition(", ")[2] + arxiv + after.split(" ")[0].rstrip(",;")

@@ -93,6 +93,20 @@ def as_episode(support: Any, query: Any, mean: Any, std: Any) -> Episode:
     return Episode(labelled(support), labelled(query))
 
 
+def dealt_again(episode: Episode, ways: int, key: Any) -> Episode:
+    """The same images of every class, another choice of those to learn from; `ways` classes."""
+
+    def by_class(images):
+        return images.pixels.reshape(ways, -1, *images.pixels.shape[1:])
+
+    support, query = episode
+    both = jnp.concatenate([by_class(support), by_class(query)], axis=1)
+    both = jax.vmap(jax.random.permutation)(jax.random.split(key, ways), both)
+    shots = len(support.labels) // ways
+    dealt = (part.reshape(-1, *part.shape[2:]) for part in (both[:, :shots], both[:, shots:]))
+    return Episode(*map(Images, dealt, (support.labels, query.labels)))
+
+
 def fixed_episodes(images: np.ndarray, mean: Any, std: Any, shape: Shape, count: int) -> Episode:
     """The same episodes at every call, with a leading axis of `count`: to measure on."""
     stored, keys = jnp.asarray(images), jax.random.split(jax.random.key(1), count)

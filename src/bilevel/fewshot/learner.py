@@ -26,7 +26,8 @@ class Settings(NamedTuple):
       probability: of an exact gradient, for ufo_blo.
       directions, smoothing: of pzobo.
       transductive: normalise the query images by their own batch; else by the support's statistics.
-      recompute: levels of checkpointing of unrolled methods, see `descend`.
+      recompute: levels of checkpointing of unrolled methods, see `descend`; for ufo_blo any makes
+        every iterate again from the start.
       vectorize: all tasks of a step at once by `vmap`; else one after the other.
     """
 

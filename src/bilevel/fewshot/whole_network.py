@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from bilevel import algorithms
 from bilevel.algorithms.imaml import pulled_to_start
+from bilevel.fewshot.episodes import dealt_again
 from bilevel.fewshot.learner import Learner, Settings, cross_entropy, query_features
 from bilevel.inner import descend
 from bilevel.models import Network, head, logits
@@ -98,12 +98,11 @@ def imaml(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
 
 
 def reptile(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
-    """The start moves towards the trained network; all images of a training task are trained on."""
-    problem, start, answers = whole_network(net, ways, settings)
+    """The start moves towards the trained network; every inner step sees other images of the task."""
+    parts = whole_network(net, ways, settings)
 
-    def inner(x, y, episode):
-        both = jax.tree.map(lambda *parts: jnp.concatenate(parts), episode.support, episode.query)
-        return problem.inner(x, y, episode._replace(support=both))
+    def resample(episode, key):
+        return dealt_again(episode, ways, key)
 
-    algorithm = algorithms.reptile(Problem(problem.outer, inner), **_common(optimizer, settings))
-    return _learns_start(algorithm, (problem, start, answers), settings)
+    algorithm = algorithms.reptile(parts[0], resample=resample, **_common(optimizer, settings))
+    return _learns_start(algorithm, parts, settings)

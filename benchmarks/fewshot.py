@@ -6,8 +6,8 @@ The same arithmetic on both sides: 8 tasks, 5 ways, 1 support and 15 query image
 net with 64 filters on 28x28 pixels, batch statistics, Adam outside, float32, all cores. PyTorch
 (`pip install --group peers`) runs a loop written by hand with `create_graph=True`, the way its users do
 it. Every program has a process of its own; what is read are the ratios of medians, and the rise of the
-peak of resident memory from before the first step. Programs take turns, so that a busy machine is
-busy for all.
+peak of resident memory from before the first step (with one arena of malloc for all threads: others
+hold on to what a thread gave back). Programs take turns, so that a busy machine is busy for all.
 
     python benchmarks/fewshot.py --methods conv4-64 resnet12
 
@@ -187,7 +187,7 @@ def child(*arguments, cache=None):
     """The numbers that a process of its own prints."""
     command = [sys.executable, __file__, "--child", *map(str, arguments)]
     kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment = os.environ | (kept if cache else {})
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"} | (kept if cache else {})
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout)
 

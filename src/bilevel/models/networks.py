@@ -108,13 +108,14 @@ def network(name: str, image_shape: tuple[int, ...]) -> Network:
 
 
 def from_module(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> Network:
-    """Any flax module `(images, first) -> (n, width)` as a `Network`."""
+    """Any flax module `(images, first) -> (n, width)` as a `Network`; parameters of the default precision."""
     some = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     structure = jax.eval_shape(module.init, jax.random.key(0), some)
     width = jax.eval_shape(module.apply, structure, some).shape[-1]
 
     def init(key):
-        return module.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
+        found = module.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
+        return jax.tree.map(lambda leaf: leaf.astype(float), found)
 
     def features(parameters, images, first=None) -> Any:
         return module.apply({"params": parameters}, images, first)

@@ -108,14 +108,13 @@ def network(name: str, image_shape: tuple[int, ...]) -> Network:
 
 
 def from_module(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> Network:
-    """Any flax module `(images, first) -> (n, width)` as a `Network`; parameters of the default precision."""
+    """Any flax module `(images, first) -> (n, width)` as a `Network`."""
     some = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     structure = jax.eval_shape(module.init, jax.random.key(0), some)
     width = jax.eval_shape(module.apply, structure, some).shape[-1]
 
     def init(key):
-        found = module.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
-        return jax.tree.map(lambda leaf: leaf.astype(float), found)
+        return module.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
 
     def features(parameters, images, first=None) -> Any:
         return module.apply({"params": parameters}, images, first)

@@ -229,7 +229,7 @@ def all_methods(networks, repeats):
 
 def memory():
     row("inner steps, recompute", "s a step", "temp MiB", "rise MiB")
-    for program, steps in (("ours", 5), ("ours", 50), ("million", 1000)):
+    for program, steps in (("ours", 5), ("ours", 20), ("ours", 50), ("million", 1000)):
         for levels in (0, 1, 2) if program == "ours" else (1, 2):
             r = twice(program, steps, 1, levels)
             told = [f"{r[key]:.0f}" for key in ("temporary_mib", "resident_mib")]

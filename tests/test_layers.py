@@ -32,7 +32,7 @@ def test_pooling_within_the_normalisation_equals_pooling_after_it(size, first, k
             return jnp.sum(jnp.sin(function(values, params)))
 
         def slope(t):
-            moved = {**params, "bias": params["bias"] + t * params["bias"]}
+            moved = {name: (1 + t) * array for name, array in params.items()}
             return jax.grad(loss, (0, 1))(values + t * direction, moved)
 
         # The greatest of equal values is not differentiable by the scale.

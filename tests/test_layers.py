@@ -1,5 +1,6 @@
-"""Batch normalisation with pooling against the two one after the other."""
+"""Pooling against that of flax; batch normalisation with pooling against the two one after the other."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,32 @@ from bilevel.models.layers import BatchNorm, max_pool
 def _layers_promote():
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_pooling_and_its_derivatives_equal_those_of_flax(size, key):
+    values, first = jax.random.normal(key, (2, 2, *size, 4))
+
+    def all_of(pool):
+        def slope(t):
+            return jax.grad(lambda values: jnp.sum(pool(values) ** 3))(values + t * first)
+
+        # In reverse over forward, too, as where steps are differentiated.
+        def along(values):
+            return jnp.sum(jax.jvp(lambda values: pool(values) ** 3, (values,), (first,))[1])
+
+        return pool(values), slope(0.0), *jax.jvp(jax.jacfwd(slope), (0.0,), (1.0,)), jax.grad(along)(values)
+
+    def of_flax(values):
+        return nn.max_pool(values, (2, 2), (2, 2))
+
+    for one, other in zip(all_of(max_pool), all_of(of_flax), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
+
+def test_one_of_the_equal_values_of_a_block_has_the_derivative():
+    slopes = jax.grad(lambda values: jnp.sum(max_pool(values)))(jnp.ones((1, 4, 4, 1)))
+    np.testing.assert_array_equal(slopes[0, :, :, 0], jnp.tile(jnp.array([[1.0, 0.0], [0.0, 0.0]]), (2, 2)))
 
 
 @pytest.mark.parametrize("first", [None, 2])

@@ -68,15 +68,14 @@ def convolution(
     padding = (top, bottom), (left, right)
     if strides == (1, 1):
         return _convolve(inputs, kernel, padding)
-    return _strided(inputs, kernel, strides, padding)
+    return _as_product(inputs, kernel, strides, padding)
 
 
-def _strided(inputs, kernel, strides, padding):
-    """Every window as a row of one matrix product, which has fast derivatives as it is."""
+def _patches(inputs, window, strides, padding):
+    """The pixels of every window side by side: (n, new height, new width, rows * columns * channels)."""
     n, _, _, channels = inputs.shape
-    rows, columns, _, features = kernel.shape
-    down, across = strides
-    every = _windows(inputs, (rows, columns), padding)
+    (rows, columns), (down, across) = window, strides
+    every = _windows(inputs, window, padding)
     height, width = ((count - 1) // stride + 1 for count, stride in zip(every, strides, strict=True))
     # In blocks of one stride, pixel (i, j) of all windows is a slice without steps.
     blocks = height + (rows - 1) // down, width + (columns - 1) // across
@@ -87,7 +86,12 @@ def _strided(inputs, kernel, strides, padding):
         for i in range(rows)
         for j in range(columns)
     ]
-    return jnp.concatenate(pixels, -1) @ kernel.reshape(-1, features)
+    return jnp.concatenate(pixels, -1)
+
+
+def _as_product(inputs, kernel, strides, padding):
+    """Every window as a row of one matrix product, which has fast derivatives as it is."""
+    return _patches(inputs, kernel.shape[:2], strides, padding) @ kernel.reshape(-1, kernel.shape[3])
 
 
 def _convolve(inputs, kernel, padding):
@@ -111,14 +115,26 @@ def _convolve_on_cpu(inputs, kernel, padding):
     size = _windows(inputs, kernel.shape[:2], padding)
     if worth_tiling(kernel.shape[:2], size, *kernel.shape[2:]):
         return tiled_convolution(inputs, kernel, padding, size)
+    if _few(kernel.shape):
+        return _as_product(inputs, kernel, (1, 1), padding)
     return _native(inputs, kernel, padding)
 
 
 def _correlate_on_cpu(inputs, outputs, padding):
     size = outputs.shape[1:3]
-    if worth_tiling(_windows(inputs, size, padding), size, inputs.shape[3], outputs.shape[3]):
+    kernel = *_windows(inputs, size, padding), inputs.shape[3], outputs.shape[3]
+    if worth_tiling(kernel[:2], size, *kernel[2:]):
         return tiled_correlation(inputs, outputs, padding)
+    if _few(kernel):
+        pixels = _patches(inputs, kernel[:2], (1, 1), padding)
+        return jnp.tensordot(pixels, outputs, 2 * [(0, 1, 2)]).reshape(kernel)
     return _native_correlate(inputs, outputs, padding)
+
+
+def _few(kernel):
+    """Whether the pixels of all windows are no more than the outputs, as with images of few channels."""
+    rows, columns, channels, features = kernel
+    return rows * columns * channels <= features
 
 
 def _native_correlate(inputs, outputs, padding):

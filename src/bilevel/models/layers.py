@@ -54,19 +54,33 @@ class BatchNorm(nn.Module):
         return max_pool(values * sign) * (scale * sign) + shift
 
 
+@jax.custom_jvp
 def max_pool(values: jax.Array) -> jax.Array:
     """The greatest of each 2x2 block of pixels; an odd last row or column is left out.
 
     As comparisons of the four corners: differentiating a reduction over windows is far slower on CPU.
     """
+    return _greatest(_blocks(values))[0]
+
+
+@max_pool.defjvp
+def _max_pool_jvp(values, tangents):
+    greatest, corner = _greatest(_blocks(*values))
+    # A comparison that spreads the corners over the blocks: slices would become paddings in reverse,
+    # which XLA does not turn into vector instructions.
+    chosen = corner[:, :, None, :, None] == jnp.arange(4, dtype=corner.dtype).reshape(2, 1, 2, 1)
+    return greatest, jnp.sum(jnp.where(chosen, _blocks(*tangents), 0), (2, 4))
+
+
+def _blocks(values):
     n, height, width, channels = values.shape
     rows, columns = height // 2, width // 2
-    blocks = values[:, : 2 * rows, : 2 * columns].reshape(n, rows, 2, columns, 2, channels)
-    upper = _larger(blocks[:, :, 0, :, 0], blocks[:, :, 0, :, 1])
-    lower = _larger(blocks[:, :, 1, :, 0], blocks[:, :, 1, :, 1])
-    return _larger(upper, lower)
+    return values[:, : 2 * rows, : 2 * columns].reshape(n, rows, 2, columns, 2, channels)
 
 
-def _larger(a, b):
-    # The derivative goes to one of two equal values, and a NaN in `a` stays.
-    return jnp.where(a < b, b, a)
+def _greatest(blocks):
+    """The greatest of each block, and the number 0 to 3 of its corner."""
+    a, b, c, d = (blocks[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
+    upper, lower = jnp.where(a < b, b, a), jnp.where(c < d, d, c)
+    corner = jnp.where(upper < lower, 2 + (c < d), a < b)
+    return jnp.where(upper < lower, lower, upper), corner.astype(jnp.int8)

@@ -19,13 +19,24 @@ def worth_tiling(kernel_size, output_size, channels: int, features: int) -> bool
 
 def tiled_convolution(inputs, kernel, padding, size):
     """The convolution with a 3x3 kernel; `size` is that of its outputs."""
-    found = _in_parts(lambda part: _convolve(part, kernel, padding, size), size, inputs)
+    spectrum = _combined(_SPECTRUM, kernel)
+    found = lax.map(lambda part: _convolve(*part, spectrum, padding, size), _parts(size, inputs))
     return found.reshape(-1, *found.shape[2:])[: inputs.shape[0]]
 
 
 def tiled_correlation(inputs, outputs, padding):
     """Its derivative by the kernel: (3, 3, channels, features)."""
-    return _in_parts(lambda x, y: _correlate(x, y, padding), outputs.shape[1:3], inputs, outputs).sum(0)
+    start = jnp.zeros((_PATCH**2, inputs.shape[3], outputs.shape[3]), inputs.dtype)
+    parts = _parts(outputs.shape[1:3], inputs, outputs)
+    products, _ = lax.scan(lambda total, part: (total + _correlate(*part, padding), None), start, parts)
+    return _combined(_SPECTRUM.T, products).reshape(3, 3, *products.shape[1:])
+
+
+def _combined(matrix, arrays):
+    """The matrix times what comes before the last two axes."""
+    *_, channels, features = arrays.shape
+    arrays = arrays.reshape(-1, channels * features)
+    return (jnp.asarray(matrix, arrays.dtype) @ arrays).reshape(-1, channels, features)
 
 
 def _toom_cook(points, tile):
@@ -46,25 +57,24 @@ def _toom_cook(points, tile):
 _TILE, _PATCH = 4, 6
 _TILES_AT_ONCE = 512
 _B, _G, _A = _toom_cook([0, 0.75, -0.75, 1.5, -1.5], _TILE)
+# Rows and columns of a kernel at once.
+_SPECTRUM = np.kron(_G, _G)
 
 
-def _in_parts(function, size, *images):
-    """The function of so many images at a time that the tiles fit into the cache, stacked."""
+def _parts(size, *images):
+    """As many images at a time as have tiles that fit into the cache, stacked."""
     n, tiles = images[0].shape[0], -(-size[0] // _TILE) * -(-size[1] // _TILE)
     count = -(-n * tiles // _TILES_AT_ONCE)
-    if count <= 1:
-        return function(*images)[None]
     each = -(-n // count)
 
     def split(array):
         return jnp.pad(array, ((0, count * each - n), *3 * [(0, 0)])).reshape(count, each, *array.shape[1:])
 
-    return lax.map(lambda parts: function(*parts), tuple(map(split, images)))
+    return tuple(map(split, images))
 
 
-def _convolve(inputs, kernel, padding, size):
-    n, features = inputs.shape[0], kernel.shape[3]
-    spectrum = _combine(_G, _combine(_G, kernel, 0, 0), 1, 1).reshape(_PATCH**2, -1, features)
+def _convolve(inputs, spectrum, padding, size):
+    n, features = inputs.shape[0], spectrum.shape[2]
     patches, tiles = _patches(inputs, padding, size)
     products = jnp.einsum("pmc,pcf->pmf", patches, spectrum).reshape(_PATCH, _PATCH, n, *tiles, -1)
     # The rows and columns of a tile go behind those of the tiles: axes (n, tiles, 4, tiles, 4, features).
@@ -78,8 +88,7 @@ def _correlate(inputs, outputs, padding):
     outputs = resized(outputs, ((0, 0), (0, 0)), (tiles[0] * _TILE, tiles[1] * _TILE))
     outputs = outputs.reshape(n, tiles[0], _TILE, tiles[1], _TILE, features)
     spread = _combine(_A, _combine(_A, outputs, 2, 0), 4, 1).reshape(_PATCH**2, -1, features)
-    products = jnp.einsum("pmc,pmf->pcf", patches, spread).reshape(_PATCH, _PATCH, -1, features)
-    return _combine(_G.T, _combine(_G.T, products, 0, 0), 1, 1)
+    return jnp.einsum("pmc,pmf->pcf", patches, spread)
 
 
 def _patches(inputs, padding, size):

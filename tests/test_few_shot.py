@@ -209,7 +209,7 @@ def test_there_is_no_end_of_episodes():
 
 SETTINGS = Settings(
     inner_step=0.3, inner_steps=2, test_steps=3, momentum=0.5, penalty=0.1, pull=2.0, linear_steps=60,
-    probability=1.0, directions=2, smoothing=1e-2,
+    damping=0.5, probability=1.0, directions=2, smoothing=1e-2,
 )  # fmt: skip
 
 
@@ -324,12 +324,13 @@ def fomaml_by_hand(hand, x, key):
 
 
 def imaml_by_hand(hand, x, key):
-    """(I + H / pull)^{-1} f_y at the trained network, by a dense solve."""
+    """pull (H + pull + damping)^{-1} f_y at the trained network, by a dense solve."""
     hand.pull = SETTINGS.pull
     flat, back = ravel_pytree(hand.whole_trained(x))
     hessian = jax.hessian(lambda flat: hand.whole_inner(back(flat)))(flat)
     slope = jax.grad(lambda flat: hand.whole_outer(back(flat)))(flat)
-    return back(jnp.linalg.solve(jnp.eye(len(flat)) + hessian / SETTINGS.pull, slope))
+    shifted = hessian + (SETTINGS.pull + SETTINGS.damping) * jnp.eye(len(flat))
+    return back(SETTINGS.pull * jnp.linalg.solve(shifted, slope))
 
 
 def reptile_by_hand(hand, x, key):

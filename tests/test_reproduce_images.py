@@ -10,7 +10,7 @@ from bilevel import full
 from bilevel.datasets import ImageClasses
 from bilevel.fewshot import Episode, Images, Shape, fixed_episodes
 from bilevel.report import figures
-from bilevel.reproduce import debiased_tasks
+from bilevel.reproduce import debiased_tasks, image_tasks
 from bilevel.reproduce.claims import pzobo_resnet12, ufo_miniimagenet, ufo_omniglot
 from bilevel.reproduce.curves import Curve
 from bilevel.reproduce.debiased_tasks import (
@@ -171,8 +171,8 @@ def test_a_zero_error_counts_as_one_image_and_a_diverged_rival_is_beaten():
 
 def test_outputs_that_are_not_finite_are_no_guess():
     outputs, labels = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([0, 0])
-    assert float(debiased_tasks.wrong(outputs, labels)) == 0.5
-    assert np.isnan(debiased_tasks.wrong(outputs.at[1, 0].set(jnp.nan), labels))
+    assert float(image_tasks.wrong(outputs, labels)) == 0.5
+    assert np.isnan(image_tasks.wrong(outputs.at[1, 0].set(jnp.nan), labels))
     learner = made(FO)
     state = learner.algorithm.init(*learner.start(jax.random.key(0)))
     measure, held = debiased_tasks.measure_of(learner, 4), episodes(4, 6)
@@ -294,5 +294,5 @@ def test_published_adam_falls_twice():
 
 def test_a_start_shares_no_key_with_the_tasks_that_are_asked():
     asked = jax.random.key_data(jax.random.split(jax.random.key(1), 600))
-    start = jax.random.key_data(jax.random.fold_in(jax.random.key(1), debiased_tasks.START))
+    start = jax.random.key_data(jax.random.fold_in(jax.random.key(1), image_tasks.START))
     assert not np.any(np.all(asked == start, axis=1))

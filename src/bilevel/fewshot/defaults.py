@@ -35,7 +35,8 @@ RECIPES = {
     "maml": Recipe(_WHOLE),
     "fomaml": Recipe(_WHOLE._replace(inner_step=0.1)),
     "ufo_blo": Recipe(_WHOLE._replace(inner_step=0.1), outer_step=1e-3),
-    "imaml": Recipe(_WHOLE._replace(inner_step=0.1, inner_steps=10, pull=1.0)),
+    # The Hessians of networks are indefinite: without damping the implicit gradients lead upwards.
+    "imaml": Recipe(_WHOLE._replace(inner_step=0.1, inner_steps=10, pull=0.3, damping=30.0)),
     "reptile": Recipe(_WHOLE._replace(inner_step=0.1, inner_steps=8), outer_step=1.0),
     "anil": Recipe(_HEAD),
     "itd_bio": Recipe(_HEAD),
@@ -53,7 +54,7 @@ READS = {
     "maml": ("recompute", *_TRAINED),
     "fomaml": _TRAINED,
     "ufo_blo": ("probability", "recompute", *_TRAINED),
-    "imaml": ("pull", "linear_steps", *_TRAINED),
+    "imaml": ("pull", "linear_steps", "damping", *_TRAINED),
     "reptile": _TRAINED,
     "anil": ("penalty", "recompute", *_TRAINED),
     "itd_bio": ("penalty", "recompute", *_TRAINED),
@@ -67,7 +68,7 @@ _NOT_NEGATIVE = ("at least 0", lambda value: 0 <= value < math.inf)
 _COUNT = ("at least 1", lambda value: value >= 1)
 _RULES = {
     **dict.fromkeys(("inner_step", "outer_step", "pull", "smoothing"), _POSITIVE),
-    **dict.fromkeys(("penalty", "inner_steps", "test_steps", "recompute"), _NOT_NEGATIVE),
+    **dict.fromkeys(("penalty", "damping", "inner_steps", "test_steps", "recompute"), _NOT_NEGATIVE),
     **dict.fromkeys(("tasks", "directions", "linear_steps"), _COUNT),
     "momentum": ("in [0, 1)", lambda value: 0 <= value < 1),
     "probability": ("in (0, 1]", lambda value: 0 < value <= 1),

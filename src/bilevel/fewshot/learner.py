@@ -21,8 +21,7 @@ class Settings(NamedTuple):
       test_steps: inner steps on new tasks.
       momentum: of the inner descent, 0 for none.
       penalty: of |y|^2 / 2 in the inner loss of methods that train a head alone.
-      pull: of imaml.
-      linear_steps: of imaml.
+      pull, linear_steps, damping: of imaml.
       probability: of an exact gradient, for ufo_blo.
       directions, smoothing: of pzobo.
       transductive: normalise the query images by their own batch; else by the support's statistics.
@@ -38,6 +37,7 @@ class Settings(NamedTuple):
     penalty: float = 0.0
     pull: float = 2.0
     linear_steps: int = 5
+    damping: float = 0.0
     probability: float = 0.2
     directions: int = 1
     smoothing: float = 0.01

@@ -91,8 +91,13 @@ def ufo_blo(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
 def imaml(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
     """Implicit gradients of training pulled towards its start; new tasks are trained so too."""
     problem, start, answers = whole_network(net, ways, settings)
-    linear = {"pull": settings.pull, "linear_steps": settings.linear_steps}
-    algorithm = algorithms.imaml(problem, **linear, **_common(optimizer, settings))
+    algorithm = algorithms.imaml(
+        problem,
+        pull=settings.pull,
+        linear_steps=settings.linear_steps,
+        damping=settings.damping,
+        **_common(optimizer, settings),
+    )
     pulled = pulled_to_start(problem, settings.pull)
     return _learns_start(algorithm, (pulled, start, answers), settings)
 

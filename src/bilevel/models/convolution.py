@@ -5,7 +5,8 @@ kernel. Derivatives of a convolution are convolutions too, but with axes in othe
 turned around; XLA mends that outside of loops only, and inside falls back to plain loops, ten to
 twenty times slower. Here every derivative is written in the fast form from the outset.
 
-Kernels of 3x3 with many channels go by Winograd's minimal filtering instead, again on CPU alone.
+Again on CPU alone, kernels of 3x3 with many channels go by Winograd's minimal filtering instead, and
+images of few channels by one matrix product of all windows.
 """
 
 from collections.abc import Sequence

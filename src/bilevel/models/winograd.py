@@ -20,7 +20,8 @@ def worth_tiling(kernel_size, output_size, channels: int, features: int) -> bool
 def tiled_convolution(inputs, kernel, padding, size):
     """The convolution with a 3x3 kernel; `size` is that of its outputs."""
     spectrum = _combined(_SPECTRUM, kernel)
-    found = lax.map(lambda part: _convolve(*part, spectrum, padding, size), _parts(size, inputs))
+    (parts,) = _parts(size, inputs)
+    found = lax.map(lambda part: _convolve(part, spectrum, padding, size), parts)
     return found.reshape(-1, *found.shape[2:])[: inputs.shape[0]]
 
 
@@ -28,7 +29,9 @@ def tiled_correlation(inputs, outputs, padding):
     """Its derivative by the kernel: (3, 3, channels, features)."""
     start = jnp.zeros((_PATCH**2, inputs.shape[3], outputs.shape[3]), inputs.dtype)
     parts = _parts(outputs.shape[1:3], inputs, outputs)
-    products, _ = lax.scan(lambda total, part: (total + _correlate(*part, padding), None), start, parts)
+    products, _ = lax.scan(
+        lambda total, part: (total + _correlate(part[0], part[1], padding), None), start, parts
+    )
     return _combined(_SPECTRUM.T, products).reshape(3, 3, *products.shape[1:])
 
 

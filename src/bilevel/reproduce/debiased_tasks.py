@@ -1,4 +1,4 @@
-"""What entries on images by class share: errors, and UFO-BLO's steps against others at equal cost."""
+"""UFO-BLO's steps against others at equal cost, on tasks of images."""
 
 import itertools
 import math
@@ -19,6 +19,7 @@ from bilevel.models import Network, from_module
 from bilevel.report.reproduce_figures import Line, lines
 from bilevel.report.tables import Cell, Column, Table
 from bilevel.reproduce.curves import Curve, Setting, each_seed, even_points
+from bilevel.reproduce.image_tasks import START, over, percent, wrong
 from bilevel.reproduce.search import chosen
 from bilevel.reproduce.types import Finding, Picture, Search, at_most, shown, verdict
 from bilevel.sampling import Full
@@ -33,8 +34,6 @@ FO, DEBIASED, DEBIASED_KEPT, EXACT, KEPT = LABELS = (
 )
 PROBABILITY, TASKS, QUERIES, POINTS, ERROR, DRAWS = 0.2, 5, 1, 3, "error", "exact draws"
 TRIAL_SEED = 100
-# Folded into the key of a start: beyond the numbers of the tasks that are measured, whose keys are alike.
-START = 10**6
 # A better method errs at least a twentieth less, and a tenth less than before training.
 GAIN, LEARNS = 0.95, 0.9
 
@@ -96,34 +95,6 @@ def _dearer(label, inner_steps):
     """What an exact gradient costs beside the first-order one."""
     kept = label in (KEPT, DEBIASED_KEPT)
     return inner_steps if kept else inner_steps * (inner_steps + 1) / 2
-
-
-def wrong(outputs: Any, labels: Any) -> Any:
-    """Share of the images taken for another class; NaN where an output is not finite.
-
-    The `argmax` of NaN is the first class: what diverged would score as chance does.
-    """
-    share = jnp.mean(jnp.argmax(outputs, -1) != labels)
-    return jnp.where(jnp.all(jnp.isfinite(outputs)), share, jnp.nan)
-
-
-def over(error: float, other: float, images: int) -> float:
-    """The ratio of two errors, none below one of the images that were asked.
-
-    >>> over(0.3, 0.6, 100), over(0.0, 0.0, 100), over(0.05, 0.0, 100)
-    (0.5, 1.0, 5.0)
-    """
-    least = 1 / images
-    return max(error, least) / max(other, least)
-
-
-def percent(error: float) -> str:
-    """The accuracy in words.
-
-    >>> percent(0.25), percent(math.inf)
-    ('75.0 %', 'diverged')
-    """
-    return f"{100 * (1 - error):.1f} %" if math.isfinite(error) else "diverged"
 
 
 def run(experiment: Experiment) -> Finding:

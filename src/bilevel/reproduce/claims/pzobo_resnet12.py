@@ -21,7 +21,7 @@ from bilevel.models.networks import ResNet12
 from bilevel.report.reproduce_figures import lines
 from bilevel.report.tables import Cell, Column, Table
 from bilevel.reproduce.curves import Curve, Setting, cost_table, curve, even_points
-from bilevel.reproduce.debiased_tasks import START, over, percent, wrong
+from bilevel.reproduce.image_tasks import START, over, percent, wrong
 from bilevel.reproduce.types import Claim, Finding, Picture, at_least, at_most, shown, verdict
 from bilevel.reproduce.zeroth_order import AID_CG, CODE, DIRECT, ITD, ONE, line, one_draw, unit_tensors
 from bilevel.response import first_order, implicit, unrolled, zeroth_order

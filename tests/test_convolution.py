@@ -68,7 +68,9 @@ def test_values_and_first_derivatives_equal_those_of_lax(name, key):
     assert_same(values, convolutions)
 
 
-@pytest.mark.parametrize("name", ["lopsided", "lopsided, stride 2", "tiled, lopsided"])
+@pytest.mark.parametrize(
+    "name", ["lopsided", "lopsided, stride 2", "few channels, lopsided", "tiled, lopsided"]
+)
 def test_second_derivatives_equal_those_of_lax_in_every_mode(name, key):
     (x, w, dx, dw), convolutions = problem(name, key)
 
@@ -93,7 +95,7 @@ def test_second_derivatives_equal_those_of_lax_in_every_mode(name, key):
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (2, 1)], ids=str)
-@pytest.mark.parametrize("name", ["three", "tiled"])
+@pytest.mark.parametrize("name", ["three", "few channels, lopsided", "tiled"])
 def test_vmap_equals_that_of_lax_also_inside_and_outside_of_grad(name, axes, key):
     (x, w, dx, dw), convolutions = problem(name, key)
     stacked = [
@@ -123,6 +125,27 @@ def test_many_images_are_done_in_parts_of_which_the_last_may_be_short(key):
         ),
         (convolution, native),
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_adds_up_the_derivative_by_the_kernel_in_single(dtype):
+    # 64 parts of 32 images; the middle of the kernel sees every pixel.
+    x, w = jnp.ones((2048, 16, 16, 16), dtype), jnp.zeros((3, 3, 16, 16), dtype)
+    scale = jnp.asarray(1e-3, dtype)
+    slopes = jax.grad(lambda w: jnp.sum(convolution(x, w, (1, 1), "SAME") * scale))(w)
+    assert slopes.dtype == dtype
+    np.testing.assert_allclose(slopes[1, 1].astype(float), 2048 * 256 * float(scale), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("images", "kernel"),
+    [((1, 2, 2, 1), (4, 4, 1, 16)), ((1, 2, 2, 1), (3, 3, 1, 16)), ((0, 4, 4, 1), (3, 3, 1, 16))],
+    ids=["window beyond the image", "just beyond", "no images"],
+)
+def test_where_no_window_fits_there_are_no_outputs(images, kernel):
+    found = convolution(jnp.ones(images), jnp.ones(kernel), (1, 1), "VALID")
+    assert found.shape == native(jnp.ones(images), jnp.ones(kernel), (1, 1), "VALID").shape
+    assert found.size == 0
 
 
 @pytest.mark.parametrize("name", ["three", "tiled"])

@@ -345,6 +345,7 @@ def fails(capsys, *arguments):
         (["--set", "recompute=-1", "--algorithm", "itd_bio"], "recompute must be at least 0, got -1"),
         (["--set", "probability=2.0", "--algorithm", "ufo_blo"], "probability must be in (0, 1], got 2.0"),
         (["--set", "pull=0.0", "--algorithm", "imaml"], "pull must be positive and finite, got 0.0"),
+        (["--set", "damping=-1.0", "--algorithm", "imaml"], "damping must be at least 0, got -1.0"),
         (["--set", "inner_step=-1"], "inner_step must be positive and finite, got -1"),
         (["--set", "outer_step=1e999"], "outer_step must be positive and finite, got inf"),
         (["--set", "momentum=1.0"], "momentum must be in [0, 1), got 1.0"),

@@ -23,7 +23,7 @@ def imaml(
     """Implicit gradients of training that is pulled towards its start.
 
         y ~ argmin of g(y) + (pull / 2) |y - x|^2,   by descent from x,   for each task
-        G = (I + H(y) / pull)^{-1} f_y(y),   by conjugate gradients
+        G = pull (H(y) + pull + damping)^{-1} f_y(y),   by conjugate gradients
         x <- x - outer_optimizer mean over tasks of G
 
     The path does not matter, only where it ends, so memory does not grow with the inner steps.
@@ -33,8 +33,9 @@ def imaml(
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
       inner_steps: steps on each task.
       linear_steps: steps of conjugate gradients, from zero.
-      damping: added to H + pull in the linear solve.
-      pull: strength of the pull, positive; too weak a one leaves H + pull indefinite on networks.
+      damping: added to H + pull in the linear solve, for networks, where these are indefinite. (The
+        defaults of the authors' code come to H + 24 at their pull of 2.)
+      pull: strength of the pull, positive.
       vectorize: all tasks at once by `vmap`, else one after the other.
 
     Returns:

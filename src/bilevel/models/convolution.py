@@ -6,7 +6,7 @@ turned around; XLA mends that outside of loops only, and inside falls back to pl
 twenty times slower. Here every derivative is written in the fast form from the outset.
 
 Again on CPU alone, kernels of 3x3 with many channels go by Winograd's minimal filtering instead, and
-images of few channels by one matrix product of all windows.
+those with fewer weights a feature than there are features by one matrix product of all windows.
 """
 
 from collections.abc import Sequence
@@ -69,6 +69,7 @@ def convolution(
     padding = (top, bottom), (left, right)
     if strides == (1, 1):
         return _convolve(inputs, kernel, padding)
+    # Its derivatives are fast as they are.
     return _as_product(inputs, kernel, strides, padding)
 
 
@@ -91,7 +92,7 @@ def _patches(inputs, window, strides, padding):
 
 
 def _as_product(inputs, kernel, strides, padding):
-    """Every window as a row of one matrix product, which has fast derivatives as it is."""
+    """Every window as a row of one matrix product."""
     return _patches(inputs, kernel.shape[:2], strides, padding) @ kernel.reshape(-1, kernel.shape[3])
 
 
@@ -116,7 +117,7 @@ def _convolve_on_cpu(inputs, kernel, padding):
     size = _windows(inputs, kernel.shape[:2], padding)
     if worth_tiling(kernel.shape[:2], size, *kernel.shape[2:]):
         return tiled_convolution(inputs, kernel, padding, size)
-    if _few(kernel.shape):
+    if _fewer_than_outputs(kernel.shape, size):
         return _as_product(inputs, kernel, (1, 1), padding)
     return _native(inputs, kernel, padding)
 
@@ -126,16 +127,16 @@ def _correlate_on_cpu(inputs, outputs, padding):
     kernel = *_windows(inputs, size, padding), inputs.shape[3], outputs.shape[3]
     if worth_tiling(kernel[:2], size, *kernel[2:]):
         return tiled_correlation(inputs, outputs, padding)
-    if _few(kernel):
+    if _fewer_than_outputs(kernel, size):
         pixels = _patches(inputs, kernel[:2], (1, 1), padding)
         return jnp.tensordot(pixels, outputs, 2 * [(0, 1, 2)]).reshape(kernel)
     return _native_correlate(inputs, outputs, padding)
 
 
-def _few(kernel):
+def _fewer_than_outputs(kernel, size):
     """Whether the pixels of all windows are no more than the outputs, as with images of few channels."""
     rows, columns, channels, features = kernel
-    return rows * columns * channels <= features
+    return min(size) > 0 and 0 < rows * columns * channels <= features
 
 
 def _native_correlate(inputs, outputs, padding):

@@ -58,18 +58,19 @@ class BatchNorm(nn.Module):
 def max_pool(values: jax.Array) -> jax.Array:
     """The greatest of each 2x2 block of pixels; an odd last row or column is left out.
 
-    As comparisons of the four corners: differentiating a reduction over windows is far slower on CPU.
+    Of equal pixels the first has the derivative. A NaN is passed over but in the first pixel of a
+    block, and there it stays.
     """
     return _greatest(_blocks(values))[0]
 
 
 @max_pool.defjvp
 def _max_pool_jvp(values, tangents):
-    greatest, corner = _greatest(_blocks(*values))
+    _, corner = _greatest(_blocks(*values))
     # A comparison that spreads the corners over the blocks: slices would become paddings in reverse,
-    # which XLA does not turn into vector instructions.
-    chosen = corner[:, :, None, :, None] == jnp.arange(4, dtype=corner.dtype).reshape(2, 1, 2, 1)
-    return greatest, jnp.sum(jnp.where(chosen, _blocks(*tangents), 0), (2, 4))
+    # which XLA does not turn into vector instructions. For the same reason the value comes by this rule.
+    chosen = corner[:, :, None, :, None] == jnp.arange(4, dtype=corner.dtype).reshape(1, 1, 2, 1, 2, 1)
+    return max_pool(*values), jnp.sum(jnp.where(chosen, _blocks(*tangents), 0), (2, 4))
 
 
 def _blocks(values):
@@ -82,5 +83,5 @@ def _greatest(blocks):
     """The greatest of each block, and the number 0 to 3 of its corner."""
     a, b, c, d = (blocks[:, :, i, :, j] for i in (0, 1) for j in (0, 1))
     upper, lower = jnp.where(a < b, b, a), jnp.where(c < d, d, c)
-    corner = jnp.where(upper < lower, 2 + (c < d), a < b)
+    corner = jnp.where(upper < lower, jnp.where(c < d, 3, 2), jnp.where(a < b, 1, 0))
     return jnp.where(upper < lower, lower, upper), corner.astype(jnp.int8)

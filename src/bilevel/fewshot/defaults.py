@@ -37,7 +37,7 @@ RECIPES = {
     "ufo_blo": Recipe(_WHOLE._replace(inner_step=0.1), outer_step=1e-3),
     # The Hessians of networks are indefinite: without damping nothing was learnt on photographs.
     "imaml": Recipe(_WHOLE._replace(inner_step=0.1, inner_steps=10, pull=0.3, damping=30.0)),
-    # The inner steps choose among all its images, as many as in the published runs.
+    # The inner steps choose among all its images, about as many as we recall from the published runs.
     "reptile": Recipe(_WHOLE._replace(inner_step=0.1, inner_steps=8), outer_step=1.0, train_queries=10),
     "anil": Recipe(_HEAD),
     "itd_bio": Recipe(_HEAD),

@@ -35,7 +35,7 @@ RECIPES = {
     "maml": Recipe(_WHOLE),
     "fomaml": Recipe(_WHOLE._replace(inner_step=0.1)),
     "ufo_blo": Recipe(_WHOLE._replace(inner_step=0.1), outer_step=1e-3),
-    # The Hessians of networks are indefinite: without damping nothing was learnt on photographs.
+    # The Hessians of networks are indefinite: without damping accuracy did not rise on photographs.
     "imaml": Recipe(_WHOLE._replace(inner_step=0.1, inner_steps=10, pull=0.3, damping=30.0)),
     # The inner steps choose among all its images, about as many as we recall from the published runs.
     "reptile": Recipe(_WHOLE._replace(inner_step=0.1, inner_steps=8), outer_step=1.0, train_queries=10),

@@ -6,7 +6,7 @@ turned around; XLA mends that outside of loops only, and inside falls back to pl
 twenty times slower. Here every derivative is written in the fast form from the outset.
 
 Again on CPU alone, kernels of 3x3 with many channels go by Winograd's minimal filtering instead, and
-those with fewer weights a feature than there are features by one matrix product of all windows.
+those with no more weights a feature than features by one matrix product of all windows.
 """
 
 from collections.abc import Sequence

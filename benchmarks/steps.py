@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bilevel
+from bilevel import tasks
 
 FEATURES, BATCH = 22, 64
 RHO, ALPHA, INNER_STEPS, TERMS = 0.03, 0.03, 10, 10
@@ -42,7 +43,7 @@ def synthetic(count):
 
 def ijcnn1():
     """Validation and training rows, labels as signs; as many as fill whole minibatches."""
-    sources = bilevel.tasks.regularization("ijcnn1").data(None)
+    sources = tasks.regularization("ijcnn1").data(None)
     pairs = [(np.asarray(s[0]["features"]), np.asarray(s[0]["labels"] * 2 - 1, np.float32)) for s in sources]
     return [[a[: len(a) // BATCH * BATCH] for a in pair] for pair in pairs]
 
@@ -201,10 +202,7 @@ def microseconds(function, steps):
 
 
 def in_run(name, data, steps, settings):
-    blocks = {"blocks": bilevel.count_blocks(data)} if name == "saba" else {}
-    algorithm = getattr(bilevel, name)(
-        PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, **settings, **blocks
-    )
+    algorithm = getattr(bilevel, name)(PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, **settings)
     zeros = jnp.zeros(FEATURES)
 
     def once():

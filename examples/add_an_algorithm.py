@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import bilevel
+from bilevel import tasks
 from bilevel.calculus import hessian_product, products
 
 
@@ -52,7 +53,7 @@ def amigo(problem, *, inner_step=0.1, outer_step=0.01, inner_steps=10):
     return bilevel.Algorithm(init, step, draws, bilevel.Cost(inner_steps + 1, inner_steps, 1), "amigo")
 
 
-task = bilevel.tasks.quadratic()
+task = tasks.quadratic()
 key = jax.random.key(0)
 x, y = task.start(key)
 rivals = [

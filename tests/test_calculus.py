@@ -8,7 +8,7 @@ import pytest
 from bilevel import descend, first_order, full, inner_gradient, solution
 from bilevel.calculus import gradient_and_products, hessian_operator, hessian_product, products
 from bilevel.sampling import Full, Stacked
-from problems import quadratic_case, quartic_case
+from cases.problems import quadratic_case, quartic_case
 
 CASE = quartic_case()
 Y = jnp.asarray(np.random.default_rng(1).normal(size=5))

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 import bilevel as b
-from algorithms import ALGORITHMS
-from bilevel import driver
-from bilevel.many_tasks import on_mesh
+from bilevel import driver, tasks
+from bilevel.driver import _on_mesh as on_mesh
+from cases.algorithms import ALGORITHMS
 
-TASK = b.tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
+TASK = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 DATA = TASK.data(8)
 X, Y = TASK.start(jax.random.key(1))
 
 
 def build(name="soba", **settings):
-    return ALGORITHMS[name].build(
-        TASK.problem, DATA, **dict(inner_optimizer=0.2, outer_optimizer=0.01) | settings
+    return ALGORITHMS[name].factory(
+        TASK.problem, **dict(inner_optimizer=0.2, outer_optimizer=0.01) | settings
     )
 
 
@@ -272,7 +272,7 @@ def test_interrupt_saves_before_it_ends(key, tmp_path):
 KILLED = """
 import os, jax, orbax.checkpoint as ocp, bilevel as b
 import orbax.checkpoint._src.path.atomicity as atomicity
-task = b.tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
+task = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 x, y = task.start(jax.random.key(1))
 algorithm = b.soba(task.problem, inner_optimizer=0.2, outer_optimizer=0.01)
 run = lambda steps: b.run(

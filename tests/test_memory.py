@@ -7,7 +7,7 @@ import pytest
 
 import bilevel as b
 from bilevel.fewshot import METHODS, Episode, Images, Settings
-from few_shots import small_network
+from cases.fewshot import small_network
 
 
 @pytest.fixture(autouse=True)

@@ -3,38 +3,14 @@
 g_i = y'A_i y / 2 + y'C_i x,  f_j = |y - b_j|^2 / 2 + e_j'x, all different for every i and j.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bilevel as b
 from bilevel.response import gaussian
-from bilevel.sampling import Stacked
 from bilevel.types import Point
-
-P, Q, DRAWS = 2, 3, 12
-RNG = np.random.default_rng(0)
-NOISE = RNG.normal(size=(DRAWS, Q, Q))
-A = np.eye(Q) + 0.1 * (NOISE + NOISE.transpose(0, 2, 1))
-C, B, E = RNG.normal(size=(DRAWS, Q, P)), RNG.normal(size=(DRAWS, Q)), RNG.normal(size=(DRAWS, P))
-X, Y = RNG.normal(size=P), RNG.normal(size=Q)
-RHO, ALPHA, STEPS = 0.3, 0.1, 2
-KEY = jax.random.key(0)
-
-
-def inner(x, y, batch):
-    A, C = batch
-    return 0.5 * y @ A @ y + y @ C @ x
-
-
-def outer(x, y, batch):
-    b, e = batch
-    return 0.5 * jnp.sum((y - b) ** 2) + e @ x
-
-
-PROBLEM = b.Problem(outer, inner)
-BATCH = b.Batch(Stacked(tuple(map(jnp.asarray, (B, E)))), Stacked(tuple(map(jnp.asarray, (A, C)))))
+from cases.minibatches import ALPHA, BATCH, KEY, PROBLEM, RHO, STEPS, A, B, C, E, Q, X, Y
 
 
 def train(x, y, steps):
@@ -123,7 +99,7 @@ def test_every_minibatch_is_read_where_the_paper_reads_it(reference):
         np.testing.assert_allclose(state.y, y, atol=1e-12)
     last = {"soba": 0}.get(reference.__name__, algorithm.draws.inner - 1)
     if last:
-        want = inner(x_before, y, (A[last], C[last]))
+        want = PROBLEM.inner(x_before, y, (A[last], C[last]))
         assert metrics["inner_loss"] == pytest.approx(float(want), rel=1e-10)
 
 

@@ -14,7 +14,7 @@ import jax, jax.numpy as jnp, numpy as np, optax
 import bilevel as b
 from bilevel.fewshot import METHODS, Episodes, Settings, Shape
 from bilevel.fewshot.learn import tasks_mesh
-from few_shots import noisy_prototypes, small_network
+from cases.fewshot import noisy_prototypes, small_network
 
 data, found = noisy_prototypes(side=8), {"devices": len(jax.devices())}
 key = jax.random.key(0)

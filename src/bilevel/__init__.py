@@ -1,68 +1,23 @@
 """Bilevel optimisation in JAX: learn one thing so that another, trained on it, does well."""
 
-from bilevel import tasks
-from bilevel.algorithms import (
-    accbio,
-    accbio_bg,
-    aid_bio,
-    amigo,
-    anil,
-    bome,
-    bsa,
-    constrained_first_order,
-    darts,
-    f2sa,
-    f3sa,
-    fo_blo,
-    fo_itd_bio,
-    fomaml,
-    fsla,
-    hoag,
-    imaml,
-    itd_bio,
-    lancbio,
-    ma_nsbo_saga,
-    ma_soba,
-    maml,
-    mrbo,
-    nbo,
-    nsbo,
-    nsbo_saga,
-    prox_aid,
-    pzobo,
-    pzobo_s,
-    qnbo,
-    reptile,
-    reverse,
-    saba,
-    sama,
-    shine,
-    soba,
-    srba,
-    stable,
-    stocbio,
-    subbio,
-    sustain,
-    truncated,
-    ttsa,
-    ufo_blo,
-    v_pbgd,
-    vrbo,
-)
+from importlib.metadata import version
+
+from bilevel import algorithms
+from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
 from bilevel.calculus import inner_gradient
 from bilevel.checkpoint import Checkpoint
 from bilevel.combinators import constrain, nested, single_loop
 from bilevel.directions import implicit_direction, neumann_direction, penalty_direction
-from bilevel.driver import advance, run
-from bilevel.estimators import count_blocks, minibatch, momentum, page, saga, spider, storm
+from bilevel.driver import advance, initial_state, run
+from bilevel.estimators import count_blocks, momentum, page, plain, saga, spider, storm
 from bilevel.hypergradient import Info, hypergradient
 from bilevel.inner import accelerate, descend, embedded
 from bilevel.linear import (
     cg,
     decreasing_batches,
     heavy_ball,
-    lineax,
+    lineax_solver,
     nesterov,
     neumann,
     random_product,
@@ -79,9 +34,9 @@ from bilevel.response import (
     zeroth_order,
 )
 from bilevel.sampling import Host, full, minibatches
-from bilevel.types import Algorithm, Batch, Cost, DivergedError, Draws, Point, Problem, Result
+from bilevel.types import Algorithm, Batch, Cost, DivergedError, Draws, Optimizer, Point, Problem, Result
 
-__version__ = "0.1.0"
+__version__ = version("bilevel")
 
 __all__ = [
     # the protocol
@@ -90,6 +45,7 @@ __all__ = [
     "Cost",
     "DivergedError",
     "Draws",
+    "Optimizer",
     "Point",
     "Problem",
     "Result",
@@ -98,6 +54,7 @@ __all__ = [
     "Host",
     "advance",
     "full",
+    "initial_state",
     "minibatches",
     "run",
     # differentiating through a solver
@@ -123,8 +80,8 @@ __all__ = [
     "embedded",
     "heavy_ball",
     "implicit_direction",
-    "lineax",
-    "minibatch",
+    "lineax_solver",
+    "plain",
     "momentum",
     "nested",
     "nesterov",
@@ -139,52 +96,5 @@ __all__ = [
     "spider",
     "storm",
     # algorithms
-    "accbio",
-    "accbio_bg",
-    "aid_bio",
-    "amigo",
-    "anil",
-    "bome",
-    "bsa",
-    "constrained_first_order",
-    "darts",
-    "f2sa",
-    "f3sa",
-    "fo_blo",
-    "fo_itd_bio",
-    "fomaml",
-    "fsla",
-    "hoag",
-    "imaml",
-    "itd_bio",
-    "lancbio",
-    "ma_nsbo_saga",
-    "ma_soba",
-    "maml",
-    "mrbo",
-    "nbo",
-    "nsbo",
-    "nsbo_saga",
-    "prox_aid",
-    "pzobo",
-    "pzobo_s",
-    "qnbo",
-    "reptile",
-    "reverse",
-    "saba",
-    "sama",
-    "shine",
-    "soba",
-    "srba",
-    "stable",
-    "stocbio",
-    "subbio",
-    "sustain",
-    "truncated",
-    "ttsa",
-    "ufo_blo",
-    "v_pbgd",
-    "vrbo",
-    # ready-made problems
-    "tasks",
-]
+    *algorithms.__all__,
+]  # pyright: ignore[reportUnsupportedDunderAll]

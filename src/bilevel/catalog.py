@@ -1,7 +1,6 @@
 """What there is: algorithms, tasks, data sets and claims, as `bilevel list` shows them."""
 
 import inspect
-import re
 from typing import Any
 
 from bilevel import algorithms, datasets, tasks
@@ -12,14 +11,13 @@ TASKS = tuple(name for name in tasks.__all__ if name != "Task")
 def catalog() -> dict[str, list[dict[str, Any]]]:
     """Algorithms (name, family, paper, oracle calls a step), tasks, data sets and claims.
 
-    Family and paper are read from the docstring of each algorithm, its costs from the algorithm
-    itself, built with its defaults.
+    Costs are those of each algorithm with its default settings.
 
     >>> [entry["name"] for entry in catalog()["tasks"]]
     ['few_shot', 'hyperclean', 'quadratic', 'regularization', 'worst_case']
     """
     # The claims bring the drawing of figures with them, which the other commands load late or never.
-    from bilevel.reproduce import get, names
+    from bilevel_claims import get, names
 
     problem = tasks.quadratic().problem
     claims = map(get, names())
@@ -27,11 +25,11 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
         "algorithms": [
             {
                 "name": name,
-                "family": _field(getattr(algorithms, name), "Family"),
-                **getattr(algorithms, name)(problem).cost._asdict(),
-                "paper": _field(getattr(algorithms, name), "Reference"),
+                "family": algorithms.about(factory).family,
+                **factory(problem).cost._asdict(),
+                "paper": algorithms.about(factory).reference,
             }
-            for name in algorithms.__all__
+            for name, factory in algorithms.ALGORITHMS.items()
         ],
         "tasks": [{"name": name, "about": _first_line(getattr(tasks, name))} for name in TASKS],
         "datasets": [
@@ -44,11 +42,3 @@ def catalog() -> dict[str, list[dict[str, Any]]]:
 
 def _first_line(thing):
     return str(inspect.getdoc(thing)).partition("\n")[0]
-
-
-def _field(thing, name):
-    """The text behind `name:` in a docstring, up to the next field or blank line."""
-    found = re.search(
-        rf"^{name}: (.*?)(?=\n\n|\n[A-Z][\w' ]*:|\Z)", str(inspect.getdoc(thing)), re.MULTILINE | re.DOTALL
-    )
-    return " ".join(found[1].split()).rstrip(".") if found else ""

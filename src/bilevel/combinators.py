@@ -11,7 +11,7 @@ from bilevel.estimators import Estimator
 from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer
 from bilevel.response.types import Response
-from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -108,18 +108,18 @@ def single_loop(
     Cost: the oracle's, times the estimator's calls.
     """
     # An entry stands for one minibatch: a mixture of several is another one whenever it comes back.
-    check(
+    require(
         not estimator.fixed or oracle.draws[:2] == (1, 1),
         "a table of minibatches needs an oracle of one outer and one inner minibatch",
         f"{oracle.draws.outer} and {oracle.draws.inner}",
     )
     optimizers = Point(*map(as_optimizer, optimizers))
 
-    def init(x, y):
+    def init(x, y, blocks=(1, 1)):
         x, y = as_variables(x, y)
         point = Point(x, y, oracle.adjoint(y))
         states = Point(*(optimizer.init(value) for optimizer, value in zip(optimizers, point, strict=True)))
-        return SingleLoopState(x, y, point.v, states, estimator.init(point))
+        return SingleLoopState(x, y, point.v, states, estimator.init(point, blocks))
 
     def step(state, batch, key):
         point = Point(state.x, state.y, state.v)
@@ -134,7 +134,7 @@ def single_loop(
         return SingleLoopState(x, y, v, Point(*states), estimator_state), metrics
 
     draws, cost = oracle.draws._replace(fixed=estimator.fixed), oracle.cost.times(estimator.calls)
-    return Algorithm(init, step, draws, cost, name, estimator.branches)
+    return Algorithm(init, step, draws, cost, name, estimator.seeds_in_sequence)
 
 
 def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:

@@ -1,19 +1,17 @@
 """Several algorithms on one task under one budget."""
 
-import inspect
 import math
-import os
-import platform
 from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 
 from bilevel import algorithms
-from bilevel.algorithms.fitting import fitting
-from bilevel.driver import run
+from bilevel.algorithms import about, hyperparameters
+from bilevel.driver import initial_state, run
+from bilevel.environment import environment
 from bilevel.tasks.types import Task
-from bilevel.types import Algorithm, check
+from bilevel.types import Algorithm, require
 
 LOG_POINTS = 50
 # One or two of each family: as many lines as a figure can hold.
@@ -73,52 +71,41 @@ def compare(
     if len(limits) != 1 or limits[0] <= 0:
         told = ", ".join(f"{name}={limit}" for name, limit in budget._asdict().items() if limit is not None)
         raise ValueError(f"give exactly one positive budget of steps, seconds or oracle calls, got {told}")
-    check(seeds >= 1, "seeds must be at least 1", seeds)
-    check(len(set(names)) == len(names), "each algorithm may be named once", ",".join(names))
+    require(seeds >= 1, "seeds must be at least 1", seeds)
+    require(len(set(names)) == len(names), "each algorithm may be named once", ",".join(names))
     steps = {
         "inner_optimizer": task.inner_step if inner_step is None else inner_step,
         "outer_optimizer": task.outer_step if outer_step is None else outer_step,
     }
     size = task.batch_size if batch_size is None else batch_size
     data = task.data(size or None)
-    y = jax.eval_shape(task.start, jax.random.key(0))[1]
-    facts = {
-        "inner_condition": task.inner_condition,
-        "outer_condition": task.outer_condition,
-        "inner_size": sum(leaf.size for leaf in jax.tree.leaves(y)),
-    }
     records = []
     for name in names:
-        algorithm, hyperparameters = build(
-            name, task, steps | (settings or {}).get(name, {}), fitting(name, data, **facts)
-        )
+        algorithm, hyperparameters = build(name, task, steps | (settings or {}).get(name, {}))
         hyperparameters["batch_size"] = size or "full"
         records += _runs(task, algorithm, data, budget, seeds, hyperparameters, progress)
     return records
 
 
-def build(
-    name: str, task: Task, settings: dict[str, Any], facts: dict[str, Any]
-) -> tuple[Algorithm, dict[str, Any]]:
+def build(name: str, task: Task, settings: dict[str, Any]) -> tuple[Algorithm, dict[str, Any]]:
     """A named algorithm for a task, and all its hyper-parameters, defaults included.
 
     Args:
       name: of the algorithm.
       task: what it is for.
       settings: hyper-parameters that the user chose.
-      facts: those that the task and its data give, from `fitting`; the user's go first.
 
     Raises:
       ValueError: when the algorithm has no such hyper-parameter, or learns a start (few-shot).
     """
-    if name in algorithms.START_LEARNERS:
+    factory = getattr(algorithms, name)
+    if about(factory).learns_start:
         raise ValueError(
             f"{name} learns where the training of many small tasks starts, and {task.name} is one task; "
             "choose another algorithm"
         )
-    factory = getattr(algorithms, name)
-    parameters = inspect.signature(factory).parameters
-    known = {key: parameter.default for key, parameter in parameters.items() if key != "problem"}
+    parameters = hyperparameters(factory)
+    known = {key: parameter.default for key, parameter in parameters.items()}
     for key, value in settings.items():
         if key not in known:
             raise ValueError(f"{name} has no hyper-parameter {key!r}; it has {', '.join(known)}")
@@ -126,8 +113,19 @@ def build(
         unset = value is None and type(None) in get_args(parameters[key].annotation)
         if not (unset or type(value) is kind or kind is float and type(value) is int):
             raise ValueError(f"{name}.{key} must be {kind.__name__ if kind else 'left alone'}, got {value!r}")
-    chosen = facts | settings
+    chosen = _facts(task, about(factory).problem_facts) | settings
     return factory(task.problem, **chosen), known | chosen
+
+
+def _facts(task: Task, wanted) -> dict[str, Any]:
+    """Return the facts about the task's problem that are wanted and known."""
+    y = jax.eval_shape(task.start, jax.random.key(0))[1]
+    facts = {
+        "inner_condition": task.inner_condition,
+        "outer_condition": task.outer_condition,
+        "inner_size": sum(leaf.size for leaf in jax.tree.leaves(y)),
+    }
+    return {name: facts[name] for name in wanted if facts[name] is not None}
 
 
 def _kind(parameter):
@@ -142,7 +140,7 @@ def _kind(parameter):
 def _runs(task, algorithm, data, budget, seeds, hyperparameters, progress):
     keys = jax.vmap(jax.random.key)(np.arange(seeds))
     x, y = jax.vmap(task.start)(keys)
-    state = jax.vmap(algorithm.init)(x, y)
+    state = jax.vmap(lambda x, y: initial_state(algorithm, x, y, data))(x, y)
     # The start and the run use different randomness.
     keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
@@ -232,18 +230,3 @@ def _plain(value):
         return value
     # The text of a function holds an address, another one in every run.
     return getattr(value, "__name__", str(value))
-
-
-def environment() -> dict[str, Any]:
-    """What a reader needs to judge timings: versions, device, cores."""
-    from bilevel import __version__
-
-    return {
-        "bilevel": __version__,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "float": str(jax.numpy.result_type(float)),
-    }

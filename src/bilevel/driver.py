@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bilevel.checkpoint import Checkpoint
-from bilevel.many_tasks import on_mesh
+from bilevel.estimators import count_blocks
 from bilevel.sampling import Host
-from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result, check
+from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result, require
 
 
 class Plan(NamedTuple):
@@ -64,7 +66,8 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
       The new state.
 
     >>> import bilevel
-    >>> task = bilevel.tasks.quadratic()
+    >>> from bilevel import tasks
+    >>> task = tasks.quadratic()
     >>> def last_x(rate):
     ...     algorithm = bilevel.soba(task.problem, outer_optimizer=rate)
     ...     state = algorithm.init(*task.start(jax.random.key(0)))
@@ -73,6 +76,31 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
     (2, 10)
     """
     return _follow(algorithm, state, data, make_plan(algorithm.draws, data, key, start, steps), steps)
+
+
+def initial_state(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch) -> Any:
+    """Return the state before the first step, as `run` makes it.
+
+    Args:
+      algorithm: what will run.
+      x, y: where it starts.
+      data: what it will run on. An algorithm that keeps a table of minibatches reads their numbers.
+
+    Raises:
+      ValueError: if such an algorithm meets data from the host, which have no number of minibatches.
+
+    >>> import bilevel
+    >>> from bilevel import tasks
+    >>> task = tasks.quadratic()
+    >>> data = task.data(batch_size=8)
+    >>> state = initial_state(bilevel.saba(task.problem), *task.start(jax.random.key(0)), data)
+    """
+    if not algorithm.draws.fixed:
+        return algorithm.init(x, y)
+    hosted = any(isinstance(source, Host) for source in data)
+    rule = f"{algorithm.name} keeps a table of minibatches and needs data from `full` or `minibatches`"
+    require(not hosted, rule, "data from the host")
+    return algorithm.init(x, y, count_blocks(data))
 
 
 def run(
@@ -120,31 +148,32 @@ def run(
       DivergedError: when the state or a metric is not finite at a log point.
 
     >>> import bilevel
-    >>> task = bilevel.tasks.quadratic()
+    >>> from bilevel import tasks
+    >>> task = tasks.quadratic()
     >>> x, y = task.start(jax.random.key(0))
     >>> result = run(bilevel.soba(task.problem), x, y, task.data(None), steps=50, key=jax.random.key(0))
     >>> [int(step) for step in result.history["step"]]
     [0, 50]
     """
-    check(log_every >= 1, "log_every must be at least 1", log_every)
-    check(steps >= start, f"steps must be at least {start}, the first step", steps)
+    require(log_every >= 1, "log_every must be at least 1", log_every)
+    require(steps >= start, f"steps must be at least {start}, the first step", steps)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    check(typed, "key must be made by jax.random.key(seed)", key)
+    require(typed, "key must be made by jax.random.key(seed)", key)
     parts = data if isinstance(data, Batch) else (data,)
     sources = len(parts) == 2 and all(isinstance(part, Host) or hasattr(part, "plan") for part in parts)
     rule = "data must come from full or minibatches, or be a Batch of Host sources"
-    check(sources, rule, " and ".join(type(part).__name__ for part in parts))
+    require(sources, rule, " and ".join(type(part).__name__ for part in parts))
     seeds = np.ndim(key) > 0
     if state is None:
-        state = algorithm.init(x, y)
+        state = initial_state(algorithm, x, y, data)
         if seeds:
             state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*np.shape(key), *leaf.shape)), state)
     record = _History()
     saved = Checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     if saved is not None and (found := saved.restore(algorithm.name, state, key)):
         start, state, record.entries = found
-        check(start <= steps, f"steps must be at least {start}, where the checkpoint was saved", steps)
-    state = on_mesh(state)
+        require(start <= steps, f"steps must be at least {start}, where the checkpoint was saved", steps)
+    state = _on_mesh(state)
     room = max(1, min(log_every, steps - start))
 
     # A chunk of no steps compiles, and nothing else.
@@ -158,7 +187,15 @@ def run(
         _check(algorithm, metrics, state, (start, start), state, record, allow_divergence)
         record.add(start, 0.0, metrics)
     clock = _Clock(record.seconds)
-    step, stop = start, clock.stops(callback, start, state, metrics)
+
+    def report(step, state, metrics):
+        """Call the user's callback with the clock stopped; return whether to stop the run."""
+        if callback is None:
+            return False
+        with clock.stopped() as seconds:
+            return bool(callback(step, state, {**metrics, "seconds": seconds}))
+
+    step, stop = start, report(start, state, metrics)
     with _bar(steps - start, algorithm.name, progress) as bar:
         try:
             while step < steps and not stop:
@@ -170,7 +207,7 @@ def run(
                 step, state = step + count, new
                 record.add(step, clock.seconds(), metrics)
                 bar.update(count)
-                stop = clock.stops(callback, step, state, metrics)
+                stop = report(step, state, metrics)
                 if saved is not None and (saved.due() or stop or step == steps):
                     saved.save(step, state, record.entries)
         except (KeyboardInterrupt, DivergedError):
@@ -178,6 +215,23 @@ def run(
                 saved.save(step, state, record.entries)
             raise
     return Result(state, record.arrays(), compile_seconds)
+
+
+def _on_mesh(state: PyTree) -> PyTree:
+    """Return the state placed where compiled steps leave it under `jax.set_mesh`.
+
+    From any other place the first two chunks would compile twice. Leaves that already lie on a mesh stay
+    there.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return state
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def place(leaf):
+        return leaf if isinstance(leaf.sharding, NamedSharding) else jax.device_put(leaf, whole)
+
+    return jax.tree.map(place, jax.tree.map(jnp.asarray, state))
 
 
 def _prepare(algorithm, data, key, step, count, room):
@@ -221,7 +275,7 @@ def _observe(algorithm, state, data, plan, i, seeds):
 
 def _each(algorithm, one, state, plan):
     """One seed at a time where `vmap` would compute what most steps leave out."""
-    if algorithm.branches:
+    if algorithm.seeds_in_sequence:
         return lax.map(lambda pair: one(*pair), (state, plan))
     return jax.vmap(one)(state, plan)
 
@@ -258,7 +312,7 @@ def _bar(total, name, progress):
 
 
 class _Clock:
-    """Seconds since it was made, the callback's own time left out."""
+    """Seconds since the clock was made, without the time for which it was stopped."""
 
     def __init__(self, seconds):
         self.begin = time.perf_counter() - seconds
@@ -266,13 +320,12 @@ class _Clock:
     def seconds(self):
         return time.perf_counter() - self.begin
 
-    def stops(self, callback, step, state, metrics):
-        if callback is None:
-            return False
+    @contextmanager
+    def stopped(self):
+        """Stop the clock for the body of a `with` statement; yield the seconds at which it stopped."""
         before = self.seconds()
-        stop = callback(step, state, {**metrics, "seconds": before})
+        yield before
         self.begin += self.seconds() - before
-        return bool(stop)
 
 
 class _History:

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from bilevel.calculus import inner_gradient
-from bilevel.types import Cost, Problem, PyTree, check
+from bilevel.types import Cost, Problem, PyTree, require
 
 
 class InnerSolver(NamedTuple):
@@ -82,10 +82,10 @@ def descend(
     >>> halve.solve(0.0, jnp.ones(()), full(None, None))
     Array(0.125, dtype=float32)
     """
-    check(steps >= 0, "inner steps must be at least 0", steps)
+    require(steps >= 0, "inner steps must be at least 0", steps)
     last = steps if last is None else last
-    check(0 <= last <= steps, f"last must be in 0..{steps} (the inner steps)", last)
-    check(recompute >= 0, "recompute must be at least 0", recompute)
+    require(0 <= last <= steps, f"last must be in 0..{steps} (the inner steps)", last)
+    require(recompute >= 0, "recompute must be at least 0", recompute)
     optimizer = as_optimizer(optimizer)
     gradient = inner_gradient(problem.inner)
 
@@ -170,7 +170,7 @@ def accelerate(problem: Problem, optimizer, steps: int, *, condition: float) -> 
 
     Reference: Nesterov, Introductory lectures on convex optimization, 2004, section 2.2.
     """
-    check(steps >= 0, "inner steps must be at least 0", steps)
+    require(steps >= 0, "inner steps must be at least 0", steps)
     optimizer = as_optimizer(optimizer)
     gradient, weight = inner_gradient(problem.inner), momentum_weight(condition)
 
@@ -193,7 +193,7 @@ def momentum_weight(condition: float) -> float:
     Raises:
       ValueError: when `condition` is below 1.
     """
-    check(condition >= 1, "a condition number must be at least 1", condition)
+    require(condition >= 1, "a condition number must be at least 1", condition)
     return (condition**0.5 - 1) / (condition**0.5 + 1)
 
 
@@ -216,7 +216,7 @@ def descend_until(problem: Problem, optimizer, steps: int, *, tolerance) -> Inne
 
     Cost: at most `steps` gradients.
     """
-    check(steps >= 0, "inner steps must be at least 0", steps)
+    require(steps >= 0, "inner steps must be at least 0", steps)
     optimizer = as_optimizer(optimizer)
 
     def solve(x, y0, batch):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from bilevel.combinators import NestedState, move
 from bilevel.hypergradient import as_variables, hypergradient, measures
@@ -135,22 +135,6 @@ def _one_by_one(one, memory, tasks_and_keys):
 
 def _mean(stacked):
     return jax.tree.map(lambda a: jnp.mean(a, axis=0), stacked)
-
-
-def on_mesh(state: PyTree) -> PyTree:
-    """The state where compiled steps leave it under `jax.set_mesh`: from elsewhere they compile again.
-
-    What already lies on a mesh stays as it is spread.
-    """
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
-        return state
-    whole = NamedSharding(mesh, PartitionSpec())
-
-    def place(leaf):
-        return leaf if isinstance(leaf.sharding, NamedSharding) else jax.device_put(leaf, whole)
-
-    return jax.tree.map(place, jax.tree.map(jnp.asarray, state))
 
 
 def nested_over_tasks(

@@ -22,7 +22,7 @@ from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
 from bilevel.linear import relative_norm
 from bilevel.sampling import Shifted
-from bilevel.types import Algorithm, Batch, Cost, Draws, Point, Problem, PyTree, check
+from bilevel.types import Algorithm, Batch, Cost, Draws, Point, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -89,8 +89,8 @@ def newton_loop(
     Raises:
       ValueError: when `damping` < 0 or `warm_up` < 0.
     """
-    check(damping >= 0, "damping must be at least 0", damping)
-    check(warm_up >= 0, "warm_up must be at least 0", warm_up)
+    require(damping >= 0, "damping must be at least 0", damping)
+    require(warm_up >= 0, "warm_up must be at least 0", warm_up)
     inner_optimizer, outer_optimizer = as_optimizer(inner_optimizer), as_optimizer(outer_optimizer)
     f, g = problem
 
@@ -113,11 +113,11 @@ def newton_loop(
         v, v_state = move(inner_optimizer, slopes.v, pair.states[1], pair.v)
         return Pair(y, v, (y_state, v_state))
 
-    def init(x, y):
+    def init(x, y, blocks=(1, 1)):
         x, y = as_variables(x, y)
         v = tree.zeros_like(y)
         states = Point(outer_optimizer.init(x), inner_optimizer.init(y), inner_optimizer.init(v))
-        memories = estimators[0].init(Point((), y, v)), estimators[1].init(Point(x, (), ()))
+        memories = estimators[0].init(Point((), y, v), blocks), estimators[1].init(Point(x, (), ()), blocks)
         return NewtonState(x, y, v, states, memories, jnp.zeros((), jnp.int32))
 
     def step(state, batch, key):
@@ -152,7 +152,7 @@ def gradient_steps(extra_steps: int, slopes: Callable) -> Callable:
       extra_steps: how many, at least 0.
       slopes: `(point, sides, batch) -> (i, y, v) -> Point((), slope of y, slope of v)`, i from 1.
     """
-    check(extra_steps >= 0, "extra_steps must be at least 0", extra_steps)
+    require(extra_steps >= 0, "extra_steps must be at least 0", extra_steps)
 
     def solve(point, sides, batch, started, descend):
         at = slopes(point, sides, batch)

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from bilevel.inner import as_optimizer
-from bilevel.types import Cost, Problem, PyTree, check
+from bilevel.types import Cost, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -142,9 +142,9 @@ def quasi_newton(
 
     Cost: `plain_steps + 1 + 2 steps` gradients.
     """
-    check(steps >= 0, "quasi-Newton steps must be at least 0", steps)
-    check(plain_steps >= 1, "plain_steps must be at least 1", plain_steps)
-    check(memory >= 1, "memory must be at least 1", memory)
+    require(steps >= 0, "quasi-Newton steps must be at least 0", steps)
+    require(plain_steps >= 1, "plain_steps must be at least 1", plain_steps)
+    require(memory >= 1, "memory must be at least 1", memory)
     optimizer = as_optimizer(optimizer)
     gradient = jax.grad(problem.inner, argnums=1)
 

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import optax
 from jax.core import Tracer
 
 PyTree = Any
+Optimizer = float | optax.Schedule | optax.GradientTransformation
+"""An optax optimiser; a number or a schedule means gradient descent with that step size."""
 
 
-def check(holds: Any, rule: str, value: Any) -> None:
+def require(holds: Any, rule: str, value: Any) -> None:
     """Raise `ValueError` with the rule and the value unless it holds; traced values pass."""
     if not isinstance(holds, Tracer) and not holds:
         raise ValueError(f"{rule}, got {value}")
@@ -75,21 +78,23 @@ class Algorithm(NamedTuple):
     """A pair of pure functions and what one step consumes.
 
     Attributes:
-      init: `(x, y) -> state`, a NamedTuple with at least `.x` and `.y`.
+      init: `(x, y) -> state`, a NamedTuple with at least `.x` and `.y`. With `draws.fixed` it is
+        `(x, y, blocks) -> state`, where `blocks` are the numbers of outer and inner minibatches in an
+        epoch, see `initial_state`.
       step: `(state, batch, key) -> (state, metrics)`; metrics is a flat dict of scalars.
       draws: minibatches that one step reads at each level.
       cost: oracle calls of one step.
       name: what errors and reports call it.
-      branches: whether some steps cost more than others, by `lax.cond`; several seeds are then run
+      seeds_in_sequence: whether some steps cost more than others, by `lax.cond`; several seeds are then run
         one after the other, since `vmap` would compute every branch at every step.
     """
 
-    init: Callable[[PyTree, PyTree], Any]
+    init: Callable[..., Any]
     step: Callable[[Any, Batch, Any], tuple[Any, dict[str, Any]]]
     draws: Draws
     cost: Cost
     name: str = "algorithm"
-    branches: bool = False
+    seeds_in_sequence: bool = False
 
 
 class Point(NamedTuple):

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import accelerate, as_optimizer, as_rate, momentum_weight
 from bilevel.linear import heavy_ball
 from bilevel.response import Response, implicit
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -32,11 +33,17 @@ class AccbioState(NamedTuple):
     start: PyTree
 
 
+@describe(
+    family="double loop, implicit, accelerated",
+    reference="following Ji and Liang, Lower Bounds and Accelerated Algorithms for Bilevel Optimization, "
+    "JMLR 2023, arXiv:2102.03926, AccBiO (its lines from memory, checked by their rates)",
+    problem_facts=("inner_condition", "outer_condition"),
+)
 def accbio(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_condition: float = 10.0,
     outer_condition: float = 10.0,
     inner_steps: int = 50,
@@ -75,15 +82,11 @@ def accbio(
 
     Cost per step: N + 1 gradients, M Hessian products, 1 cross product.
 
-    Family: double loop, implicit, accelerated.
-    Reference: following Ji and Liang, Lower Bounds and Accelerated Algorithms for Bilevel Optimization,
-    JMLR 2023, arXiv:2102.03926, AccBiO (its lines from memory, checked by their rates).
-
     >>> from bilevel import tasks
     >>> accbio(tasks.quadratic().problem).cost
     Cost(gradients=51, hessian_products=50, cross_products=1)
     """
-    check(ridge >= 0, "ridge must be at least 0", ridge)
+    require(ridge >= 0, "ridge must be at least 0", ridge)
     response = accelerated(problem, inner_optimizer, inner_condition, inner_steps, linear_steps, rate)
     optimizer, weight = as_optimizer(outer_optimizer), momentum_weight(outer_condition)
 

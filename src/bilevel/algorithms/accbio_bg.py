@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import optax
 
 from bilevel.algorithms.accbio import accelerated
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -29,11 +30,17 @@ class AccbioBgState(NamedTuple):
     optimizer: Any
 
 
+@describe(
+    family="double loop, implicit, accelerated",
+    reference="following Ji and Liang, Lower Bounds and Accelerated Algorithms for Bilevel Optimization, "
+    "JMLR 2023, arXiv:2102.03926, AccBiO-BG (its lines from memory, checked by their rates)",
+    problem_facts=("inner_condition", "outer_condition"),
+)
 def accbio_bg(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_condition: float = 10.0,
     outer_condition: float = 10.0,
     inner_steps: int = 50,
@@ -67,15 +74,11 @@ def accbio_bg(
 
     Cost per step: N + 1 gradients, M Hessian products, 1 cross product.
 
-    Family: double loop, implicit, accelerated.
-    Reference: following Ji and Liang, Lower Bounds and Accelerated Algorithms for Bilevel Optimization,
-    JMLR 2023, arXiv:2102.03926, AccBiO-BG (its lines from memory, checked by their rates).
-
     >>> from bilevel import tasks
     >>> accbio_bg(tasks.quadratic().problem).cost
     Cost(gradients=51, hessian_products=50, cross_products=1)
     """
-    check(outer_condition >= 1, "a condition number must be at least 1", outer_condition)
+    require(outer_condition >= 1, "a condition number must be at least 1", outer_condition)
     response = accelerated(problem, inner_optimizer, inner_condition, inner_steps, linear_steps, rate)
     optimizer, s = as_optimizer(outer_optimizer), (2 * outer_condition) ** -0.5
     eta, tau = s / (s + 2), s / 2

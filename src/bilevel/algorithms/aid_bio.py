@@ -1,17 +1,23 @@
 """AID-BiO: implicit differentiation with conjugate gradients and two warm starts."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.linear import LinearSolver, cg
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, implicit",
+    reference="following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced "
+    "Design, ICML 2021, arXiv:2010.07962, AID-BiO",
+)
 def aid_bio(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     linear_solver: LinearSolver | None = None,
     warm_y: bool = True,
@@ -34,10 +40,6 @@ def aid_bio(
       An `Algorithm` that reads D + 2 inner minibatches a step.
 
     Cost per step: D + 1 gradients, N + 1 Hessian products for N steps of `cg`, 1 cross product.
-
-    Family: double loop, implicit.
-    Reference: following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced
-    Design, ICML 2021, arXiv:2010.07962, AID-BiO.
 
     >>> from bilevel import tasks
     >>> aid_bio(tasks.quadratic().problem).cost

@@ -1,17 +1,24 @@
 """AmIGO: inner steps and adjoint steps, both from where the step before left them."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.linear import LinearSolver, richardson
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, implicit, stochastic",
+    reference="following Arbel and Mairal, Amortized Implicit Differentiation for Stochastic Bilevel "
+    "Optimization, ICLR 2022, arXiv:2111.14580, AmIGO; equations as in published code of others, not "
+    "checked against the paper",
+)
 def amigo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     linear_solver: LinearSolver | None = None,
 ) -> Algorithm:
@@ -35,11 +42,6 @@ def amigo(
       ValueError: when `inner_steps` is negative, or 0 without a linear solver.
 
     Cost per step: Q + 1 gradients, Q Hessian products (N + 1 for N steps of `cg`), 1 cross product.
-
-    Family: double loop, implicit, stochastic.
-    Reference: following Arbel and Mairal, Amortized Implicit Differentiation for Stochastic Bilevel
-    Optimization, ICLR 2022, arXiv:2111.14580, AmIGO; equations as in published code of others, not
-    checked against the paper.
 
     >>> from bilevel import tasks
     >>> amigo(tasks.quadratic().problem).cost

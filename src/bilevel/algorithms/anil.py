@@ -4,18 +4,26 @@ from typing import Any
 
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.inner import as_optimizer, descend
 from bilevel.many_tasks import nested_over_tasks
 from bilevel.response import unrolled
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop over tasks, unrolled",
+    reference="following Ji, Lee, Liang and Poor, Convergence of Meta-Learning with Task-Specific "
+    "Adaptation over Partial Parameters, NeurIPS 2020, arXiv:2006.09486, whose equations we could not check "
+    "against the text",
+    learns_start=True,
+)
 def anil(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
-    features_optimizer=None,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    features_optimizer: Optimizer | None = None,
     inner_steps: int = 10,
     vectorize: bool = True,
 ) -> Algorithm:
@@ -41,11 +49,6 @@ def anil(
       structure of the head and is not used.
 
     Cost per step: for each task N + 1 gradients, N Hessian products, N cross products.
-
-    Family: double loop over tasks, unrolled.
-    Reference: following Ji, Lee, Liang and Poor, Convergence of Meta-Learning with Task-Specific
-    Adaptation over Partial Parameters, NeurIPS 2020, arXiv:2006.09486, whose equations we could
-    not check against the text.
 
     >>> from bilevel import tasks
     >>> anil(tasks.quadratic().problem).cost

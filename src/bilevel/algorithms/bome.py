@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer, descend
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -30,12 +31,17 @@ class BomeState(NamedTuple):
     optimizer: Any
 
 
+@describe(
+    family="double loop, penalty",
+    reference="Liu, Ye, Wright, Stone and Liu, BOME! Bilevel Optimization Made Easy: A Simple First-Order "
+    "Approach, NeurIPS 2022, arXiv:2209.08709",
+)
 def bome(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
-    penalised_optimizer=None,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    penalised_optimizer: Optimizer | None = None,
     inner_steps: int = 10,
     control: float = 0.5,
     barrier: str = "gradient",
@@ -67,9 +73,6 @@ def bome(
 
     Cost per step: T + 3 gradients, no products.
 
-    Family: double loop, penalty.
-    Reference: Liu, Ye, Wright, Stone and Liu, BOME! Bilevel Optimization Made Easy: A Simple
-    First-Order Approach, NeurIPS 2022, arXiv:2209.08709.
     Differs from the paper: the moving variable is called z, its approximate minimiser of g y. No
     1e-8 below the fraction, which the authors' code has; at grad q = 0 the penalty is 0.
 
@@ -77,7 +80,7 @@ def bome(
     >>> bome(tasks.quadratic().problem).cost
     Cost(gradients=13, hessian_products=0, cross_products=0)
     """
-    check(control > 0, "control must be positive", control)
+    require(control > 0, "control must be positive", control)
     if barrier not in ("gradient", "value"):
         raise ValueError(f'barrier must be "gradient" or "value", got {barrier!r}')
     solver = descend(problem, inner_optimizer, inner_steps)

@@ -1,17 +1,23 @@
 """BSA: inner steps, a random Hessian product, one outer step, all with decreasing steps."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import decayed, nested, power
 from bilevel.inner import as_rate, descend
 from bilevel.linear import random_product
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, implicit, stochastic",
+    reference="Ghadimi and Wang, Approximation Methods for Bilevel Programming, arXiv:1802.02246, following "
+    "benchopt's bilevel benchmark",
+)
 def bsa(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     terms: int = 10,
     rate: float | None = None,
@@ -44,9 +50,6 @@ def bsa(
 
     Cost per step: T + 1 gradients, K - 1 Hessian products (the worst case), 1 cross product.
 
-    Family: double loop, implicit, stochastic.
-    Reference: Ghadimi and Wang, Approximation Methods for Bilevel Programming, arXiv:1802.02246,
-    following benchopt's bilevel benchmark.
     Differs from the paper: the number of inner steps does not grow with k.
     Differs from the benchmark: y is trained before x moves and not after.
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -34,11 +35,16 @@ class ConstrainedState(NamedTuple):
     optimizer: Any
 
 
+@describe(
+    family="double loop, penalty, inner constraints",
+    reference="Kornowski, Padmanabhan, Wang, Zhang and Sra, First-Order Methods for Linearly Constrained "
+    "Bilevel Optimization, NeurIPS 2024, arXiv:2406.12771; following its method for equality constraints",
+)
 def constrained_first_order(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     constraint: Callable[[PyTree, PyTree], PyTree] | None = None,
     dual_step: float = 0.1,
@@ -72,19 +78,15 @@ def constrained_first_order(
 
     Cost per step: 3 T + 3 gradients, no products; products with h are not counted.
 
-    Family: double loop, penalty, inner constraints.
-    Reference: Kornowski, Padmanabhan, Wang, Zhang and Sra, First-Order Methods for Linearly
-    Constrained Bilevel Optimization, NeurIPS 2024, arXiv:2406.12771; following its method for
-    equality constraints.
     Differs from the paper: primal-dual steps of our choice for the inner solves, warm-started.
 
     >>> from bilevel import tasks
     >>> constrained_first_order(tasks.quadratic().problem).cost
     Cost(gradients=33, hessian_products=0, cross_products=0)
     """
-    check(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
-    check(dual_step > 0, "dual_step must be positive", dual_step)
-    check(perturbation > 0, "perturbation must be positive", perturbation)
+    require(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
+    require(dual_step > 0, "dual_step must be positive", dual_step)
+    require(perturbation > 0, "perturbation must be positive", perturbation)
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
     h = (lambda x, y: ()) if constraint is None else constraint
 

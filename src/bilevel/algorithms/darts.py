@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.calculus import cross_difference
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -27,11 +28,17 @@ class DartsState(NamedTuple):
     optimizer: Any
 
 
+@describe(
+    family="single loop, unrolled, finite differences",
+    reference="Liu, Simonyan and Yang, DARTS: Differentiable Architecture Search, ICLR 2019, "
+    "arXiv:1806.09055, Algorithm 1",
+    cheap=True,
+)
 def darts(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     virtual_step: float | None = None,
     difference: float = 0.01,
 ) -> Algorithm:
@@ -60,10 +67,6 @@ def darts(
 
     Cost per step: 5 gradients, no products; 2 with `virtual_step=0`.
 
-    Family: single loop, unrolled, finite differences.
-    Reference: Liu, Simonyan and Yang, DARTS: Differentiable Architecture Search, ICLR 2019,
-    arXiv:1806.09055, Algorithm 1.
-
     >>> from bilevel import tasks
     >>> darts(tasks.quadratic().problem).cost
     Cost(gradients=5, hessian_products=0, cross_products=0)
@@ -72,8 +75,8 @@ def darts(
         if callable(inner_optimizer) or isinstance(inner_optimizer, tuple):
             raise ValueError("virtual_step must be given when inner_optimizer is not a step size")
         virtual_step = inner_optimizer
-    check(virtual_step >= 0, "virtual_step must not be negative", virtual_step)
-    check(difference > 0, "difference must be positive", difference)
+    require(virtual_step >= 0, "virtual_step must not be negative", virtual_step)
+    require(difference > 0, "difference must be positive", difference)
     first_order = isinstance(virtual_step, int | float) and virtual_step == 0
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
     g_y = jax.grad(problem.inner, argnums=1)

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.directions.penalty import check_penalty, penalty_at
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -36,11 +37,16 @@ class F2saState(NamedTuple):
     count: jax.Array
 
 
+@describe(
+    family="double loop, penalty, stochastic",
+    reference="Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel "
+    "optimization, ICML 2023, arXiv:2301.10945, F2SA",
+)
 def f2sa(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     penalty: float | optax.Schedule = 10.0,
     order: int = 1,
@@ -79,9 +85,6 @@ def f2sa(
 
     Cost per step: 3 T + 3 gradients (4 T + 4 with `order=2`), no products.
 
-    Family: double loop, penalty, stochastic.
-    Reference: Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel
-    optimization, ICML 2023, arXiv:2301.10945, F2SA.
     Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and
     calls our z y. The penalty is constant unless it is given as a schedule; y and z share an optimiser;
     the gradients of F2SA-p are not normalised.
@@ -90,8 +93,8 @@ def f2sa(
     >>> f2sa(tasks.quadratic().problem).cost
     Cost(gradients=33, hessian_products=0, cross_products=0)
     """
-    check(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
-    check(order in (1, 2), "order must be 1 or 2", order)
+    require(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
+    require(order in (1, 2), "order must be 1 or 2", order)
     check_penalty(penalty)
     inner_optimizer, outer_optimizer = as_optimizer(inner_optimizer), as_optimizer(outer_optimizer)
     # Shares of f / penalty in the loss of either inner variable.

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.directions.penalty import check_penalty, penalty_at
 from bilevel.estimators import check_weight, remember
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree
 
 tree = optax.tree
 
@@ -38,11 +39,16 @@ class F3saState(NamedTuple):
     count: jax.Array
 
 
+@describe(
+    family="single loop, penalty, stochastic, momentum",
+    reference="Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel "
+    "optimization, ICML 2023, arXiv:2301.10945, F3SA",
+)
 def f3sa(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     penalty: float | optax.Schedule = 10.0,
     weight: float | optax.Schedule = 0.1,
 ) -> Algorithm:
@@ -72,9 +78,6 @@ def f3sa(
 
     Cost per step: 12 gradients, no products.
 
-    Family: single loop, penalty, stochastic, momentum.
-    Reference: Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel
-    optimization, ICML 2023, arXiv:2301.10945, F3SA.
     Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and
     calls our z y. The penalty is constant unless it is given as a schedule.
 

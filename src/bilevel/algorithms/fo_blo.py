@@ -2,18 +2,25 @@
 
 from collections.abc import Callable
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.many_tasks import nested_over_tasks
 from bilevel.response import first_order
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, first order, biased",
+    reference="Likhosherstov, Song, Choromanski, Davis and Weller, UFO-BLO: Unbiased First-Order Bilevel "
+    "Optimization, 2020, arXiv:2006.03631, FO-BLO",
+    direct_term_only=True,
+)
 def fo_blo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     start: Callable | None = None,
     tasks: bool = False,
@@ -40,10 +47,6 @@ def fo_blo(
       An `Algorithm` that reads r inner minibatches a step, or one outer minibatch of tasks.
 
     Cost per step: for each task r + 1 gradients, no products.
-
-    Family: double loop, first order, biased.
-    Reference: Likhosherstov, Song, Choromanski, Davis and Weller, UFO-BLO: Unbiased First-Order
-    Bilevel Optimization, 2020, arXiv:2006.03631, FO-BLO.
 
     >>> from bilevel import tasks
     >>> fo_blo(tasks.quadratic().problem).cost

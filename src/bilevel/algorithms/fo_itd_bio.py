@@ -1,13 +1,25 @@
 """FO-ITD-BiO: inner steps, and the direct gradient alone."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.response import first_order
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, first order, biased",
+    reference="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML "
+    "2021, arXiv:2010.07962, FO-ITD-BiO of the authors' code",
+    direct_term_only=True,
+)
 def fo_itd_bio(
-    problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, inner_steps: int = 10, warm: bool = True
+    problem: Problem,
+    *,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    inner_steps: int = 10,
+    warm: bool = True,
 ) -> Algorithm:
     """Iterative differentiation without its second derivatives.
 
@@ -27,10 +39,6 @@ def fo_itd_bio(
       An `Algorithm` that reads T inner minibatches a step.
 
     Cost per step: T + 1 gradients, no products.
-
-    Family: double loop, first order, biased.
-    Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
-    ICML 2021, arXiv:2010.07962, FO-ITD-BiO of the authors' code.
 
     >>> from bilevel import tasks
     >>> fo_itd_bio(tasks.quadratic().problem).cost

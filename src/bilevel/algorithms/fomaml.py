@@ -1,16 +1,24 @@
 """FOMAML: MAML whose Hessians count as zero."""
 
+from bilevel.algorithms.record import describe
 from bilevel.inner import descend
 from bilevel.many_tasks import nested_over_tasks
 from bilevel.response import first_order
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop over tasks, first order, biased",
+    reference="Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, "
+    "ICML 2017, arXiv:1703.03400",
+    learns_start=True,
+    cheap=True,
+)
 def fomaml(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 5,
     vectorize: bool = True,
 ) -> Algorithm:
@@ -32,10 +40,6 @@ def fomaml(
       structure of x and is not used.
 
     Cost per step: for each task N + 1 gradients, no products.
-
-    Family: double loop over tasks, first order, biased.
-    Reference: Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep
-    Networks, ICML 2017, arXiv:1703.03400.
 
     >>> from bilevel import tasks
     >>> fomaml(tasks.quadratic().problem).cost

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.calculus import hessian_product, products
 from bilevel.combinators import move, single_loop
 from bilevel.directions import implicit_direction
@@ -13,7 +14,7 @@ from bilevel.estimators import check_weight, remember, storm
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
 from bilevel.linear import relative_norm
-from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree
 
 tree = optax.tree
 
@@ -38,12 +39,19 @@ class FslaState(NamedTuple):
     count: jax.Array
 
 
+@describe(
+    family="single loop, implicit, stochastic, momentum",
+    reference="following Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization without "
+    "Hessian Inverse, AAAI 2022, arXiv:2112.04660; equations as in published code of others, not checked "
+    "against the paper",
+    cheap=True,
+)
 def fsla(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
-    adjoint_optimizer=None,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
     weight: float | optax.Schedule = 0.1,
     momentum: str = "outer",
 ) -> Algorithm:
@@ -70,11 +78,6 @@ def fsla(
       ValueError: when a constant `weight` is not in (0, 1] or `momentum` is another word.
 
     Cost per step: 4 gradients, 1 Hessian product, 2 cross products (with "all": 4, 2 and 2).
-
-    Family: single loop, implicit, stochastic, momentum.
-    Reference: following Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization
-    without Hessian Inverse, AAAI 2022, arXiv:2112.04660; equations as in published code of others,
-    not checked against the paper.
 
     >>> from bilevel import tasks
     >>> fsla(tasks.quadratic().problem).cost

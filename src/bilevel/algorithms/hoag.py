@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer, descend_until
 from bilevel.linear import cg
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree
 
 tree = optax.tree
 
@@ -32,11 +33,16 @@ class HoagState(NamedTuple):
     count: jax.Array
 
 
+@describe(
+    family="double loop, implicit, adaptive accuracy",
+    reference="following Pedregosa, Hyperparameter optimization with approximate gradient, ICML 2016, "
+    "arXiv:1602.02355",
+)
 def hoag(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 1000,
     linear_steps: int = 100,
     tolerance: float | optax.Schedule = 0.1,
@@ -66,9 +72,6 @@ def hoag(
     Cost per step: at most `inner_steps` + 1 gradients and `linear_steps` + 1 Hessian products, and 1
     cross product. These are what budgets count; most steps take far fewer.
 
-    Family: double loop, implicit, adaptive accuracy.
-    Reference: following Pedregosa, Hyperparameter optimization with approximate gradient, ICML 2016,
-    arXiv:1602.02355.
     Differs from the paper: any optax optimiser inside, stopped by |g_y| and not by the distance to the
     solution, which |g_y| bounds up to the factor 1/mu; the outer step size is yours.
 

@@ -2,18 +2,25 @@
 
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.inner import descend
 from bilevel.linear import cg
 from bilevel.many_tasks import nested_over_tasks
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Problem, check
+from bilevel.types import Algorithm, Optimizer, Problem, require
 
 
+@describe(
+    family="double loop over tasks, implicit",
+    reference="Rajeswaran, Finn, Kakade and Levine, Meta-Learning with Implicit Gradients, NeurIPS 2019, "
+    "arXiv:1909.04630, Algorithms 1 and 2",
+    learns_start=True,
+)
 def imaml(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 16,
     linear_steps: int = 5,
     damping: float = 0.0,
@@ -48,10 +55,6 @@ def imaml(
     Cost per step: for each task inner_steps + 1 gradients, linear_steps Hessian products; the cross
     product is with the pull alone, and costs nothing.
 
-    Family: double loop over tasks, implicit.
-    Reference: Rajeswaran, Finn, Kakade and Levine, Meta-Learning with Implicit Gradients, NeurIPS
-    2019, arXiv:1909.04630, Algorithms 1 and 2.
-
     >>> from bilevel import tasks
     >>> imaml(tasks.quadratic().problem).cost
     Cost(gradients=17, hessian_products=5, cross_products=0)
@@ -70,7 +73,7 @@ def pulled_to_start(problem: Problem, pull: float) -> Problem:
     Raises:
       ValueError: when `pull` is not positive.
     """
-    check(pull > 0, "pull must be positive", pull)
+    require(pull > 0, "pull must be positive", pull)
 
     def inner(x, y, batch):
         away = optax.tree.norm(optax.tree.sub(y, x), squared=True)

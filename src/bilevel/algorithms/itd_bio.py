@@ -1,13 +1,24 @@
 """ITD-BiO: back-propagation through the inner loop."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.response import unrolled
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, unrolled",
+    reference="following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced "
+    "Design, ICML 2021, arXiv:2010.07962, ITD-BiO",
+)
 def itd_bio(
-    problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, inner_steps: int = 10, warm: bool = True
+    problem: Problem,
+    *,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    inner_steps: int = 10,
+    warm: bool = True,
 ) -> Algorithm:
     """Iterative differentiation: reverse mode through the inner steps.
 
@@ -27,10 +38,6 @@ def itd_bio(
       An `Algorithm` that reads T inner minibatches a step.
 
     Cost per step: T + 1 gradients, T Hessian products, T cross products.
-
-    Family: double loop, unrolled.
-    Reference: following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
-    ICML 2021, arXiv:2010.07962, ITD-BiO.
 
     >>> from bilevel import tasks
     >>> itd_bio(tasks.quadratic().problem).cost

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from bilevel.algorithms.record import describe
 from bilevel.calculus import hessian_operator, products
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer, descend
 from bilevel.linear import relative_norm
 from bilevel.sampling import Shifted
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -44,8 +45,19 @@ class LancbioState(NamedTuple):
     count: jax.Array
 
 
+@describe(
+    family="double loop, implicit, Krylov subspace",
+    reference="Yang, Gao and Yuan, LancBiO: dynamic Lanczos-aided bilevel optimization via Krylov subspace, "
+    "ICLR 2025, arXiv:2404.03331",
+    cheap=True,
+)
 def lancbio(
-    problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, inner_steps: int = 5, period: int = 10
+    problem: Problem,
+    *,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    inner_steps: int = 5,
+    period: int = 10,
 ) -> Algorithm:
     """Inner steps, one step of the Lanczos process, the best v in the subspace so far.
 
@@ -73,9 +85,6 @@ def lancbio(
     Cost per step: D + 1 gradients, 1 Hessian product, 1 cross product; a restart takes one more
     Hessian product (the first needs none), which is not counted.
 
-    Family: double loop, implicit, Krylov subspace.
-    Reference: Yang, Gao and Yuan, LancBiO: dynamic Lanczos-aided bilevel optimization via Krylov
-    subspace, ICLR 2025, arXiv:2404.03331.
     Differs from the paper's code: the period is constant, where theirs grows; a vanishing beta ends
     the growth of the subspace.
 
@@ -83,7 +92,7 @@ def lancbio(
     >>> lancbio(tasks.quadratic().problem).cost
     Cost(gradients=6, hessian_products=1, cross_products=1)
     """
-    check(period >= 1, "period must be at least 1", period)
+    require(period >= 1, "period must be at least 1", period)
     optimizer = as_optimizer(outer_optimizer)
     solver = descend(problem, inner_optimizer, inner_steps)
 

@@ -2,19 +2,26 @@
 
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.estimators import momentum, saga
 from bilevel.newton import fixed_sides, gradient_steps, newton_loop
-from bilevel.types import Algorithm, Cost, Draws, Problem
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem
 
 
+@describe(
+    family="single loop, implicit, Newton, stochastic, variance reduction, momentum",
+    reference="following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation "
+    "for Bilevel Optimization, ICML 2025, arXiv:2505.02101, MA-NSBO-SAGA; equations put together by us from "
+    "a summary, not checked against the paper",
+    cheap=True,
+)
 def ma_nsbo_saga(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     extra_steps: int = 1,
     weight: float | optax.Schedule = 0.1,
-    blocks: tuple[int, int] = (1, 1),
 ) -> Algorithm:
     """The Newton steps of `nsbo_saga`, and x along an average of its directions.
 
@@ -29,22 +36,16 @@ def ma_nsbo_saga(
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
       extra_steps: steps T beyond the first.
       weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
-      blocks: minibatches of the data at each level, `count_blocks(data)`; one is full data.
 
     Returns:
       An `Algorithm` that reads T + 2 inner and 2 outer minibatches a step. Memory: a value of x and
       two of y for each minibatch.
 
     Raises:
-      ValueError: when `extra_steps` < 0 or a constant `weight` is not in (0, 1]; in the first step,
-        when `blocks` is not what the data have.
+      ValueError: when `extra_steps` < 0 or a constant `weight` is not in (0, 1].
 
     Cost per step: 3 gradients, 2 T + 1 Hessian products, 1 cross product.
 
-    Family: single loop, implicit, Newton, stochastic, variance reduction, momentum.
-    Reference: following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient
-    Approximation for Bilevel Optimization, ICML 2025, arXiv:2505.02101, MA-NSBO-SAGA; equations put
-    together by us from a summary, not checked against the paper.
     Differs from the paper: how its memory meets the T further steps is not known to us.
 
     >>> from bilevel import tasks
@@ -54,7 +55,7 @@ def ma_nsbo_saga(
     return newton_loop(
         problem,
         gradient_steps(extra_steps, fixed_sides(problem, fresh=True)),
-        (saga(blocks), momentum(weight, of=saga(blocks))),
+        (saga(), momentum(weight, of=saga())),
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
         draws=Draws(2, extra_steps + 2),

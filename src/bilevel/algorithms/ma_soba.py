@@ -1,17 +1,25 @@
 """MA-SOBA: SOBA with a moving average of the outer direction."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import single_loop
 from bilevel.directions import implicit_direction
 from bilevel.estimators import momentum
-from bilevel.types import Algorithm, Point, Problem
+from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 
+@describe(
+    family="single loop, implicit, stochastic, momentum",
+    reference="following Chen, Xiao and Balasubramanian, Optimal Algorithms for Stochastic Bilevel "
+    "Optimization under Relaxed Smoothness Conditions, JMLR 2024, arXiv:2306.12067, MA-SOBA; equations as "
+    "in published code of others, not checked against the paper",
+    cheap=True,
+)
 def ma_soba(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
-    adjoint_optimizer=None,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
     weight=0.1,
 ) -> Algorithm:
     """All three variables move together, x along an average of its directions.
@@ -35,11 +43,6 @@ def ma_soba(
       ValueError: when a constant `weight` is not in (0, 1].
 
     Cost per step: 2 gradients, 1 Hessian product, 1 cross product, in one pass.
-
-    Family: single loop, implicit, stochastic, momentum.
-    Reference: following Chen, Xiao and Balasubramanian, Optimal Algorithms for Stochastic Bilevel
-    Optimization under Relaxed Smoothness Conditions, JMLR 2024, arXiv:2306.12067, MA-SOBA; equations
-    as in published code of others, not checked against the paper.
 
     >>> from bilevel import tasks
     >>> ma_soba(tasks.quadratic().problem).cost

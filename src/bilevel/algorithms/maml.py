@@ -6,17 +6,25 @@ from typing import Any
 import jax
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.inner import descend
 from bilevel.many_tasks import drawn_by, nested_over_tasks, over_tasks, whole_task
 from bilevel.response import stepwise, unrolled
-from bilevel.types import Algorithm, Cost, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Optimizer, Problem, PyTree, require
 
 
+@describe(
+    family="double loop over tasks, unrolled",
+    reference="following Ji, Yang and Liang, Theoretical Convergence of Multi-Step Model-Agnostic "
+    "Meta-Learning, JMLR 2022, arXiv:2002.07836, whose equations we could not check against the text; "
+    "`caution` is our choice",
+    learns_start=True,
+)
 def maml(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 5,
     resample: Callable[[PyTree, Any], PyTree] | None = None,
     smoothness: float | None = None,
@@ -64,21 +72,16 @@ def maml(
     Cost per step: for each task N + 1 gradients (one more with `smoothness`), N Hessian products;
     no cross products where the losses read y alone, as they do in MAML.
 
-    Family: double loop over tasks, unrolled.
-    Reference: following Ji, Yang and Liang, Theoretical Convergence of Multi-Step Model-Agnostic
-    Meta-Learning, JMLR 2022, arXiv:2002.07836, whose equations we could not check against the text;
-    `caution` is our choice.
-
     >>> from bilevel import tasks
     >>> maml(tasks.quadratic().problem).cost
     Cost(gradients=6, hessian_products=5, cross_products=0)
     """
     if smoothness is not None and (callable(inner_optimizer) or isinstance(inner_optimizer, tuple)):
         raise ValueError("inner_optimizer must be a step size when smoothness is given")
-    check(smoothness is None or smoothness > 0, "smoothness must be positive", smoothness)
-    check(hessian_smoothness >= 0, "hessian_smoothness must not be negative", hessian_smoothness)
-    check(caution > 0, "caution must be positive", caution)
-    check(resample is None or recompute == 0, "recompute must be 0 with resample", recompute)
+    require(smoothness is None or smoothness > 0, "smoothness must be positive", smoothness)
+    require(hessian_smoothness >= 0, "hessian_smoothness must not be negative", hessian_smoothness)
+    require(caution > 0, "caution must be positive", caution)
+    require(resample is None or recompute == 0, "recompute must be 0 with resample", recompute)
 
     def start(x):
         return x

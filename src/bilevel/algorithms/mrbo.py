@@ -1,18 +1,24 @@
 """MRBO: a single loop with recursive momentum on both levels."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import decayed, power, single_loop
 from bilevel.directions import neumann_direction
 from bilevel.estimators import storm
 from bilevel.inner import as_rate
 from bilevel.linear import neumann
-from bilevel.types import Algorithm, Point, Problem, check
+from bilevel.types import Algorithm, Optimizer, Point, Problem, require
 
 
+@describe(
+    family="single loop, implicit, stochastic, momentum",
+    reference="Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021, "
+    "arXiv:2106.04692, following MRBO",
+)
 def mrbo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     terms: int = 10,
     rate: float | None = None,
     inner_weight: float = 1.0,
@@ -49,19 +55,16 @@ def mrbo(
 
     Cost per step: 4 gradients, 2 Q Hessian products, 2 cross products.
 
-    Family: single loop, implicit, stochastic, momentum.
-    Reference: Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021,
-    arXiv:2106.04692, following MRBO.
     Differs from the paper: the constants of its theorem are replaced by defaults of our own.
 
     >>> from bilevel import tasks
     >>> mrbo(tasks.quadratic().problem).cost
     Cost(gradients=4, hessian_products=20, cross_products=2)
     """
-    check(inner_weight > 0, "inner_weight must be positive", inner_weight)
-    check(outer_weight > 0, "outer_weight must be positive", outer_weight)
-    check(scale > 0, "scale must be positive", scale)
-    check(offset > 0, "offset must be positive", offset)
+    require(inner_weight > 0, "inner_weight must be positive", inner_weight)
+    require(outer_weight > 0, "outer_weight must be positive", outer_weight)
+    require(scale > 0, "scale must be positive", scale)
+    require(offset > 0, "offset must be positive", offset)
     factor = power(exponent, scale=scale, offset=offset)
 
     def share(weight):

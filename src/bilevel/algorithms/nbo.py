@@ -2,19 +2,27 @@
 
 import optax
 
-from bilevel.estimators import minibatch
+from bilevel.algorithms.record import describe
+from bilevel.estimators import plain
 from bilevel.linear import LinearSolver
 from bilevel.newton import Pair, damped_hessian, fixed_sides, gradient_steps, newton_loop
-from bilevel.types import Algorithm, Cost, Draws, Problem, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, require
 
 tree = optax.tree
 
 
+@describe(
+    family="single loop, implicit, Newton",
+    reference="following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation "
+    "for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NBO; equations put together from published "
+    "summaries, not checked against the paper",
+    cheap=True,
+)
 def nbo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     extra_steps: int = 1,
     linear_solver: LinearSolver | None = None,
     damping: float = 0.0,
@@ -49,29 +57,25 @@ def nbo(
 
     Cost per step: 3 gradients, 1 + 2 T Hessian products (1 + 2 N for N steps of `cg`), 1 cross product.
 
-    Family: single loop, implicit, Newton.
-    Reference: following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient
-    Approximation for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NBO; equations put together
-    from published summaries, not checked against the paper.
     Differs from the paper: the steps of conjugate gradients, damping and warm-up are our choice.
 
     >>> from bilevel import cg, tasks
     >>> nbo(tasks.quadratic().problem, linear_solver=cg(3)).cost
     Cost(gradients=3, hessian_products=7, cross_products=1)
     """
-    check(extra_steps >= 0, "extra_steps must be at least 0", extra_steps)
+    require(extra_steps >= 0, "extra_steps must be at least 0", extra_steps)
 
     if linear_solver is None:
         solve, products = gradient_steps(extra_steps, fixed_sides(problem, damping)), extra_steps
     else:
         rule = "linear_solver must be one of a single minibatch, such as cg"
-        check(linear_solver.draws == 1, rule, f"one of {linear_solver.draws}")
+        require(linear_solver.draws == 1, rule, f"one of {linear_solver.draws}")
         solve = _solve_by(problem, linear_solver, damping)
         products = linear_solver.products - linear_solver.start_products
     return newton_loop(
         problem,
         solve,
-        (minibatch(), minibatch()),
+        (plain(), plain()),
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
         draws=Draws(1, 1),

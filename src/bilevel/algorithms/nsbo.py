@@ -3,19 +3,26 @@
 import jax
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.calculus import gradient_and_hessian
-from bilevel.estimators import minibatch
+from bilevel.estimators import plain
 from bilevel.newton import fixed_sides, gradient_steps, newton_loop
-from bilevel.types import Algorithm, Cost, Draws, Point, Problem
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem
 
 tree = optax.tree
 
 
+@describe(
+    family="single loop, implicit, Newton, stochastic",
+    reference="following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation "
+    "for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NSBO-SGD; equations put together from published "
+    "summaries, not checked against the paper",
+)
 def nsbo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     extra_steps: int = 1,
     fresh: bool = True,
     damping: float = 0.0,
@@ -47,10 +54,6 @@ def nsbo(
 
     Cost per step: 2 T + 3 gradients (3 when not `fresh`), 2 T + 1 Hessian products, 1 cross product.
 
-    Family: single loop, implicit, Newton, stochastic.
-    Reference: following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient
-    Approximation for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NSBO-SGD; equations put
-    together from published summaries, not checked against the paper.
     Differs from the paper: which minibatches it shares is not known to us, nor whether it damps or
     warms up.
 
@@ -73,7 +76,7 @@ def nsbo(
     return newton_loop(
         problem,
         gradient_steps(extra_steps, fresh_slopes if fresh else fixed_sides(problem, damping)),
-        (minibatch(), minibatch()),
+        (plain(), plain()),
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
         draws=Draws(redrawn + 2, redrawn + 2),

@@ -1,17 +1,24 @@
 """NSBO-SAGA: NSBO with a SAGA memory of every minibatch."""
 
+from bilevel.algorithms.record import describe
 from bilevel.estimators import saga
 from bilevel.newton import fixed_sides, gradient_steps, newton_loop
-from bilevel.types import Algorithm, Cost, Draws, Problem
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem
 
 
+@describe(
+    family="single loop, implicit, Newton, stochastic, variance reduction",
+    reference="following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation "
+    "for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NSBO-SAGA; equations put together by us from a "
+    "summary, not checked against the paper",
+    cheap=True,
+)
 def nsbo_saga(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     extra_steps: int = 1,
-    blocks: tuple[int, int] = (1, 1),
 ) -> Algorithm:
     """Stochastic Newton steps whose sides and hypergradient lose their noise.
 
@@ -28,21 +35,16 @@ def nsbo_saga(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
       extra_steps: steps T beyond the first.
-      blocks: minibatches of the data at each level, `count_blocks(data)`; one is full data.
 
     Returns:
       An `Algorithm` that reads T + 2 inner and 2 outer minibatches a step. Memory: a value of x and
       two of y for each minibatch.
 
     Raises:
-      ValueError: when `extra_steps` < 0; in the first step, when `blocks` is not what the data have.
+      ValueError: when `extra_steps` < 0.
 
     Cost per step: 3 gradients, 2 T + 1 Hessian products, 1 cross product.
 
-    Family: single loop, implicit, Newton, stochastic, variance reduction.
-    Reference: following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient
-    Approximation for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NSBO-SAGA; equations put
-    together by us from a summary, not checked against the paper.
     Differs from the paper: how its memory meets the T further steps is not known to us.
 
     >>> from bilevel import tasks
@@ -52,7 +54,7 @@ def nsbo_saga(
     return newton_loop(
         problem,
         gradient_steps(extra_steps, fixed_sides(problem, fresh=True)),
-        (saga(blocks), saga(blocks)),
+        (saga(), saga()),
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
         draws=Draws(2, extra_steps + 2),

@@ -4,18 +4,25 @@ from collections.abc import Callable
 
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import constrain, nested
 from bilevel.inner import as_optimizer, as_rate, descend
 from bilevel.linear import nesterov
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Problem, PyTree
+from bilevel.types import Algorithm, Optimizer, Problem, PyTree
 
 
+@describe(
+    family="double loop, implicit, proximal",
+    reference="following Chen, Kailkhura and Zhou, An Accelerated Proximal Algorithm for Regularized "
+    "Nonconvex and Nonsmooth Bi-level Optimization, Machine Learning 2023, arXiv:2203.16615; equations "
+    "recalled, not checked against the paper",
+)
 def prox_aid(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     linear_steps: int = 10,
     rate: float | None = None,
@@ -48,11 +55,6 @@ def prox_aid(
         [0, 1).
 
     Cost per step: T + 1 gradients, N Hessian products, 1 cross product.
-
-    Family: double loop, implicit, proximal.
-    Reference: following Chen, Kailkhura and Zhou, An Accelerated Proximal Algorithm for Regularized
-    Nonconvex and Nonsmooth Bi-level Optimization, Machine Learning 2023, arXiv:2203.16615; equations
-    recalled, not checked against the paper.
 
     >>> from bilevel import tasks
     >>> prox_aid(tasks.quadratic().problem).cost

@@ -2,17 +2,23 @@
 
 from collections.abc import Callable
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.response import gaussian, zeroth_order
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, zeroth order",
+    reference="following Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, "
+    "NeurIPS 2022, arXiv:2110.07004, PZOBO; equations as in published code, not checked against the paper",
+)
 def pzobo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     directions: int = 10,
     smoothing: float = 0.01,
@@ -41,10 +47,6 @@ def pzobo(
 
     Cost per step: (Q + 1) N + 1 gradients, no products.
 
-    Family: double loop, zeroth order.
-    Reference: following Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel
-    Algorithms, NeurIPS 2022, arXiv:2110.07004, PZOBO; equations as in published code, not checked
-    against the paper.
     Differs from the paper's code: directions are not normalised tensor by tensor, which shrinks
     the estimated term to about 1/p of its size.
 

@@ -3,15 +3,21 @@
 from collections.abc import Callable
 
 from bilevel.algorithms.pzobo import pzobo
+from bilevel.algorithms.record import describe
 from bilevel.response import gaussian
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, zeroth order, stochastic",
+    reference="following Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, "
+    "NeurIPS 2022, arXiv:2110.07004, PZOBO-S; equations as in published code, not checked against the paper",
+)
 def pzobo_s(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     directions: int = 10,
     smoothing: float = 0.01,
@@ -40,11 +46,6 @@ def pzobo_s(
       An `Algorithm` that reads N inner minibatches a step. It needs a key.
 
     Cost per step: (Q + 1) N + 1 gradients, no products.
-
-    Family: double loop, zeroth order, stochastic.
-    Reference: following Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel
-    Algorithms, NeurIPS 2022, arXiv:2110.07004, PZOBO-S; equations as in published code, not checked
-    against the paper.
 
     >>> from bilevel import tasks
     >>> pzobo_s(tasks.quadratic().problem, directions=1).cost

@@ -1,16 +1,23 @@
 """qNBO: quasi-Newton steps on the inner problem and on the adjoint's quadratic."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.quasi_newton import quasi_newton, solve_quadratic
 from bilevel.response.shared_inverse import shared_inverse
-from bilevel.types import Algorithm, Problem, check
+from bilevel.types import Algorithm, Optimizer, Problem, require
 
 
+@describe(
+    family="double loop, implicit, quasi-Newton",
+    reference="following Fang, Liu, Yao, Yu and Zhang, qNBO: quasi-Newton Meets Bilevel Optimization, ICLR "
+    "2025, arXiv:2502.01076, by published summaries: the three parts are the paper's, the recursion for v "
+    "is ours",
+)
 def qnbo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     plain_steps: int = 5,
     inner_steps: int = 5,
     adjoint_steps: int = 5,
@@ -44,16 +51,11 @@ def qnbo(
 
     Cost per step: P + 2 T + 2 gradients, Q + 1 Hessian products, 1 cross product.
 
-    Family: double loop, implicit, quasi-Newton.
-    Reference: following Fang, Liu, Yao, Yu and Zhang, qNBO: quasi-Newton Meets Bilevel Optimization,
-    ICLR 2025, arXiv:2502.01076, by published summaries: the three parts are the paper's, the
-    recursion for v is ours.
-
     >>> from bilevel import tasks
     >>> qnbo(tasks.quadratic().problem).cost
     Cost(gradients=17, hessian_products=6, cross_products=1)
     """
-    check(adjoint_steps >= 1, "adjoint_steps must be at least 1", adjoint_steps)
+    require(adjoint_steps >= 1, "adjoint_steps must be at least 1", adjoint_steps)
 
     def adjoint(pairs, operator, w, v):
         return solve_quadratic(pairs, operator(0), w, v, adjoint_steps)[0]

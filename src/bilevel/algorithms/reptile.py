@@ -6,18 +6,26 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import NestedState, move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer, descend
 from bilevel.many_tasks import drawn_by, over_tasks, whole_task
-from bilevel.types import Algorithm, Draws, Problem, PyTree
+from bilevel.types import Algorithm, Draws, Optimizer, Problem, PyTree
 
 
+@describe(
+    family="double loop over tasks, first order",
+    reference="Nichol, Achiam and Schulman, On First-Order Meta-Learning Algorithms, 2018, "
+    "arXiv:1803.02999, Algorithm 2",
+    learns_start=True,
+    cheap=True,
+)
 def reptile(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=1.0,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 1.0,
     inner_steps: int = 5,
     resample: Callable[[PyTree, Any], PyTree] | None = None,
     vectorize: bool = True,
@@ -45,10 +53,6 @@ def reptile(
       structure of x and is not used.
 
     Cost per step: for each task N gradients, no products.
-
-    Family: double loop over tasks, first order.
-    Reference: Nichol, Achiam and Schulman, On First-Order Meta-Learning Algorithms, 2018,
-    arXiv:1803.02999, Algorithm 2.
 
     >>> from bilevel import tasks
     >>> reptile(tasks.quadratic().problem).cost

@@ -1,13 +1,23 @@
 """Reverse mode through an inner run that starts afresh at every outer step."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.response import unrolled
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, unrolled",
+    reference="Franceschi, Donini, Frasconi and Pontil, Forward and reverse gradient-based hyperparameter "
+    "optimization, ICML 2017, arXiv:1703.01785",
+)
 def reverse(
-    problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, inner_steps: int = 100
+    problem: Problem,
+    *,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    inner_steps: int = 100,
 ) -> Algorithm:
     """Back-propagation through whole inner runs, each from the first y.
 
@@ -26,10 +36,6 @@ def reverse(
       An `Algorithm` that reads T inner minibatches a step.
 
     Cost per step: T + 1 gradients, T Hessian products, T cross products.
-
-    Family: double loop, unrolled.
-    Reference: Franceschi, Donini, Frasconi and Pontil, Forward and reverse gradient-based hyperparameter
-    optimization, ICML 2017, arXiv:1703.01785.
 
     >>> from bilevel import tasks
     >>> reverse(tasks.quadratic().problem).cost

@@ -1,18 +1,24 @@
 """SABA: SOBA's directions with a SAGA memory of every minibatch."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import single_loop
 from bilevel.directions import implicit_direction
 from bilevel.estimators import saga
-from bilevel.types import Algorithm, Point, Problem
+from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 
+@describe(
+    family="single loop, implicit, stochastic, variance reduction",
+    reference="Dagreou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables "
+    "stochastic and global variance reduction algorithms, NeurIPS 2022, arXiv:2201.13409, SABA",
+    cheap=True,
+)
 def saba(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
-    adjoint_optimizer=None,
-    blocks: tuple[int, int] = (1, 1),
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
 ) -> Algorithm:
     """Inner, adjoint and outer variable move together along directions without noise.
 
@@ -25,20 +31,12 @@ def saba(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes.
       adjoint_optimizer: that of v; None takes `inner_optimizer`.
-      blocks: minibatches of the data at each level, `count_blocks(data)`; one is full data.
 
     Returns:
       An `Algorithm` that reads one minibatch at each level a step. Memory: a value of x, of y and
       of v for each minibatch.
 
-    Raises:
-      ValueError: in the first step, when `blocks` is not what the data have.
-
     Cost per step: 2 gradients, 1 Hessian product, 1 cross product, in one pass.
-
-    Family: single loop, implicit, stochastic, variance reduction.
-    Reference: Dagreou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables
-    stochastic and global variance reduction algorithms, NeurIPS 2022, arXiv:2201.13409, SABA.
 
     >>> from bilevel import tasks
     >>> saba(tasks.quadratic().problem).cost
@@ -46,4 +44,4 @@ def saba(
     """
     adjoint_optimizer = inner_optimizer if adjoint_optimizer is None else adjoint_optimizer
     optimizers = Point(x=outer_optimizer, y=inner_optimizer, v=adjoint_optimizer)
-    return single_loop(problem, implicit_direction(problem), saga(blocks), optimizers, name="saba")
+    return single_loop(problem, implicit_direction(problem), saga(), optimizers, name="saba")

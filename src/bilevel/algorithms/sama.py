@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from bilevel.algorithms.record import describe
 from bilevel.calculus import cross_difference
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -30,11 +31,16 @@ class SamaState(NamedTuple):
     optimizer: Any
 
 
+@describe(
+    family="double loop, identity in place of the inverse Hessian, finite differences",
+    reference="Choe et al., Making Scalable Meta Learning Practical, NeurIPS 2023, arXiv:2310.05674, "
+    "following the authors' code in betty (leopard-ai/betty)",
+)
 def sama(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     adaptation: Callable[[Any, PyTree], PyTree] | None = None,
     difference: float = 1.0,
@@ -68,16 +74,12 @@ def sama(
 
     Cost per step: T + 3 gradients, no products.
 
-    Family: double loop, identity in place of the inverse Hessian, finite differences.
-    Reference: Choe et al., Making Scalable Meta Learning Practical, NeurIPS 2023, arXiv:2310.05674,
-    following the authors' code in betty (leopard-ai/betty).
-
     >>> from bilevel import tasks
     >>> sama(tasks.quadratic().problem).cost
     Cost(gradients=13, hessian_products=0, cross_products=0)
     """
-    check(inner_steps >= 1, "inner steps must be at least 1", inner_steps)
-    check(difference > 0, "difference must be positive", difference)
+    require(inner_steps >= 1, "inner steps must be at least 1", inner_steps)
+    require(difference > 0, "difference must be positive", difference)
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
 
     def init(x, y):

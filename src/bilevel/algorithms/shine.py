@@ -3,20 +3,27 @@
 import jax.numpy as jnp
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.linear import LinearSolver
 from bilevel.quasi_newton import apply_inverse, quasi_newton
 from bilevel.response.shared_inverse import shared_inverse
-from bilevel.types import Algorithm, Problem, check
+from bilevel.types import Algorithm, Optimizer, Problem, require
 
 tree = optax.tree
 
 
+@describe(
+    family="double loop, implicit, quasi-Newton",
+    reference="following Ramzi et al., SHINE: SHaring the INverse Estimate from the forward pass for "
+    "bi-level optimization and implicit models, ICLR 2022, arXiv:2106.00553; the equations are recalled, "
+    "not the paper's word",
+)
 def shine(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     memory: int = 10,
     refine: LinearSolver | None = None,
@@ -51,10 +58,6 @@ def shine(
 
     Cost per step: 2 T + 3 gradients, 1 cross product, and the Hessian products of `refine`.
 
-    Family: double loop, implicit, quasi-Newton.
-    Reference: following Ramzi et al., SHINE: SHaring the INverse Estimate from the forward pass for
-    bi-level optimization and implicit models, ICLR 2022, arXiv:2106.00553; the equations are
-    recalled, not the paper's word.
     Differs from the paper: a step is as long as the slopes at the ends of a unit step say, where the
     paper searches along a line; no extra updates of B in the directions of J (OPA).
 
@@ -62,7 +65,7 @@ def shine(
     >>> shine(tasks.quadratic().problem).cost
     Cost(gradients=23, hessian_products=0, cross_products=1)
     """
-    check(fallback is None or fallback > 0, "fallback must be positive", fallback)
+    require(fallback is None or fallback > 0, "fallback must be positive", fallback)
 
     def adjoint(pairs, operator, w, v):
         v = apply_inverse(pairs, w)

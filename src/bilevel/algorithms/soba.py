@@ -1,12 +1,25 @@
 """SOBA: one stochastic step on each of the three problems, all at once."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import single_loop
 from bilevel.directions import implicit_direction
-from bilevel.estimators import minibatch
-from bilevel.types import Algorithm, Point, Problem
+from bilevel.estimators import plain
+from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 
-def soba(problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, adjoint_optimizer=None) -> Algorithm:
+@describe(
+    family="single loop, implicit, stochastic",
+    reference="Dagreou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables "
+    "stochastic and global variance reduction algorithms, NeurIPS 2022, arXiv:2201.13409, SOBA",
+    cheap=True,
+)
+def soba(
+    problem: Problem,
+    *,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
+) -> Algorithm:
     """Inner, adjoint and outer variable move together on one pair of minibatches.
 
         y <- y - inner_optimizer g_y
@@ -24,14 +37,10 @@ def soba(problem: Problem, *, inner_optimizer=0.1, outer_optimizer=0.1, adjoint_
 
     Cost per step: 2 gradients, 1 Hessian product, 1 cross product, in one pass.
 
-    Family: single loop, implicit, stochastic.
-    Reference: Dagreou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables
-    stochastic and global variance reduction algorithms, NeurIPS 2022, arXiv:2201.13409, SOBA.
-
     >>> from bilevel import tasks
     >>> soba(tasks.quadratic().problem).cost
     Cost(gradients=2, hessian_products=1, cross_products=1)
     """
     adjoint_optimizer = inner_optimizer if adjoint_optimizer is None else adjoint_optimizer
     optimizers = Point(x=outer_optimizer, y=inner_optimizer, v=adjoint_optimizer)
-    return single_loop(problem, implicit_direction(problem), minibatch(), optimizers, name="soba")
+    return single_loop(problem, implicit_direction(problem), plain(), optimizers, name="soba")

@@ -1,17 +1,24 @@
 """SRBA: SOBA's directions by recursive (SPIDER) estimates."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import single_loop
 from bilevel.directions import implicit_direction
 from bilevel.estimators import spider
-from bilevel.types import Algorithm, Point, Problem
+from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 
+@describe(
+    family="single loop, implicit, stochastic, variance reduction",
+    reference="Dagreou, Moreau, Vaiter and Ablin, A Lower Bound and a Near-Optimal Algorithm for Bilevel "
+    "Empirical Risk Minimization, AISTATS 2024, arXiv:2302.08766, SRBA",
+    cheap=True,
+)
 def srba(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
-    adjoint_optimizer=None,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
     period: int = 100,
 ) -> Algorithm:
     """All three variables move together; recursive estimates of their directions.
@@ -34,10 +41,6 @@ def srba(
 
     Cost per step: 4 gradients, 2 Hessian products, 2 cross products; a refresh reads the whole
     set once and is not counted.
-
-    Family: single loop, implicit, stochastic, variance reduction.
-    Reference: Dagreou, Moreau, Vaiter and Ablin, A Lower Bound and a Near-Optimal Algorithm for
-    Bilevel Empirical Risk Minimization, AISTATS 2024, arXiv:2302.08766, SRBA.
 
     >>> from bilevel import tasks
     >>> srba(tasks.quadratic().problem).cost

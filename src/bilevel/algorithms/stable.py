@@ -8,13 +8,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import lu_factor, lu_solve
 
+from bilevel.algorithms.record import describe
 from bilevel.calculus import Products, products
 from bilevel.combinators import move
 from bilevel.estimators import check_weight, remember
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
 from bilevel.linear import relative_norm
-from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -39,11 +40,17 @@ class StableState(NamedTuple):
     count: jax.Array
 
 
+@describe(
+    family="single loop, implicit, stochastic, momentum",
+    reference="Chen, Sun, Xiao and Yin, A Single-Timescale Method for Stochastic Bilevel Optimization, "
+    "arXiv:2102.04671, following STABLE",
+    problem_facts=("inner_size",),
+)
 def stable(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     weight: float | optax.Schedule = 0.5,
     convexity: float | None = None,
     inner_size: int = 1,
@@ -75,17 +82,13 @@ def stable(
 
     Cost per step: 2 gradients, 2 q Hessian products, 2 q cross products (each pair in one pass).
 
-    Family: single loop, implicit, stochastic, momentum.
-    Reference: Chen, Sun, Xiao and Yin, A Single-Timescale Method for Stochastic Bilevel Optimization,
-    arXiv:2102.04671, following STABLE.
-
     >>> from bilevel import tasks
     >>> stable(tasks.quadratic().problem, inner_size=10).cost
     Cost(gradients=2, hessian_products=20, cross_products=20)
     """
     check_weight(weight)
-    check(convexity is None or convexity > 0, "convexity must be positive", convexity)
-    check(inner_size >= 1, "inner_size must be at least 1", inner_size)
+    require(convexity is None or convexity > 0, "convexity must be positive", convexity)
+    require(inner_size >= 1, "inner_size must be at least 1", inner_size)
     optimizers = Point(as_optimizer(outer_optimizer), as_optimizer(inner_optimizer), None)
 
     # The method inverts a matrix, so here, and only here, y is flattened.

@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import as_rate, descend
 from bilevel.linear import neumann
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, implicit, stochastic",
+    reference="following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced "
+    "Design, ICML 2021, arXiv:2010.07962, stocBiO",
+)
 def stocbio(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     terms: int = 10,
     rate: float | None = None,
@@ -47,9 +53,6 @@ def stocbio(
 
     Cost per step: D + 1 gradients, Q (or the sum of `counts`) Hessian products, 1 cross product.
 
-    Family: double loop, implicit, stochastic.
-    Reference: following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced
-    Design, ICML 2021, arXiv:2010.07962, stocBiO.
     Differs from the paper: factors of equal batches unless `counts` are given.
 
     >>> from bilevel import tasks

@@ -3,20 +3,26 @@
 import jax.numpy as jnp
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.linear import LinearSolver, relative_norm
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 tree = optax.tree
 
 
+@describe(
+    family="double loop, implicit, Krylov subspace",
+    reference="Yang, Gao and Yuan, LancBiO: dynamic Lanczos-aided bilevel optimization via Krylov subspace, "
+    "ICLR 2025, arXiv:2404.03331",
+)
 def subbio(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 5,
     rate: float = 0.1,
 ) -> Algorithm:
@@ -40,9 +46,6 @@ def subbio(
 
     Cost per step: D + 1 gradients, 3 Hessian products, 1 cross product.
 
-    Family: double loop, implicit, Krylov subspace.
-    Reference: Yang, Gao and Yuan, LancBiO: dynamic Lanczos-aided bilevel optimization via Krylov
-    subspace, ICLR 2025, arXiv:2404.03331.
     Differs from the paper: W is orthonormal, of the same span; parallel vectors are then no trouble.
 
     >>> from bilevel import tasks

@@ -1,18 +1,25 @@
 """SUSTAIN: a single loop with recursive momentum and a random Hessian product."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import decayed, power, single_loop
 from bilevel.directions import neumann_direction
 from bilevel.estimators import check_weight, storm
 from bilevel.inner import as_rate
 from bilevel.linear import random_product
-from bilevel.types import Algorithm, Point, Problem
+from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 
+@describe(
+    family="single loop, implicit, stochastic, momentum",
+    reference="Khanduri, Zeng, Hong, Wai, Wang and Yang, A Near-Optimal Algorithm for Stochastic Bilevel "
+    "Optimization via Double-Momentum, NeurIPS 2021, arXiv:2102.07367, following benchopt's bilevel "
+    "benchmark",
+)
 def sustain(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     terms: int = 10,
     rate: float | None = None,
     weight: float = 0.5,
@@ -46,10 +53,6 @@ def sustain(
 
     Cost per step: 4 gradients, 2 (K - 1) Hessian products (the worst case), 2 cross products.
 
-    Family: single loop, implicit, stochastic, momentum.
-    Reference: Khanduri, Zeng, Hong, Wai, Wang and Yang, A Near-Optimal Algorithm for Stochastic Bilevel
-    Optimization via Double-Momentum, NeurIPS 2021, arXiv:2102.07367, following benchopt's bilevel
-    benchmark.
     Differs from the benchmark: starts from the plain directions and not from zeros, and J reads a
     minibatch of its own.
 

@@ -1,16 +1,22 @@
 """Reverse mode through the last inner steps only."""
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.response import unrolled
-from bilevel.types import Algorithm, Problem
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="double loop, unrolled",
+    reference="Shaban, Cheng, Hatch and Boots, Truncated back-propagation for bilevel optimization, AISTATS "
+    "2019, arXiv:1810.10667",
+)
 def truncated(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 100,
     last: int = 20,
     warm: bool = False,
@@ -36,10 +42,6 @@ def truncated(
       ValueError: when `last` is not in 0..T.
 
     Cost per step: T + 1 gradients, `last` Hessian products, `last` cross products.
-
-    Family: double loop, unrolled.
-    Reference: Shaban, Cheng, Hatch and Boots, Truncated back-propagation for bilevel optimization,
-    AISTATS 2019, arXiv:1810.10667.
 
     >>> from bilevel import tasks
     >>> truncated(tasks.quadratic().problem).cost

@@ -1,14 +1,21 @@
 """TTSA: one inner step and one outer step on two time scales."""
 
 from bilevel.algorithms.bsa import bsa
-from bilevel.types import Algorithm, Problem
+from bilevel.algorithms.record import describe
+from bilevel.types import Algorithm, Optimizer, Problem
 
 
+@describe(
+    family="two time scales, implicit, stochastic",
+    reference="Hong, Wai, Wang and Yang, A Two-Timescale Stochastic Algorithm Framework for Bilevel "
+    "Optimization: Complexity Analysis and Application to Actor-Critic, SIAM Journal on Optimization 2023, "
+    "arXiv:2007.05170, following benchopt's bilevel benchmark",
+)
 def ttsa(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     terms: int = 10,
     rate: float | None = None,
     inner_exponent: float = 0.4,
@@ -38,10 +45,6 @@ def ttsa(
 
     Cost per step: 2 gradients, K - 1 Hessian products (the worst case), 1 cross product.
 
-    Family: two time scales, implicit, stochastic.
-    Reference: Hong, Wai, Wang and Yang, A Two-Timescale Stochastic Algorithm Framework
-    for Bilevel Optimization: Complexity Analysis and Application to Actor-Critic, SIAM Journal on
-    Optimization 2023, arXiv:2007.05170, following benchopt's bilevel benchmark.
     Differs from the benchmark: J reads a minibatch of its own and not that of the inner step, on
     which y already depends.
 

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer, descend
 from bilevel.many_tasks import over_tasks
 from bilevel.response import first_order, optimal_probability, stepwise, unrolled
 from bilevel.response.unbiased import correct
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -53,11 +54,17 @@ class UfoBloState(NamedTuple):
     probability: jax.Array
 
 
+@describe(
+    family="double loop, first order, unbiased",
+    reference="Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order Heuristic for "
+    "Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487, UFOM; the estimate and the adaptive "
+    "rule as in the authors' code",
+)
 def ufo_blo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     probability: float | None = 0.2,
     start: Callable | None = None,
@@ -104,10 +111,6 @@ def ufo_blo(
     Cost per step: for each task r + 1 gradients, and with probability q r Hessian and r cross
     products: `cost` is the mean, rounded, and for an adaptive q the most.
 
-    Family: double loop, first order, unbiased.
-    Reference: Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order
-    Heuristic for Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487, UFOM; the estimate and
-    the adaptive rule as in the authors' code.
     Differs from the paper's code: |e - o|^2 is measured itself (there |gradient - e|^2, which
     depends on the coin, over 10), and nothing is clipped.
 
@@ -116,8 +119,8 @@ def ufo_blo(
     Cost(gradients=11, hessian_products=2, cross_products=2)
     """
     for rule, value in (("probability", probability), ("least_probability", least_probability)):
-        check(value is None or (value > 0) & (value <= 1), f"{rule} must be in (0, 1]", value)
-    check((decay >= 0) & (decay < 1), "decay must be in [0, 1)", decay)
+        require(value is None or (value > 0) & (value <= 1), f"{rule} must be in (0, 1]", value)
+    require((decay >= 0) & (decay < 1), "decay must be in [0, 1)", decay)
     optimizer = as_optimizer(outer_optimizer)
     solver = descend(problem, inner_optimizer, inner_steps)
     cheap, exact = first_order(solver, start=start), unrolled(solver, start=start)
@@ -156,7 +159,7 @@ def ufo_blo(
         return UfoBloState(x, y, optimizer.init(x), y, seen, chance(seen))
 
     def step(state, batch, key):
-        check(key is not None, "ufo_blo needs a key", key)
+        require(key is not None, "ufo_blo needs a key", key)
         x = state.x
 
         def estimate(seen, batch, task_key):
@@ -185,4 +188,4 @@ def ufo_blo(
     share = probability if isinstance(probability, float | int) else 1.0
     cost = Cost(gradients=1).plus(cheap.cost).plus(Cost(*(round(share * count) for count in extra)))
     inner_draws = 1 if tasks else draws
-    return Algorithm(init, step, Draws(1, inner_draws), cost, "ufo_blo", branches=True)
+    return Algorithm(init, step, Draws(1, inner_draws), cost, "ufo_blo", seeds_in_sequence=True)

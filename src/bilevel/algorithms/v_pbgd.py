@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.directions.penalty import penalty_at
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Problem, PyTree, check
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -34,12 +35,18 @@ class VPbgdState(NamedTuple):
     count: jax.Array
 
 
+@describe(
+    family="single loop, penalty",
+    reference="Shen and Chen, On Penalty-based Bilevel Gradient Descent Method, ICML 2023, "
+    "arXiv:2302.05185, V-PBGD",
+    cheap=True,
+)
 def v_pbgd(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
-    penalised_optimizer=None,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
+    penalised_optimizer: Optimizer | None = None,
     inner_steps: int = 1,
     penalty: float | optax.Schedule = 10.0,
 ) -> Algorithm:
@@ -65,9 +72,6 @@ def v_pbgd(
 
     Cost per step: T + 3 gradients, no products.
 
-    Family: single loop, penalty.
-    Reference: Shen and Chen, On Penalty-based Bilevel Gradient Descent Method, ICML 2023,
-    arXiv:2302.05185, V-PBGD.
     Differs from the paper: y is argmin g, as everywhere in this library; the paper's y is our z.
     The factor min(1 / penalty, 1) is that of the authors' code.
 
@@ -75,9 +79,9 @@ def v_pbgd(
     >>> v_pbgd(tasks.quadratic().problem).cost
     Cost(gradients=4, hessian_products=0, cross_products=0)
     """
-    check(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
+    require(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
     if not callable(penalty):
-        check(penalty >= 0, "penalty must not be negative", penalty)
+        require(penalty >= 0, "penalty must not be negative", penalty)
     penalised_optimizer = inner_optimizer if penalised_optimizer is None else penalised_optimizer
     optimizers = tuple(map(as_optimizer, (outer_optimizer, inner_optimizer, penalised_optimizer)))
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from bilevel.algorithms.record import describe
 from bilevel.combinators import move
 from bilevel.directions import neumann_direction
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer, as_rate
 from bilevel.linear import neumann
 from bilevel.sampling import Shifted
-from bilevel.types import Algorithm, Batch, Draws, Point, Problem, PyTree, check
+from bilevel.types import Algorithm, Batch, Draws, Optimizer, Point, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -35,11 +36,16 @@ class VrboState(NamedTuple):
     count: jax.Array
 
 
+@describe(
+    family="double loop, implicit, stochastic, variance reduction",
+    reference="Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021, "
+    "arXiv:2106.04692, following VRBO",
+)
 def vrbo(
     problem: Problem,
     *,
-    inner_optimizer=0.1,
-    outer_optimizer=0.1,
+    inner_optimizer: Optimizer = 0.1,
+    outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     period: int = 3,
     refresh: int | None = None,
@@ -77,17 +83,13 @@ def vrbo(
     Cost per step: with D = 2 (inner_steps + 1): 2 D gradients, D Q Hessian products, D cross products,
     and 2 gradients, Q and 1 products more on the rows of a refresh.
 
-    Family: double loop, implicit, stochastic, variance reduction.
-    Reference: Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021,
-    arXiv:2106.04692, following VRBO.
-
     >>> from bilevel import tasks
     >>> vrbo(tasks.quadratic().problem, inner_steps=1).cost
     Cost(gradients=8, hessian_products=40, cross_products=4)
     """
-    check(inner_steps >= 0, "inner_steps must be at least 0", inner_steps)
-    check(period >= 1, "period must be at least 1", period)
-    check(refresh is None or refresh >= 1, "refresh must be at least 1", refresh)
+    require(inner_steps >= 0, "inner_steps must be at least 0", inner_steps)
+    require(period >= 1, "period must be at least 1", period)
+    require(refresh is None or refresh >= 1, "refresh must be at least 1", refresh)
     oracle = neumann_direction(problem, neumann(terms, as_rate(rate, inner_optimizer)))
     optimizers = Point(as_optimizer(outer_optimizer), as_optimizer(inner_optimizer), None)
     corrections = inner_steps + 1
@@ -135,4 +137,4 @@ def vrbo(
 
     samples = corrections + (refresh or 0)
     draws = Draws(samples, samples * oracle.draws.inner)
-    return Algorithm(init, step, draws, oracle.cost.times(2 * corrections), "vrbo", branches=True)
+    return Algorithm(init, step, draws, oracle.cost.times(2 * corrections), "vrbo", seeds_in_sequence=True)

@@ -8,13 +8,13 @@ import scipy.special
 from bilevel import algorithms
 from bilevel.checkpoint import Checkpoint
 from bilevel.cleaning import weighting
-from bilevel.cleaning.check import check
 from bilevel.cleaning.models import MODELS
 from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.result import Cleaning
 from bilevel.cleaning.scores import label_scores
 from bilevel.cleaning.summary import Stages, detection
 from bilevel.cleaning.trainer import Trainer
+from bilevel.cleaning.validate import validate
 from bilevel.datasets.types import Dataset
 
 WEIGHTS = ("per-row", "shared")
@@ -69,10 +69,10 @@ def clean(
     """
     _known("weights", weights, (None, *WEIGHTS))
     _known("model", model, tuple(MODELS))
-    _known("algorithm", algorithm, tuple(algorithms.__all__))
+    _known("algorithm", algorithm, tuple(algorithms.ALGORITHMS))
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    warnings, stages = check(dataset), Stages()
+    warnings, stages = validate(dataset), Stages()
     trainer = Trainer(dataset, model, seed)
     labels = trainer.labels
     as_given, given_outputs = trainer.as_given()

@@ -1,6 +1,5 @@
 """Learning the weights of the training rows: the bilevel part of cleaning."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,6 @@ import optax
 import scipy.sparse
 
 from bilevel import algorithms
-from bilevel.algorithms.fitting import fitting
 from bilevel.calculus import hessian_product
 from bilevel.checkpoint import Checkpoint
 from bilevel.cleaning import losses
@@ -26,7 +24,6 @@ BATCH = 128
 UNSOLVED_INNER = 0.02
 UNSOLVED_LINEAR = 0.5
 POINTS = 15
-CHEAP = 8  # oracle calls of a step: more steps then, each shorter
 
 
 class Setting(NamedTuple):
@@ -152,18 +149,18 @@ def learn(
     Raises:
       DivergedError: when the run leaves the finite numbers before its second log point.
     """
-    if name in algorithms.START_LEARNERS + algorithms.DIRECT_ONLY:
-        direct = name in algorithms.DIRECT_ONLY
+    factory = getattr(algorithms, name)
+    about = algorithms.about(factory)
+    if about.learns_start or about.direct_term_only:
+        direct = about.direct_term_only
         why = "they act on the outer loss through the model alone" if direct else "it learns a start of y"
         raise ValueError(
             f"{name} cannot learn weights, since {why}; choose another algorithm, for example soba"
         )
     data = _minibatches(setting, seed)
-    facts = fitting(name, data, inner_size=optax.tree.size(setting.y))
-    build = partial(getattr(algorithms, name), setting.problem, inner_optimizer=inner_step, **facts)
-    cheap = build().cost.total <= CHEAP
-    steps = (1500 if cheap else 500) if steps is None else steps
-    algorithm = build(outer_optimizer=optax.adam(setting.outer_rate * (1 if cheap else 3)))
+    steps = (1500 if about.cheap else 500) if steps is None else steps
+    outer_rate = setting.outer_rate * (1 if about.cheap else 3)
+    algorithm = factory(setting.problem, inner_optimizer=inner_step, outer_optimizer=optax.adam(outer_rate))
     trail = Trail(checkpoint, setting.x)
 
     def judge(step, state, metrics):

@@ -41,7 +41,7 @@ def run(options) -> None:
     from bilevel.cleaning import clean
     from bilevel.report.files import check_folder
 
-    options.algorithm = known("algorithm", options.algorithm, algorithms.__all__)
+    options.algorithm = known("algorithm", options.algorithm, algorithms.ALGORITHMS)
     out = check_folder(options.out or f"bilevel-clean-{Path(options.source).stem}")
     dataset, truth = _source(options)
     with resumable(options, out, _identity(options)) as checkpoint:

@@ -42,7 +42,7 @@ def run(options) -> None:
 
     task = known("task", options.task, TASKS)
     names = options.algorithms.split(",") if options.algorithms else USUAL
-    names = [known("algorithm", name.strip(), algorithms.__all__) for name in names]
+    names = [known("algorithm", name.strip(), algorithms.ALGORITHMS) for name in names]
     settings = _settings(options.set, names)
     out = check_folder(options.out or f"bilevel-compare-{task}")
     make = getattr(tasks, task)

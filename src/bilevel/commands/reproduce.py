@@ -21,8 +21,8 @@ def add(commands) -> None:
 def run(options) -> None:
     """Run one claim or all of them, or list them."""
     from bilevel.report.files import check_folder
-    from bilevel.reproduce import get, names
-    from bilevel.reproduce.types import SIZES
+    from bilevel_claims import get, names
+    from bilevel_claims.types import SIZES
 
     known("size", options.size, SIZES)
     if options.name and options.all:
@@ -47,9 +47,9 @@ def _list(options, claims):
 
 
 def _run(options, claims, out: Path):
-    from bilevel.report.reproduce import finding_record, told
     from bilevel.report.strict import strict_json
-    from bilevel.reproduce.run import run_claims
+    from bilevel_claims.page import finding_record, told
+    from bilevel_claims.run import run_claims
 
     spoken = not (options.json or options.quiet)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.directions.types import Oracle, Terms
-from bilevel.types import Cost, Draws, Point, Problem, PyTree, check
+from bilevel.types import Cost, Draws, Point, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -56,7 +56,7 @@ def penalty_direction(problem: Problem, penalty: float) -> Oracle:
 def check_penalty(penalty: float | optax.Schedule) -> None:
     """Raise `ValueError` unless `penalty` is a schedule, is traced or is positive."""
     if not callable(penalty):
-        check(penalty > 0, "penalty must be positive", penalty)
+        require(penalty > 0, "penalty must be positive", penalty)
 
 
 def penalty_at(penalty: float | optax.Schedule, count: jax.Array, like: PyTree) -> Any:

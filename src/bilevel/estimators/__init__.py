@@ -4,19 +4,19 @@ An estimator receives the oracle itself, `(point, batch) -> Terms`, since some c
 same minibatches (and with the same key).
 """
 
-from bilevel.estimators.momentum import check_weight, minibatch, momentum, remember, storm
+from bilevel.estimators.momentum import check_weight, momentum, plain, remember, storm
 from bilevel.estimators.refresh import page, spider
-from bilevel.estimators.saga import Table, check_blocks, count_blocks, empty_table, recall, saga
+from bilevel.estimators.saga import SagaTable, check_blocks, count_blocks, empty_table, recall, saga
 from bilevel.estimators.types import Estimator
 
 __all__ = [
     "Estimator",
-    "Table",
+    "SagaTable",
     "check_blocks",
     "check_weight",
     "count_blocks",
     "empty_table",
-    "minibatch",
+    "plain",
     "momentum",
     "page",
     "recall",

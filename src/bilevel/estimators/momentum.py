@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.estimators.types import Estimator
-from bilevel.types import Point, PyTree, check
+from bilevel.types import Point, PyTree, require
 
 tree = optax.tree
 Weight = float | optax.Schedule | Point
@@ -29,14 +29,14 @@ class StormState(NamedTuple):
     count: jax.Array
 
 
-def minibatch() -> Estimator:
+def plain() -> Estimator:
     """The oracle's direction on the current minibatch. One oracle call a step."""
 
     def update(oracle, state, point, batch, key):
         terms = oracle(point, batch)
         return terms.total, state, terms
 
-    return Estimator(lambda point: (), update, calls=1)
+    return Estimator(lambda point, blocks: (), update, calls=1)
 
 
 def momentum(weight: Weight, of: Estimator | None = None) -> Estimator:
@@ -44,12 +44,12 @@ def momentum(weight: Weight, of: Estimator | None = None) -> Estimator:
 
         d_t = (1 - weight) d_{t-1} + weight h(p_t; b_t),   d_0 = h(p_0; b_0)
 
-    `weight=1` is `minibatch()`. One oracle call a step.
+    `weight=1` is `plain()`. One oracle call a step.
 
     Args:
       weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1, or a
         `Point` with one for each variable.
-      of: the estimator whose directions h are averaged, `minibatch()` when None.
+      of: the estimator whose directions h are averaged, `plain()` when None.
 
     Returns:
       An `Estimator`.
@@ -58,17 +58,17 @@ def momentum(weight: Weight, of: Estimator | None = None) -> Estimator:
       ValueError: when a constant `weight` is not in (0, 1].
     """
     check_weight(weight)
-    of = minibatch() if of is None else of
+    of = plain() if of is None else of
 
     def update(oracle, state, point, batch, key):
         fresh, of_state, terms = of.update(oracle, state.of, point, batch, key)
         direction = remember(fresh, tree.sub(state.direction, fresh), weight, state.count)
         return direction, MomentumState(direction, state.count + 1, of_state), terms
 
-    def init(point):
-        return MomentumState(tree.zeros_like(point), jnp.zeros((), jnp.int32), of.init(point))
+    def init(point, blocks):
+        return MomentumState(tree.zeros_like(point), jnp.zeros((), jnp.int32), of.init(point, blocks))
 
-    return Estimator(init, update, of.calls, of.fixed, of.branches)
+    return Estimator(init, update, of.calls, of.fixed, of.seeds_in_sequence)
 
 
 def storm(weight: Weight) -> Estimator:
@@ -76,7 +76,7 @@ def storm(weight: Weight) -> Estimator:
 
         d_t = h(p_t; b_t) + (1 - weight) (d_{t-1} - h(p_{t-1}; b_t)),   d_0 = h(p_0; b_0)
 
-    `weight=1` is `minibatch()`. Two oracle calls a step.
+    `weight=1` is `plain()`. Two oracle calls a step.
 
     Args:
       weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1, or a
@@ -100,7 +100,7 @@ def storm(weight: Weight) -> Estimator:
         direction = remember(terms.total, drift, weight, state.count)
         return direction, StormState(point, direction, state.count + 1), terms
 
-    def init(point):
+    def init(point, blocks):
         return StormState(point, tree.zeros_like(point), jnp.zeros((), jnp.int32))
 
     return Estimator(init, update, calls=2)
@@ -121,4 +121,4 @@ def check_weight(weight: Weight) -> None:
     """Raise `ValueError` unless every weight is a schedule, is traced or lies in (0, 1]."""
     for share in weight if isinstance(weight, Point) else (weight,):
         if not callable(share):
-            check((share > 0) & (share <= 1), "weight must be in (0, 1]", share)
+            require((share > 0) & (share <= 1), "weight must be in (0, 1]", share)

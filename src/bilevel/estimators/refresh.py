@@ -9,7 +9,7 @@ from jax import lax
 
 from bilevel.estimators.momentum import StormState
 from bilevel.estimators.types import Estimator
-from bilevel.types import check
+from bilevel.types import require
 
 tree = optax.tree
 
@@ -34,7 +34,7 @@ def spider(period: int) -> Estimator:
     Reference: Fang, Li, Lin and Zhang, SPIDER: Near-Optimal Non-Convex Optimization via Stochastic
     Path-Integrated Differential Estimator, NeurIPS 2018, arXiv:1807.01695.
     """
-    check(period >= 1, "period must be at least 1", period)
+    require(period >= 1, "period must be at least 1", period)
     return _refreshing(lambda state, key: state.count % period == 0)
 
 
@@ -58,7 +58,7 @@ def page(probability: float) -> Estimator:
     Reference: Li, Bao, Zhang and Richtarik, PAGE: A Simple and Optimal Probabilistic Gradient
     Estimator for Nonconvex Optimization, ICML 2021, arXiv:2008.10898.
     """
-    check((probability > 0) & (probability <= 1), "probability must be in (0, 1]", probability)
+    require((probability > 0) & (probability <= 1), "probability must be in (0, 1]", probability)
 
     def refreshes(state, key):
         # The oracle may use the key itself.
@@ -78,7 +78,7 @@ def _refreshing(refreshes: Callable) -> Estimator:
         )
         return direction, StormState(point, direction, state.count + 1), terms
 
-    def init(point):
+    def init(point, blocks):
         return StormState(point, tree.zeros_like(point), jnp.zeros((), jnp.int32))
 
-    return Estimator(init, update, calls=2, branches=True)
+    return Estimator(init, update, calls=2, seeds_in_sequence=True)

@@ -14,7 +14,7 @@ from bilevel.types import Batch, Point, PyTree
 tree = optax.tree
 
 
-class Table(NamedTuple):
+class SagaTable(NamedTuple):
     """The last value of every minibatch.
 
     Attributes:
@@ -29,11 +29,11 @@ class Table(NamedTuple):
 class SagaState(NamedTuple):
     """The tables of the outer and of the inner terms."""
 
-    outer: Table
-    inner: Table
+    outer: SagaTable
+    inner: SagaTable
 
 
-def saga(blocks: tuple[int, int]) -> Estimator:
+def saga() -> Estimator:
     """A table of the last direction of every minibatch: no noise in the end.
 
         d = mean + (fresh - table[i]);   mean += share_i (fresh - table[i]);   table[i] = fresh
@@ -41,9 +41,6 @@ def saga(blocks: tuple[int, int]) -> Estimator:
     one table for the outer and one for the inner terms. The fresh change counts as many times as
     its minibatch is larger than the average one, and a ragged last minibatch is evaluated on its
     own rows: the direction is unbiased whatever the batch size. One oracle call a step.
-
-    Args:
-      blocks: minibatches of an epoch at each level, from `count_blocks(data)`.
 
     Returns:
       An `Estimator` that starts from empty tables. Memory: for each minibatch and level one value of
@@ -54,25 +51,25 @@ def saga(blocks: tuple[int, int]) -> Estimator:
     """
 
     def update(oracle, state, point, batch, key):
-        check_blocks(blocks, batch)
+        check_blocks(state, batch)
         terms = on_true_rows(oracle, point, batch)
         outer, outer_table = recall(state.outer, terms.outer, batch.outer)
         inner, inner_table = recall(state.inner, terms.inner, batch.inner)
         return tree.add(outer, inner), SagaState(outer_table, inner_table), terms
 
-    def init(point):
+    def init(point, blocks):
         return SagaState(*(empty_table(point, entries) for entries in blocks))
 
     return Estimator(init, update, calls=1, fixed=True)
 
 
-def empty_table(value: PyTree, entries: int) -> Table:
+def empty_table(value: PyTree, entries: int) -> SagaTable:
     """A table of zeros with room for so many values."""
     room = jax.tree.map(lambda leaf: jnp.zeros((entries, *leaf.shape), leaf.dtype), value)
-    return Table(room, tree.zeros_like(value))
+    return SagaTable(room, tree.zeros_like(value))
 
 
-def recall(table: Table, fresh: PyTree, source: Any, draw: int = 0) -> tuple[PyTree, Table]:
+def recall(table: SagaTable, fresh: PyTree, source: Any, draw: int = 0) -> tuple[PyTree, SagaTable]:
     """The table's estimate of the mean over all minibatches, and the table with the fresh value."""
     entry, share = source.entry(draw)
     last = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, entry, keepdims=False), table.entries)
@@ -86,7 +83,7 @@ def recall(table: Table, fresh: PyTree, source: Any, draw: int = 0) -> tuple[PyT
     entries = jax.tree.map(
         lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, entry, 0), table.entries, fresh
     )
-    return moved(share * source.count), Table(entries, moved(share))
+    return moved(share * source.count), SagaTable(entries, moved(share))
 
 
 def on_true_rows(oracle: Callable, point: Point, batch: Batch) -> Any:
@@ -115,15 +112,12 @@ def count_blocks(data: Batch) -> tuple[int, int]:
     return data.outer.count, data.inner.count
 
 
-def check_blocks(blocks: tuple[int, int], batch: Batch) -> None:
+def check_blocks(state: SagaState, batch: Batch) -> None:
     """Raise `ValueError` unless the tables have an entry for each minibatch of the data."""
-    counts = [getattr(source, "count", None) for source in batch]
-    if None in counts:
+    counts = tuple(source.count for source in batch)
+    blocks = tuple(len(jax.tree.leaves(table.entries)[0]) for table in state)
+    if counts != blocks:
         raise ValueError(
-            "tables of minibatches need data from `full` or `minibatches`, got data from the host"
-        )
-    if counts != list(blocks):
-        raise ValueError(
-            f"blocks must be {tuple(counts)}, the minibatches of the data at each level, "
-            f"got {tuple(blocks)}; take blocks=bilevel.count_blocks(data)"
+            f"the tables must have an entry for each of {counts} outer and inner minibatches, got {blocks}; "
+            "make the state by bilevel.initial_state(algorithm, x, y, data)"
         )

@@ -10,16 +10,17 @@ class Estimator(NamedTuple):
     """A pair of pure functions around an oracle.
 
     Attributes:
-      init: `point -> state`.
+      init: `(point, blocks) -> state`, where `blocks` are the numbers of outer and inner minibatches in
+        an epoch; only estimators that keep a table of minibatches read them.
       update: `(oracle, state, point, batch, key) -> (direction, state, terms)`: the direction a
         `Point`, the terms those of the point on the minibatch.
       calls: oracle calls of one update, refreshes on the whole set apart.
       fixed: whether epochs must have the same minibatches.
-      branches: whether some updates cost more than others, by `lax.cond`.
+      seeds_in_sequence: whether some updates cost more than others, by `lax.cond`.
     """
 
-    init: Callable[[Point], Any]
+    init: Callable[[Point, tuple[int, int]], Any]
     update: Callable[[Callable, Any, Point, Any, Any], tuple[Point, Any, Any]]
     calls: int
     fixed: bool = False
-    branches: bool = False
+    seeds_in_sequence: bool = False

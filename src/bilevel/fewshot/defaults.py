@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from bilevel.fewshot.learner import Settings
 from bilevel.fewshot.methods import METHODS
-from bilevel.types import check
+from bilevel.types import require
 
 
 class Recipe(NamedTuple):
@@ -84,19 +84,19 @@ def recipe(method: str, changes: dict[str, Any]) -> Recipe:
       ValueError: for a method that is not known, a name that it does not read, or a value of another
         kind or beyond its limits.
     """
-    check(method in METHODS, f"algorithm must be one of {', '.join(METHODS)}", repr(method))
+    require(method in METHODS, f"algorithm must be one of {', '.join(METHODS)}", repr(method))
     found = RECIPES[method]
     own = set(Recipe._fields) - {"settings"}
     known = READS[method]
     for name, value in changes.items():
-        check(name in known, f"a setting of {method} must be one of {', '.join(known)}", repr(name))
+        require(name in known, f"a setting of {method} must be one of {', '.join(known)}", repr(name))
         before = getattr(found if name in own else found.settings, name)
         example = 5 if before is None else before
         fits = type(value) is type(example) or (isinstance(example, float) and type(value) is int)
         rule = f"{name} must be {_KINDS[type(example)]}, such as {example}"
-        check(fits or value is before, rule, repr(value))
+        require(fits or value is before, rule, repr(value))
         rule, holds = _RULES.get(name, ("", lambda value: True))
-        check(holds(value), f"{name} must be {rule}", value)
+        require(holds(value), f"{name} must be {rule}", value)
         if name in own:
             found = found._replace(**{name: value})
         else:
@@ -182,5 +182,5 @@ def paper_recipe(dataset: str, method: str) -> Published:
     """
     known = sorted(algorithm for name, algorithm in PUBLISHED if name == dataset)
     rule = f"published settings on {dataset} are known for {', '.join(known)} alone"
-    check((dataset, method) in PUBLISHED, rule, method)
+    require((dataset, method) in PUBLISHED, rule, method)
     return PUBLISHED[dataset, method]

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from bilevel.sampling import Host
-from bilevel.types import check
+from bilevel.types import require
 
 
 class Images(NamedTuple):
@@ -45,20 +45,20 @@ class Shape(NamedTuple):
     shots: int
     queries: int
 
-    def check(self, images: np.ndarray, part: str) -> None:
+    def validate(self, images: np.ndarray, part: str) -> None:
         """Refuse an episode that the images (classes, images, ...) cannot give.
 
         Raises:
           ValueError: when there are too few classes, or too few images a class.
         """
         classes, each = images.shape[:2]
-        check(self.ways >= 2, "ways must be at least 2", self.ways)
-        check(self.shots >= 1, "shots must be at least 1", self.shots)
-        check(self.queries >= 1, "queries must be at least 1", self.queries)
+        require(self.ways >= 2, "ways must be at least 2", self.ways)
+        require(self.shots >= 1, "shots must be at least 1", self.shots)
+        require(self.queries >= 1, "queries must be at least 1", self.queries)
         rule = f"ways must be at most {classes}, the {part} classes"
-        check(self.ways <= classes, rule, self.ways)
+        require(self.ways <= classes, rule, self.ways)
         rule = f"shots and {part} queries together must be at most {each}, the images of a {part} class"
-        check(self.shots + self.queries <= each, rule, f"{self.shots} + {self.queries}")
+        require(self.shots + self.queries <= each, rule, f"{self.shots} + {self.queries}")
 
 
 def draw(key: Any, images: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:

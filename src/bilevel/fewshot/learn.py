@@ -12,9 +12,9 @@ import optax
 
 from bilevel import models
 from bilevel.checkpoint import Checkpoint
-from bilevel.comparison import environment
 from bilevel.datasets import ImageClasses
 from bilevel.driver import run
+from bilevel.environment import environment
 from bilevel.fewshot.defaults import NETWORK, READS, Recipe, recipe
 from bilevel.fewshot.episodes import Episodes, Shape
 from bilevel.fewshot.judge import Judge, Pictured
@@ -25,7 +25,7 @@ from bilevel.fewshot.trail import Trail
 from bilevel.many_tasks import TASKS
 from bilevel.models import Network
 from bilevel.sampling import Full
-from bilevel.types import Batch, DivergedError, check
+from bilevel.types import Batch, DivergedError, require
 
 LOG_POINTS = 10
 VALIDATION_EPISODES, TEST_EPISODES, WAYS_EPISODES = 100, 600, 100
@@ -98,20 +98,20 @@ def learn(
     plan = recipe(algorithm, changes or {})
     limits = [limit for limit in (steps, seconds) if limit is not None]
     fits = len(limits) == 1 and 0 < limits[0] < math.inf
-    check(fits, "give either steps or seconds, positive and finite", f"steps {steps} and seconds {seconds}")
+    require(fits, "give either steps or seconds, positive and finite", f"steps {steps} and seconds {seconds}")
     train_ways = plan.train_ways
     if train_ways is not None and "train_ways" not in (changes or {}):
         # The recipe's number is a wish, the user's a rule.
         train_ways = min(train_ways, len(data.train))
     train_shape = Shape(train_ways or ways, shots, plan.train_queries)
     test_shape = Shape(ways, shots, _test_queries(data, shots))
-    train_shape.check(data.train, "training")
-    test_shape.check(data.validation, "validation")
-    test_shape.check(data.test, "test")
+    train_shape.validate(data.train, "training")
+    test_shape.validate(data.validation, "validation")
+    test_shape.validate(data.test, "test")
     net = network
     if not isinstance(net, Network):
         net = models.network(net or NETWORK, data.train.shape[2:])
-    check(
+    require(
         plan.train_ways in (None, ways) or algorithm in FRESH_HEAD,
         f"train_ways must be {ways}, the ways of the test, for {algorithm}, whose head has as many outputs",
         plan.train_ways,

@@ -6,7 +6,7 @@ told. `neumann` and `random_product` use a minibatch for every factor; every oth
 derivatives of its solution are those of the exact solution (`lax.custom_linear_solve`).
 """
 
-from bilevel.linear.adaptor import lineax
+from bilevel.linear.adaptor import lineax_solver
 from bilevel.linear.cg import cg
 from bilevel.linear.iterations import heavy_ball, nesterov, richardson
 from bilevel.linear.neumann import decreasing_batches, neumann, random_product
@@ -17,7 +17,7 @@ __all__ = [
     "cg",
     "decreasing_batches",
     "heavy_ball",
-    "lineax",
+    "lineax_solver",
     "nesterov",
     "neumann",
     "random_product",

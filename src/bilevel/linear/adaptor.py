@@ -7,7 +7,7 @@ import jax
 from bilevel.linear.types import LinearSolver, implicitly_differentiable
 
 
-def lineax(solver: Any) -> LinearSolver:
+def lineax_solver(solver: Any) -> LinearSolver:
     """Any linear solver of the `lineax` package, on one minibatch.
 
     Args:

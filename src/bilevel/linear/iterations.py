@@ -8,7 +8,7 @@ from jax import lax
 
 from bilevel.inner import as_optimizer
 from bilevel.linear.types import LinearSolver, check_system, implicitly_differentiable, relative_norm
-from bilevel.types import check
+from bilevel.types import require
 
 tree = optax.tree
 
@@ -96,7 +96,7 @@ def heavy_ball(steps: int, smoothness: float, convexity: float, *, damping: floa
     Computational Mathematics and Mathematical Physics 1964.
     """
     check_system(steps, damping)
-    check((convexity > 0) & (convexity <= smoothness), f"convexity must be in (0, {smoothness}]", convexity)
+    require((convexity > 0) & (convexity <= smoothness), f"convexity must be in (0, {smoothness}]", convexity)
     high, low = (smoothness + damping) ** 0.5, (convexity + damping) ** 0.5
     step_size, momentum = 4 / (high + low) ** 2, ((high - low) / (high + low)) ** 2
 
@@ -142,7 +142,7 @@ def nesterov(steps: int, step_size: float, momentum: float, *, damping: float = 
     Reference: Nesterov, Introductory Lectures on Convex Optimization, Kluwer 2004, section 2.2.
     """
     check_system(steps, damping)
-    check((momentum >= 0) & (momentum < 1), "momentum must be in [0, 1)", momentum)
+    require((momentum >= 0) & (momentum < 1), "momentum must be in [0, 1)", momentum)
 
     def iterate(matvec, b, v0):
         v0 = tree.zeros_like(b) if v0 is None else v0

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from bilevel.linear.types import LinearSolver, relative_norm
-from bilevel.types import check
+from bilevel.types import require
 
 tree = optax.tree
 
@@ -40,10 +40,12 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
     Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
     ICML 2021, arXiv:2010.07962.
     """
-    check(terms >= 0, "terms must be at least 0", terms)
-    check(rate > 0, "rate must be positive", rate)
+    require(terms >= 0, "terms must be at least 0", terms)
+    require(rate > 0, "rate must be positive", rate)
     sizes = np.asarray([1] * terms if counts is None else list(counts), int)
-    check(sizes.shape == (terms,) and (sizes >= 1).all(), f"counts must be {terms} positive numbers", counts)
+    require(
+        sizes.shape == (terms,) and (sizes >= 1).all(), f"counts must be {terms} positive numbers", counts
+    )
     draws = int(sizes.sum())
     shares, ends = 1 / np.repeat(sizes, sizes), np.isin(np.arange(draws), np.cumsum(sizes) - 1)
 
@@ -127,11 +129,11 @@ def random_product(terms: int, rate: float) -> LinearSolver:
 
     Reference: Ghadimi and Wang, Approximation Methods for Bilevel Programming, arXiv:1802.02246.
     """
-    check(terms >= 1, "terms must be at least 1", terms)
-    check(rate > 0, "rate must be positive", rate)
+    require(terms >= 1, "terms must be at least 1", terms)
+    require(rate > 0, "rate must be positive", rate)
 
     def solve(operator, b, v0, key: Any = None):
-        check(key is not None, "random_product needs a key", key)
+        require(key is not None, "random_product needs a key", key)
         factors = jax.random.randint(key, (), 0, terms)
 
         def step(product, i):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from bilevel.types import PyTree, check
+from bilevel.types import PyTree, require
 
 tree = optax.tree
 
@@ -59,5 +59,5 @@ def relative_norm(residual: PyTree, b: PyTree) -> jax.Array:
 
 def check_system(steps: int, damping: float) -> None:
     """Raise `ValueError` unless there is a step and no negative damping."""
-    check(steps >= 1, "steps must be at least 1", steps)
-    check(damping >= 0, "damping must be at least 0", damping)
+    require(steps >= 1, "steps must be at least 1", steps)
+    require(damping >= 0, "damping must be at least 0", damping)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bilevel.models.layers import BatchNorm, conv, max_pool
-from bilevel.types import PyTree, check
+from bilevel.types import PyTree, require
 
 
 class Network(NamedTuple):
@@ -101,9 +101,9 @@ def network(name: str, image_shape: tuple[int, ...]) -> Network:
     >>> network("conv4-64", (28, 28, 1)).width
     64
     """
-    check(name in MODULES, f"network must be one of {', '.join(MODULES)}", repr(name))
+    require(name in MODULES, f"network must be one of {', '.join(MODULES)}", repr(name))
     rule = f"images must be at least {LEAST_SIDE}x{LEAST_SIDE} pixels"
-    check(min(image_shape[:2]) >= LEAST_SIDE, rule, "x".join(map(str, image_shape[:2])))
+    require(min(image_shape[:2]) >= LEAST_SIDE, rule, "x".join(map(str, image_shape[:2])))
     return from_module(name, MODULES[name], image_shape)
 
 

@@ -13,19 +13,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 FOLDER = Path(__file__).parent
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, folder: Path = FOLDER, **values: Any) -> str:
     """The page of a template that extends `page.html.jinja`.
 
     The page's own security policy lets a browser run the one script below and fetch nothing, so that
     even text that slipped through the escaping could do no harm.
 
     Args:
-      template: file name beside this module.
+      template: file name, in `folder` or beside this module.
+      folder: where the template lies.
       **values: what the template reads; `title` and `warnings` are for every page.
     """
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _environment().get_template(template)
+    page = _environment(folder).get_template(template)
     return page.render(script=script, script_hash=f"sha256-{digest}", version=_version(), **values).lstrip()
 
 
@@ -40,9 +41,9 @@ def png_size(png: bytes) -> tuple[int, int]:
 
 
 @functools.cache
-def _environment() -> Environment:
+def _environment(folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader([folder, FOLDER]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from bilevel.response.types import Pulled, Response, following
-from bilevel.types import Cost, PyTree, check
+from bilevel.types import Cost, PyTree, require
 
 tree = optax.tree
 
@@ -42,10 +42,10 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
     Reference: Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order
     Heuristic for Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487.
     """
-    check((probability > 0) & (probability <= 1), "probability must be in (0, 1]", probability)
+    require((probability > 0) & (probability <= 1), "probability must be in (0, 1]", probability)
 
     def respond(x, y0, batch, key):
-        check(key is not None, "unbiased needs a key", key)
+        require(key is not None, "unbiased needs a key", key)
         coin_key, key = jax.random.split(key)
         y, exact_pullback = exact.respond(x, y0, batch, key)
         _, cheap_pullback = cheap.respond(x, y0, batch, key)

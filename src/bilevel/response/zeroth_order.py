@@ -10,14 +10,14 @@ import optax
 
 from bilevel.inner import InnerSolver
 from bilevel.response.types import Pulled, Response, no_adjoint, with_pullback
-from bilevel.types import check
+from bilevel.types import require
 
 tree = optax.tree
 
 
 def gaussian(key, x, count: int):
     """`count` independent standard normal directions shaped as x, stacked along a leading axis."""
-    check(key is not None, "random directions need a key", key)
+    require(key is not None, "random directions need a key", key)
     keys = jax.random.split(key, count)
     return jax.vmap(lambda key: tree.random_like(key, x, jax.random.normal))(keys)
 
@@ -35,9 +35,9 @@ def orthogonal(key, x, count: int):
     Raises:
       ValueError: when there are more directions than entries of x.
     """
-    check(key is not None, "random directions need a key", key)
+    require(key is not None, "random directions need a key", key)
     size = sum(leaf.size for leaf in jax.tree.leaves(x))
-    check(count <= size, f"orthogonal directions can be at most {size}, the entries of x", count)
+    require(count <= size, f"orthogonal directions can be at most {size}, the entries of x", count)
     basis, _ = jnp.linalg.qr(jax.random.normal(key, (size, count), jnp.result_type(*jax.tree.leaves(x))))
     # A uniform angle needs no sign correction of the columns: u and -u estimate the same.
     leaves, structure = jax.tree.flatten(x)
@@ -74,8 +74,8 @@ def zeroth_order(
     Reference: Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms,
     NeurIPS 2022, arXiv:2110.07004.
     """
-    check(directions >= 1, "directions must be at least 1", directions)
-    check(smoothing > 0, "smoothing must be positive", smoothing)
+    require(directions >= 1, "directions must be at least 1", directions)
+    require(smoothing > 0, "smoothing must be positive", smoothing)
 
     def pullback_at(x, y0, y, batch, key):
         along = law(key, x, directions)

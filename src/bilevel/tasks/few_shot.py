@@ -8,7 +8,7 @@ import optax
 from bilevel.datasets import ImageClasses, load_classes
 from bilevel.sampling import full, minibatches
 from bilevel.tasks.types import Task
-from bilevel.types import Problem, check
+from bilevel.types import Problem, require
 
 TEST_TASKS, TEST_STEPS = 50, 50
 
@@ -49,10 +49,10 @@ def few_shot(
     from bilevel.fewshot.episodes import Shape, as_episode, draw
 
     source = load_classes(dataset) if isinstance(dataset, str) else dataset
-    check(tasks >= 1, "tasks must be at least 1", tasks)
+    require(tasks >= 1, "tasks must be at least 1", tasks)
     shape = Shape(ways, shots, queries)
-    shape.check(source.train, "training")
-    shape.check(source.test, "test")
+    shape.validate(source.train, "training")
+    shape.validate(source.test, "test")
     net = models.network(network, source.train.shape[2:])
     scale = np.asarray(source.mean, np.float32), np.asarray(source.std, np.float32)
 

@@ -12,7 +12,7 @@ from bilevel.datasets import Dataset, load
 from bilevel.sampling import full, minibatches
 from bilevel.sparse import sparse_blocks, times
 from bilevel.tasks.types import Task
-from bilevel.types import Problem, check
+from bilevel.types import Problem, require
 
 # Outer steps that descend steadily on these sets, found by trial.
 OUTER_STEPS = {"breast_cancer": 0.3, "ijcnn1": 0.3, "newsgroups": 100.0}
@@ -113,7 +113,7 @@ def _rows(features, labels):
 
 
 def _blocks(source, rows, batch_size, seed):
-    check(batch_size <= len(rows), f"batch_size must be in 1..{len(rows)} (the rows)", batch_size)
+    require(batch_size <= len(rows), f"batch_size must be in 1..{len(rows)} (the rows)", batch_size)
     order = np.random.default_rng(seed).permutation(rows)
     count = -(-len(order) // batch_size)
     order = np.resize(order, count * batch_size).reshape(count, batch_size)

@@ -6,7 +6,7 @@ import numpy as np
 from bilevel.sampling import full
 from bilevel.tasks.quadratic import exact_metrics
 from bilevel.tasks.types import Task
-from bilevel.types import Problem, check
+from bilevel.types import Problem, require
 
 
 def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity: float = 0.2) -> Task:
@@ -37,8 +37,8 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
     JMLR 2023, arXiv:2102.03926.
     Differs from the paper: the linear terms are those of e_d, the last unit vector.
     """
-    check(0 <= outer_convexity <= 1, "outer_convexity must be in [0, 1]", outer_convexity)
-    check(0 < inner_convexity <= 1, "inner_convexity must be in (0, 1]", inner_convexity)
+    require(0 <= outer_convexity <= 1, "outer_convexity must be in [0, 1]", outer_convexity)
+    require(0 < inner_convexity <= 1, "inner_convexity must be in (0, 1]", inner_convexity)
     a, b = (1 - outer_convexity) / 4, (1 - inner_convexity) / 4
 
     def inner(x, y, batch):
@@ -62,7 +62,7 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
     inner_top, outer_top = (float(np.linalg.eigvalsh(matrix)[-1]) for matrix in (M, curvature))
 
     def data(batch_size):
-        check(
+        require(
             batch_size is None, "worst_case has no rows: batch_size must be None (0 in `compare`)", batch_size
         )
         return full(None, None)

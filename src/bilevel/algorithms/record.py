@@ -1,0 +1,83 @@
+"""The record of what is known of a named algorithm, attached to its factory."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+class About(NamedTuple):
+    """Facts about a named algorithm.
+
+    Attributes:
+      family: kind of method, such as "single loop, implicit, stochastic".
+      reference: authors, title, venue and arXiv number, then the algorithm's name in the paper.
+      learns_start: whether `x` is the point where training on many small tasks starts. Such an
+        algorithm does not solve a problem with one inner variable.
+      direct_term_only: whether `x` moves along `f_x` alone. Nothing is learnt where f depends on `x`
+        through `y` only.
+      cheap: whether a step of the default settings costs at most 8 oracle calls. Programs then make more and
+        smaller steps by default.
+      problem_facts: hyper-parameters that describe the problem, such as its condition numbers. A task
+        that knows them supplies them.
+    """
+
+    family: str
+    reference: str
+    learns_start: bool = False
+    direct_term_only: bool = False
+    cheap: bool = False
+    problem_facts: tuple[str, ...] = ()
+
+
+def describe(
+    *,
+    family: str,
+    reference: str,
+    learns_start: bool = False,
+    direct_term_only: bool = False,
+    cheap: bool = False,
+    problem_facts: tuple[str, ...] = (),
+) -> Callable[[Factory], Factory]:
+    """Return a decorator that attaches an `About` to a factory and to its docstring.
+
+    Args:
+      family, reference, learns_start, direct_term_only, cheap, problem_facts: see `About`.
+    """
+    about = About(
+        family=family,
+        reference=reference,
+        learns_start=learns_start,
+        direct_term_only=direct_term_only,
+        cheap=cheap,
+        problem_facts=problem_facts,
+    )
+
+    def attach(factory: Factory) -> Factory:
+        factory.about = about
+        factory.__doc__ = f"{inspect.getdoc(factory)}\n\nFamily: {family}.\n\nReference: {reference}."
+        return factory
+
+    return attach
+
+
+def about(factory: Callable[..., Any]) -> About:
+    """Return the record of a named algorithm.
+
+    >>> from bilevel import soba
+    >>> about(soba).family
+    'single loop, implicit, stochastic'
+    """
+    return factory.about  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def hyperparameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the keyword parameters of a factory by name, with their defaults and annotations.
+
+    >>> from bilevel import soba
+    >>> list(hyperparameters(soba))
+    ['inner_optimizer', 'outer_optimizer', 'adjoint_optimizer']
+    """
+    parameters = inspect.signature(factory).parameters
+    return {name: parameter for name, parameter in parameters.items() if name != "problem"}

@@ -1,0 +1,131 @@
+"""Data hyper-cleaning at the size of the notes: one free weight a training image, a linear model."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.cleaning.losses import cross_entropy, per_row
+from bilevel.cleaning.noise import corrupt
+from bilevel.datasets import Dataset
+from bilevel.report.tables import Cell, Column, Table
+from bilevel.sampling import full, minibatches
+from bilevel.types import Batch, Problem
+from bilevel_claims.curves import Curve
+
+# Mean and deviation of the pixels of MNIST, as usual in image code.
+PIXELS = 0.1307, 0.3081
+
+
+class Cleaning(NamedTuple):
+    """A hyper-cleaning problem and the truth about its labels.
+
+    Attributes:
+      problem: the two losses, see `cleaning.losses.per_row`.
+      trusted, training: all rows of the two losses.
+      held: what `measure` reads: all trusted, tuning and test rows, and which training labels are
+        wrong.
+      columns, classes: shape of the model y.
+    """
+
+    problem: Problem
+    trusted: Any
+    training: Any
+    held: Any
+    columns: int
+    classes: int
+
+    def data(self, batch_size: int | None, seed: int = 0) -> Batch:
+        """Full data when None, else minibatches of so many rows."""
+        if batch_size is None:
+            return full(self.trusted, self.training)
+        return minibatches(self.trusted, self.training, batch_size=batch_size, seed=seed)
+
+    def start(self, key: Any) -> tuple[jax.Array, jax.Array]:
+        """Every weight one half and the model zero, whatever the key."""
+        return jnp.zeros(len(self.training["labels"])), jnp.zeros((self.columns, self.classes))
+
+    def only_right_rows(self, key: Any) -> tuple[jax.Array, jax.Array]:
+        """As `start`, the wrong rows without weight: what a run that leaves x alone can hope for."""
+        x, y = self.start(key)
+        return jnp.where(self.held[-1], -30.0, x), y
+
+    def measure(self, state: Any, held: Any) -> dict[str, jax.Array]:
+        """Losses on trusted, tuning and test rows, and how well the weights tell wrong from right."""
+        trusted, tuning, test, wrong = held
+        logits = test["features"] @ state.y
+        hits = jnp.argmax(logits, axis=1).astype(jnp.int32) == test["labels"]
+        wrong, weights = wrong.astype(state.x.dtype), jax.nn.sigmoid(state.x)
+        some, none, ordered = jnp.sum(wrong), jnp.sum(1 - wrong), jnp.sort(state.x)
+        found = jnp.concatenate([jnp.zeros_like(wrong[:1]), jnp.cumsum(wrong[jnp.argsort(state.x)])])
+        # A pair of equal weights counts as half told.
+        below, upto = (found[jnp.searchsorted(ordered, state.x, side=side)] for side in ("left", "right"))
+        return {
+            "validation loss": self.problem.outer(state.x, state.y, trusted),
+            "tuning loss": self.problem.outer(state.x, state.y, tuning),
+            "test loss": jnp.mean(cross_entropy(logits, test["labels"])),
+            "test accuracy": jnp.mean(hits),
+            "AUC": (1 - wrong) @ (below + upto) / (2 * some * none),
+            "weight of right rows": (1 - wrong) @ weights / none,
+            "weight of wrong rows": wrong @ weights / some,
+        }
+
+
+def cleaning(
+    source: Dataset,
+    *,
+    rows: int = 2000,
+    trusted_rows: int = 1000,
+    test_rows: int = 2000,
+    noise: float = 0.4,
+    penalty: float = 1e-3,
+    seed: int = 0,
+) -> Cleaning:
+    """The problem on the first training, the last training and the first test images of a set.
+
+        g(x, y) = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f(x, y) = mean CE on trusted rows
+
+    Pixels are normalised; a column of ones, as strongly penalised as the rest, is the bias. As many
+    images before the trusted ones are for choosing step sizes: f itself would reward weights that
+    are fitted to it too well.
+
+    Args:
+      source: of images, for example `datasets.load("mnist")`.
+      rows, trusted_rows, test_rows: of g, of f and of the test; right labels but for the noise.
+      noise: share of the training labels replaced once by another class.
+      penalty: factor of the squared norm of the model.
+      seed: of the noise.
+    """
+    total = len(source.labels)
+
+    def table(images, labels):
+        pixels = (np.reshape(images, (len(labels), -1)) - PIXELS[0]) / PIXELS[1]
+        features = np.concatenate([pixels, np.ones((len(labels), 1))], axis=1)
+        return {"features": jnp.asarray(features, float), "labels": jnp.asarray(labels, jnp.int32)}
+
+    def part(first, last):
+        return table(source.features[first:last], source.labels[first:last])
+
+    truth = source.labels[:rows]
+    labels = corrupt(truth, len(source.classes), noise, seed=seed)
+    training = table(source.features[:rows], labels) | {"row": jnp.arange(rows, dtype=jnp.int32)}
+    trusted, tuning = (part(total - k * trusted_rows, total - (k - 1) * trusted_rows) for k in (1, 2))
+    tests: Any = source.test_features, source.test_labels
+    test = table(*(rows[:test_rows] for rows in tests))
+    held = trusted, tuning, test, jnp.asarray(labels != truth)
+    problem = per_row(lambda y, features: features @ y, penalty)
+    columns = training["features"].shape[1]
+    return Cleaning(problem, trusted, training, held, columns, len(source.classes))
+
+
+def ends_table(curves: Sequence[Curve]) -> Table:
+    """What `Cleaning.measure` gave last, medians over the seeds."""
+    shown = "test loss", "test accuracy", "AUC", "weight of right rows", "weight of wrong rows"
+    columns = [Column("method", numeric=False), *map(Column, (*shown, "loss on trusted rows"))]
+    rows = [
+        [Cell(run.label), *(Cell.of(run.last(name)) for name in (*shown, "validation loss"))]
+        for run in curves
+    ]
+    return Table(columns, rows)

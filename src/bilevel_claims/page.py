@@ -1,0 +1,237 @@
+"""What `bilevel reproduce` leaves: a folder with a page for each claim, and an index of them all."""
+
+import os
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bilevel.report.files import write_files
+from bilevel.report.numerals import ABSENT, duration, is_number, numeral
+from bilevel.report.page import render
+from bilevel.report.strict import strict_json
+from bilevel.report.tables import Cell, Column, Table
+from bilevel_claims.types import VERDICTS, Run, Search
+
+UNTRIED, FAILED = "not run", "failed"
+MARKS: dict[str, str] = dict(
+    zip((*VERDICTS, FAILED, UNTRIED), ("holds", "part", "fails", "fails", "open"), strict=True)
+)
+SEVERAL: dict[str, str] = dict(zip(VERDICTS, ("hold", "hold in part", "do not hold"), strict=True))
+
+
+def write_run(run: Run, out: str | os.PathLike) -> list[Path]:
+    """Paths of `finding.json`, `report.html` and the figures of a run that has a finding."""
+    files: dict[str, str | bytes] = {
+        "finding.json": strict_json(finding_record(run)),
+        "report.html": run_page(run),
+    }
+    return write_files(out, files | figure_files(run))
+
+
+def write_index(runs: Sequence[Run], out: str | os.PathLike) -> list[Path]:
+    """Paths of `index.html` and `findings.json`, of runs done, failed and not begun."""
+    records = [finding_record(run) for run in runs]
+    return write_files(out, {"findings.json": strict_json(records), "index.html": index_page(runs)})
+
+
+def finding_record(run: Run) -> dict[str, Any]:
+    """A run as plain data; figures by the names of their files."""
+    claim, finding = run.claim, run.finding
+    record = {
+        "name": claim.name,
+        "title": claim.title,
+        "paper": claim.paper,
+        "statement": claim.statement,
+        "known": claim.known,
+        "ours": claim.ours,
+        "size": run.size,
+        "verdict": _verdict(run),
+        "failure": run.failure or None,
+        "seconds": run.seconds,
+        "environment": run.environment,
+        "command": run.command,
+    }
+    if finding:
+        record |= {
+            "words": finding.words,
+            "numbers": finding.numbers,
+            "figures": list(figure_files(run)),
+            "tables": {title: _plain_table(table) for title, table in finding.tables},
+            "searches": [search._asdict() for search in finding.searches],
+        }
+    return record
+
+
+def figure_files(run: Run) -> dict[str, bytes]:
+    """The figures by file name, which their titles give."""
+    figures = run.finding.figures if run.finding else ()
+    return {
+        f"{re.sub('[^a-z0-9]+', '_', picture.title.lower()).strip('_')}.png": picture.png
+        for picture in figures
+    }
+
+
+def run_page(run: Run) -> str:
+    """The HTML page of a run that has a finding."""
+    claim, finding = run.claim, run.finding
+    if finding is None:
+        raise ValueError(f"{claim.name} has no finding to show")
+    return render(
+        "claim.html.jinja",
+        Path(__file__).parent,
+        title=f"bilevel reproduce · {claim.title}",
+        warnings=[_edge(search) for search in finding.searches if search.edge],
+        claim=claim,
+        finding=finding,
+        words=[
+            first_sentence(finding.words),
+            finding.words.removeprefix(first_sentence(finding.words)).strip(),
+        ],
+        mark=MARKS[finding.verdict],
+        numbers=_numbers(finding.numbers),
+        settings=_settings(claim),
+        searches=[(_summary(search), search, _trials(search)) for search in finding.searches],
+        environment=[("size", run.size), ("seconds", duration(run.seconds)), *_environment(run)],
+        command=run.command,
+    )
+
+
+def index_page(runs: Sequence[Run]) -> str:
+    """The HTML page that lists all runs."""
+    verdicts = [run.finding.verdict for run in runs if run.finding]
+    done = len(verdicts) + sum(bool(run.failure) for run in runs)
+    counts = [(name, verdicts.count(name)) for name in VERDICTS if name in verdicts]
+    entries = [
+        {
+            "claim": run.claim,
+            "verdict": _verdict(run),
+            "mark": MARKS[_verdict(run)],
+            "words": first_sentence(run.finding.words) if run.finding else run.failure,
+            "link": f"{run.claim.name}/report.html" if run.finding else "",
+            "seconds": duration(run.seconds),
+            "value": run.seconds,
+        }
+        for run in runs
+    ]
+    return render(
+        "index.html.jinja",
+        Path(__file__).parent,
+        title="bilevel reproduce",
+        warnings=[f"{run.claim.name} failed: {run.failure}" for run in runs if run.failure],
+        entries=entries,
+        counts=[(count, MARKS[name], name if count == 1 else SEVERAL[name]) for name, count in counts],
+        done=done,
+        total=len(runs),
+        size=runs[0].size if runs else "",
+        seconds=duration(sum(run.seconds or 0.0 for run in runs)),
+        # Each claim has its own precision; the rest is the machine's.
+        environment=[pair for run in runs[:1] for pair in _environment(run) if pair[0] != "float"],
+    )
+
+
+def told(run: Run) -> str:
+    """Name, verdict and seconds in one line, and what was found, for the terminal."""
+    line = f"{run.claim.name}: {_verdict(run)} ({duration(run.seconds)})"
+    words = textwrap.fill(run.finding.words if run.finding else run.failure, 100)
+    return f"{line}\n{textwrap.indent(words, '  ')}\n"
+
+
+def first_sentence(words: str) -> str:
+    """The words up to the first full stop that ends a sentence.
+
+    >>> first_sentence("It falls to 0.5, e.g. 1e-3. Then it stops.")
+    'It falls to 0.5, e.g. 1e-3.'
+    """
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", words, maxsplit=1)[0]
+
+
+def trial_value(value: Any) -> str:
+    """A value of a search as short as it can be: three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _verdict(run: Run) -> str:
+    return run.finding.verdict if run.finding else FAILED if run.failure else UNTRIED
+
+
+def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> Table:
+    columns = [Column("holds", numeric=False), Column("what was measured", numeric=False)]
+    columns += [Column("value"), Column("needed", numeric=False)]
+    rows = []
+    for name, number in numbers.items():
+        holds = number["holds"]
+        told = (
+            Cell(ABSENT)
+            if holds is None
+            else Cell("yes", mark="right")
+            if holds
+            else Cell("no", mark="alarm")
+        )
+        value = Cell.of(number["value"]) if is_number(number["value"]) else Cell("not finite", mark="alarm")
+        rows.append([told, Cell(name), value, Cell(number["rule"] or "only told")])
+    return Table(columns, rows)
+
+
+def _settings(claim) -> list[tuple[str, Any, Any]]:
+    names = dict.fromkeys([*claim.known, *claim.ours])
+    return [(name, _text(claim.known.get(name)), _text(claim.ours.get(name))) for name in names]
+
+
+def _text(value):
+    return "" if value is None else numeral(value)
+
+
+def _axis(name: str) -> str:
+    """What a reader calls a hyper-parameter."""
+    known = {"inner": "inner step", "ratio": "ratio of inner to outer step"}
+    return known.get(name, name.replace("_optimizer", "_step").replace("_", " "))
+
+
+def _summary(search: Search) -> str:
+    return ", ".join(f"{_axis(name)} {trial_value(value)}" for name, value in search.best.items())
+
+
+def _edge(search: Search) -> str:
+    names = " and ".join(map(_axis, search.edge))
+    return f"The best {names} of {search.method} lies at the end of what was tried: others may do better."
+
+
+def _trials(search: Search) -> Table:
+    """The last axis across, all others down; the chosen trial is marked."""
+    *down, across = search.axes
+    titles = [_axis(name) for name in down[:-1]]
+    titles.append(f"{_axis(down[-1])} ↓, {_axis(across)} →" if down else f"{_axis(across)} →")
+    columns = [Column(title, numeric=False) for title in titles]
+    columns += [Column(trial_value(value)) for value in search.axes[across]]
+    scores = np.asarray(search.scores, float)
+    best, rows = np.argmin(scores), []
+    for place in np.ndindex(scores.shape[:-1]):
+        cells = [Cell(trial_value(search.axes[name][i])) for name, i in zip(down, place, strict=True)]
+        cells = cells or [Cell("score")]
+        for j, score in enumerate(scores[place]):
+            chosen = np.ravel_multi_index((*place, j), scores.shape) == best
+            known = bool(np.isfinite(score))
+            text = f"{score:.4g}" if known else "diverged"
+            mark = "best" if chosen else "" if known else "alarm"
+            cells.append(Cell(text, float(score) if known else None, mark))
+        rows.append(cells)
+    return Table(columns, rows)
+
+
+def _environment(run: Run) -> list[tuple[str, str]]:
+    return [(name, numeral(value)) for name, value in run.environment.items()]
+
+
+def _plain_table(table: Table) -> list[dict[str, Any]]:
+    titles = [column.title for column in table.columns]
+    return [
+        {
+            title: cell.text if cell.value is None else cell.value
+            for title, cell in zip(titles, row, strict=True)
+        }
+        for row in table.rows
+    ]

@@ -1,0 +1,307 @@
+"""What the FSLA paper and its relatives SOBA, SABA, SRBA and MA-SOBA claim, on P1 of the notes.
+
+S, R and X number the facts in the papers' notes (fsla.md, relatives.md).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import bilevel as b
+from bilevel import tasks
+from bilevel.types import Point
+from cases.problems import logistic_case
+
+CASE = logistic_case(direct=True)
+RHO, ALPHA = 0.5, 0.1
+STEPS = dict(inner_optimizer=RHO, outer_optimizer=ALPHA)
+
+
+def states(algorithm, steps, case=CASE, start=None):
+    """The states after 1 to `steps` steps on full data, stacked."""
+
+    def step(state, _):
+        state = algorithm.step(state, case.data, jax.random.key(0))[0]
+        return state, state
+
+    start = algorithm.init(case.x, case.y) if start is None else start
+    return jax.jit(lambda start: lax.scan(step, start, length=steps)[1])(start)
+
+
+def derivatives(x, y):
+    f, g = CASE.problem
+    outer, inner = CASE.data.outer[0], CASE.data.inner[0]
+    f_x, f_y = jax.grad(f, argnums=(0, 1))(x, y, outer)
+    H = jax.hessian(g, argnums=1)(x, y, inner)
+    J = jax.jacfwd(jax.grad(g), argnums=1)(x, y, inner)
+    return f_x, f_y, jax.grad(g, argnums=1)(x, y, inner), H, J
+
+
+def plain(point):
+    f_x, _, _, _, J = derivatives(point.x, point.y)
+    return f_x - J @ point.v
+
+
+def path(step, steps):
+    """x after 1 to `steps` steps of a rule written out with matrices."""
+
+    def follow(point, _):
+        point = step(point)
+        return point, point.x
+
+    start = Point(CASE.x, CASE.y, jnp.zeros_like(CASE.y))
+    return jax.jit(lambda start: lax.scan(follow, start, length=steps)[1])(start)
+
+
+def gauss_seidel(point):
+    x, y, v = point
+    y = y - RHO * derivatives(x, y)[2]
+    _, f_y, _, H, _ = derivatives(x, y)
+    v = v - RHO * (H @ v - f_y)
+    return Point(x - ALPHA * plain(Point(x, y, v)), y, v)
+
+
+def simultaneous(point):
+    x, y, v = point
+    f_x, f_y, g_y, H, J = derivatives(x, y)
+    return Point(x - ALPHA * (f_x - J @ v), y - RHO * g_y, v - RHO * (H @ v - f_y))
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+def test_fsla_on_full_batches_is_the_gauss_seidel_recursion_whatever_the_weight(weight):
+    """S1, S8."""
+    got = states(b.fsla(CASE.problem, weight=weight, **STEPS), 50).x
+    np.testing.assert_allclose(got, path(gauss_seidel, 50), atol=1e-14)
+
+
+def test_soba_takes_all_three_directions_at_the_old_point():
+    got = states(b.soba(CASE.problem, **STEPS), 50).x
+    np.testing.assert_allclose(got, path(simultaneous, 50), atol=1e-14)
+
+
+def test_soba_in_both_signs_of_v_is_one_path():
+    """S11, R3: v_theirs = -v with the cross term added."""
+
+    def other_sign(point):
+        x, y, v = point
+        f_x, f_y, g_y, H, J = derivatives(x, y)
+        return Point(x - ALPHA * (f_x + J @ v), y - RHO * g_y, v - RHO * (H @ v + f_y))
+
+    np.testing.assert_allclose(path(other_sign, 50), path(simultaneous, 50), atol=1e-14)
+
+
+def test_nbo_fsla_and_soba_are_three_different_methods():
+    """S2: x after 1, 2, 3 steps, NBO without extra steps against Gauss-Seidel and against SOBA."""
+    nbo = states(b.nbo(CASE.problem, extra_steps=0, **STEPS), 3).x
+    for rule, distances in (
+        (gauss_seidel, [1.2e-5, 4.7e-5, 1.0e-4]),
+        (simultaneous, [1.1e-4, 3.5e-4, 6.1e-4]),
+    ):
+        # The notes give two digits.
+        np.testing.assert_allclose(jnp.abs(nbo - path(rule, 3)).max(axis=1), distances, rtol=0.05)
+
+
+def test_soba_and_fsla_end_at_the_same_stationary_point():
+    """S3: the exact norm of the hypergradient after 3000 steps."""
+    for algorithm, norm in ((b.soba(CASE.problem, **STEPS), 6.8e-7), (b.fsla(CASE.problem, **STEPS), 6.7e-7)):
+        last = states(algorithm, 3000).x[-1]
+        assert np.linalg.norm(CASE.exact(last)[1]) == pytest.approx(norm, rel=0.05)
+
+
+def test_fsla_direction_forgets_a_wrong_start_like_the_product_of_one_minus_weight():
+    """S4, for any first direction and any schedule of weights."""
+    algorithm = b.fsla(CASE.problem, weight=lambda k: 0.1 / jnp.sqrt(k.astype(float) + 1), **STEPS)
+    first = algorithm.step(algorithm.init(CASE.x, CASE.y), CASE.data, None)[0]
+    wrong = states(algorithm, 39, start=first._replace(direction=first.direction + 1.0))
+    weights = 0.1 / np.sqrt(np.arange(1, 40) + 1)
+    errors = wrong.direction - jax.vmap(plain)(Point(wrong.last_x, wrong.y, wrong.v))
+    np.testing.assert_allclose(errors, np.cumprod(1 - weights)[:, None] * np.ones(10), atol=1e-12)
+
+
+def test_a_memory_that_starts_at_zero_is_wrong_for_hundreds_of_steps():
+    """S5, the start of benchopt's FSLA: d = 0 and last x = 0 before the first step."""
+    # One step counted, so that the memory is used; the schedule is that of the step before.
+    algorithm = b.fsla(CASE.problem, weight=lambda k: 0.1 / jnp.sqrt(k.astype(float)), **STEPS)
+    start = algorithm.init(CASE.x, CASE.y)._replace(last_x=jnp.zeros(10), count=jnp.ones((), jnp.int32))
+    run = states(algorithm, 400, start=start)
+    errors = jnp.linalg.norm(run.direction - jax.vmap(plain)(Point(run.last_x, run.y, run.v)), axis=1)
+    np.testing.assert_allclose(
+        errors[jnp.array([0, 10, 100, 399])], [1.4e-1, 9.1e-2, 2.4e-2, 3.2e-3], rtol=0.05
+    )
+
+
+def test_shared_samples_bound_the_variance_of_the_direction_and_fresh_ones_do_not():
+    """S6, S7: weight / (2 - weight) = .0526 at weight .1, and 9.53 with fresh samples at the old point."""
+    problem = b.Problem(lambda x, y, batch: batch.mean() * x, lambda x, y, batch: 0.5 * y**2)
+    algorithm = b.fsla(problem, outer_optimizer=0.0, weight=0.1)
+    rows = np.random.default_rng(0).normal(size=8192)
+    data = b.minibatches(rows / rows.std(), np.zeros(8192), batch_size=1)
+    start = algorithm.init(jnp.zeros(()), jnp.zeros(()))
+    keys = jax.random.split(jax.random.key(0), 30_000)
+    run = jax.jit(jax.vmap(lambda key: b.advance(algorithm, start, data, key, start=0, steps=60).direction))
+    # 30,000 draws: a standard error of 0.8 %.
+    assert jnp.var(run(keys)) == pytest.approx(0.1 / 1.9, rel=0.05)
+
+    noise = np.random.default_rng(1).normal(size=(2, 200, 30_000))
+    wrong = 0.0
+    for fresh, other in zip(*noise, strict=True):
+        wrong = fresh + 0.9 * (wrong - other)
+    assert np.var(wrong) == pytest.approx((1 + 0.81) / (1 - 0.81), rel=0.05)
+
+
+def test_least_squares_of_the_fsla_paper_have_the_noted_hypergradient():
+    """S10, X1: m = 1000, n = 5, numpy's old generator, seed 0."""
+    rng = np.random.RandomState(0)
+    A, u, noise = rng.uniform(size=(1000, 5)), rng.uniform(size=5), rng.normal(size=1000)
+    target = A @ u + 0.01 * noise
+    C, D = rng.uniform(size=(1000, 5)), rng.uniform(size=(1000, 5))
+    e = C @ rng.uniform(size=5) + D @ rng.uniform(size=5) + 0.01 * rng.normal(size=1000)
+    problem = b.Problem(
+        lambda x, y, batch: jnp.sum((A @ y - target) ** 2),
+        lambda x, y, batch: jnp.sum((C @ x + D @ y - e) ** 2),
+    )
+    solved = jnp.asarray(np.linalg.lstsq(D, e - C @ np.ones(5), rcond=None)[0])
+    response = b.implicit(problem, b.descend(problem, 0.1, steps=0), b.cg(30))
+    gradient, _, info = b.hypergradient(problem, response, jnp.ones(5), solved, b.full(None, None))
+    want = [1133.73010, 1191.58515, 1181.13616, 1179.56635, 1187.30947]
+    np.testing.assert_allclose(gradient, want, rtol=1e-6)
+    assert info.outer_loss == pytest.approx(1526.70062, rel=1e-8)
+
+
+def test_saba_srba_storm_and_ma_soba_are_soba_on_full_batches():
+    """R1: zero tables, any period, any weight of STORM, weight 1 of the moving average."""
+    # A step of its own for v, which must reach v in each of them.
+    settings = STEPS | dict(adjoint_optimizer=0.8)
+    want = states(b.soba(CASE.problem, **settings), 40).x
+    assert jnp.abs(want - states(b.soba(CASE.problem, **STEPS), 40).x).max() > 1e-3
+    for algorithm in (
+        b.saba(CASE.problem, **settings),
+        b.srba(CASE.problem, period=7, **settings),
+        b.fsla(CASE.problem, momentum="all", weight=0.2, **settings),
+        b.ma_soba(CASE.problem, weight=1.0, **settings),
+    ):
+        np.testing.assert_allclose(states(algorithm, 40).x, want, atol=1e-12)
+
+
+def test_storm_from_a_memory_of_zeros_leaves_soba_s_path():
+    """R2: point and direction start at zero instead of at the first direction."""
+    algorithm = b.fsla(CASE.problem, momentum="all", weight=0.2, **STEPS)
+    start = algorithm.init(CASE.x, CASE.y)
+    memory = start.estimator._replace(
+        point=jax.tree.map(jnp.zeros_like, start.estimator.point), count=jnp.ones((), jnp.int32)
+    )
+    away = states(algorithm, 40, start=start._replace(estimator=memory)).x
+    distance = jnp.linalg.norm(away - states(b.soba(CASE.problem, **STEPS), 40).x, axis=1)
+    assert distance.max() > 1e-3
+
+
+def test_ma_soba_averages_the_outer_direction_alone():
+    """h <- (1 - weight) h + weight D_x from h = D_x; y and v move by their plain directions."""
+
+    def step(carry, _):
+        (x, y, v), h = carry
+        f_x, f_y, g_y, H, J = derivatives(x, y)
+        h = jnp.where(jnp.isnan(h), f_x - J @ v, 0.8 * h + 0.2 * (f_x - J @ v))
+        point = Point(x - ALPHA * h, y - RHO * g_y, v - RHO * (H @ v - f_y))
+        return (point, h), point.x
+
+    start = Point(CASE.x, CASE.y, jnp.zeros(10)), jnp.full(10, jnp.nan)
+    want = lax.scan(step, start, length=30)[1]
+    np.testing.assert_allclose(states(b.ma_soba(CASE.problem, weight=0.2, **STEPS), 30).x, want, atol=1e-14)
+
+
+@pytest.mark.parametrize("batch_size", [8, 7], ids=["even", "ragged"])
+def test_saba_direction_is_unbiased_for_any_table(batch_size):
+    """R4: its mean over minibatches, each counted by its rows, is the full direction."""
+    task = tasks.quadratic(rows=24, outer_dim=3, inner_dim=4)
+    data = task.data(batch_size)
+    blocks = b.count_blocks(data)
+    oracle = b.implicit_direction(task.problem)
+    estimator = b.saga()
+    rng = np.random.default_rng(0)
+    point = Point(*(jnp.asarray(rng.normal(size=n)) for n in (3, 4, 4)))
+
+    def random_table(count):
+        entries = Point(*(jnp.asarray(rng.normal(size=(count, *leaf.shape))) for leaf in point))
+        shares = np.full(count, batch_size / 24)
+        shares[-1] = 1 - shares[:-1].sum()
+        return entries, jax.tree.map(lambda leaf: jnp.tensordot(jnp.asarray(shares), leaf, 1), entries)
+
+    from bilevel.estimators import SagaTable
+    from bilevel.estimators.saga import SagaState
+
+    state = SagaState(*(SagaTable(*random_table(count)) for count in blocks))
+
+    def direction(i):
+        batch = b.Batch(*(source.view(jnp.array([i * batch_size])) for source in data))
+        return estimator.update(
+            lambda point, batch: oracle.evaluate(point, batch, None), state, point, batch, None
+        )[0]
+
+    directions = [direction(i) for i in range(blocks[0])]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / blocks[0], *directions)
+    for got, want in zip(mean, oracle.evaluate(point, data.whole(), None).total, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+def test_tables_and_refreshes_take_the_noise_away_and_soba_keeps_it(key):
+    task = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
+    data = task.data(8)  # a ragged last minibatch of two rows
+    x, y = task.start(key)
+    ends = {}
+    for name, extra in (
+        ("soba", {}),
+        ("ma_soba", dict(weight=0.5)),
+        ("saba", {}),
+        ("srba", dict(period=7)),
+    ):
+        algorithm = getattr(b, name)(
+            task.problem, inner_optimizer=0.2, outer_optimizer=task.outer_step, **extra
+        )
+        run = jax.jit(lambda start, a=algorithm: b.advance(a, start, data, key, start=0, steps=30_000))
+        state = run(b.initial_state(algorithm, x, y, data))
+        ends[name] = task.metrics(state.x, state.y, task.held)["stationarity"]
+    assert ends["saba"] < 1e-7 and ends["srba"] < 1e-7
+    assert ends["soba"] > 0.1 and ends["ma_soba"] > 0.1
+
+
+def test_saba_tells_what_its_tables_must_hold():
+    task = tasks.quadratic(rows=24, outer_dim=3, inner_dim=4)
+    algorithm = b.saba(task.problem)
+    x, y = task.start(jax.random.key(0))
+    with pytest.raises(
+        ValueError, match=r"\(3, 3\) outer and inner minibatches, got \(2, 3\); make the state"
+    ):
+        state = algorithm.init(x, y, (2, 3))
+        b.run(algorithm, x, y, task.data(8), steps=1, key=jax.random.key(0), state=state)
+    rows = task.data(24).whole()
+    host = b.Batch(*(b.Host(lambda i, source=source: jax.device_get(source[0])) for source in rows))
+    for keeper in (algorithm, b.srba(task.problem)):
+        with pytest.raises(ValueError, match="from `full` or `minibatches`|use `full` or `minibatches`"):
+            b.run(keeper, *task.start(jax.random.key(0)), host, steps=1, key=jax.random.key(0))
+
+
+def test_a_table_refuses_an_oracle_that_mixes_minibatches():
+    oracle = b.neumann_direction(CASE.problem, b.neumann(3, 0.1))
+    for estimator in (b.saga(), b.momentum(0.5, of=b.saga())):
+        with pytest.raises(ValueError, match="one outer and one inner minibatch, got 1 and 5"):
+            b.single_loop(CASE.problem, oracle, estimator, Point(0.1, 0.1, 0.0))
+
+
+def test_periods_and_probabilities_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="period must be at least 1, got 0"):
+        b.srba(CASE.problem, period=0)
+    with pytest.raises(ValueError, match=r"probability must be in \(0, 1\], got 0.0"):
+        b.page(0.0)
+
+
+def test_fsla_refuses_other_momentum_and_weights():
+    with pytest.raises(ValueError, match='"outer" or "all", got \'y\''):
+        b.fsla(CASE.problem, momentum="y")
+    for weight in (1.5, Point(0.5, 1.0, 0.0)):
+        with pytest.raises(ValueError, match=r"weight must be in \(0, 1\], got (1.5|0.0)"):
+            b.storm(weight)
+    with pytest.raises(ValueError, match=r"weight must be in \(0, 1\], got 1.5"):
+        b.fsla(CASE.problem, weight=1.5)

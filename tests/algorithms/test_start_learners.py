@@ -1,0 +1,182 @@
+"""Product tests of the algorithms over tasks, on quadratic tasks with a closed form."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bilevel as b
+from bilevel import tasks
+from cases.algorithms import META
+from cases.problems import counted, few_tasks_case, flat
+
+
+def case_of(name):
+    return few_tasks_case(META[name].features)
+
+
+def build(name, case, **changes):
+    return META[name].factory(case.problem, **dict(inner_optimizer=case.step, outer_optimizer=0.3) | changes)
+
+
+def gradient_of(name, case, x):
+    return getattr(case.exact(x), META[name].gradient)
+
+
+def data_of(case, size):
+    return b.minibatches(case.data.outer.arrays, None, batch_size=size)
+
+
+@pytest.mark.parametrize("name", META)
+def test_first_step_is_the_closed_form(name, key):
+    case = case_of(name)
+    algorithm = build(name, case, outer_optimizer=1.0)
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(case.x, case.y), case.data, key)
+    want = gradient_of(name, case, case.x)
+    np.testing.assert_allclose(flat(case.x) - flat(state.x), want, rtol=1e-12)
+    assert metrics["gradient_norm"] == pytest.approx(np.linalg.norm(want), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", META)
+def test_converges(name, key):
+    case = case_of(name)
+    result = b.run(build(name, case), case.x, case.y, case.data, steps=3000, key=key, log_every=3000)
+    assert np.linalg.norm(gradient_of(name, case, result.state.x)) < 1e-8
+    # What is no gradient ends elsewhere.
+    stationary = np.linalg.norm(case.exact(result.state.x)[1]) < 1e-8
+    assert stationary == (META[name].gradient == "exact")
+
+
+@pytest.mark.parametrize("name", META)
+def test_minibatches_of_tasks_with_falling_steps_come_close(name, key):
+    case = case_of(name)
+    algorithm = build(name, case, outer_optimizer=lambda count: 0.5 / (1 + count.astype(float) / 50))
+    result = b.run(algorithm, case.x, case.y, data_of(case, 2), steps=4000, key=key, log_every=4000)
+    # 4000 steps at rates that fall to 0.006 leave noise of this order.
+    assert np.linalg.norm(gradient_of(name, case, result.state.x)) < 0.02
+
+
+@pytest.mark.parametrize("name", META)
+def test_step_is_the_same_under_jit_and_keeps_its_structure(name, key):
+    case = case_of(name)
+    algorithm = build(name, case)
+    state = algorithm.init(case.x, case.y)
+    plain, metrics = algorithm.step(state, case.data, key)
+    jitted, _ = jax.jit(algorithm.step)(state, case.data, key)
+    assert jax.tree.structure(plain) == jax.tree.structure(state)
+    for before, after, compiled in zip(*map(jax.tree.leaves, (state, plain, jitted)), strict=True):
+        assert before.shape == after.shape and before.dtype == after.dtype
+        np.testing.assert_allclose(after, compiled, rtol=1e-10, atol=1e-12)
+    names = {"outer_loss", "inner_loss", "inner_residual", "linear_residual", "gradient_norm"}
+    assert metrics.keys() == names and all(jnp.ndim(value) == 0 for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", META)
+def test_tasks_at_once_and_one_after_the_other_are_the_same(name, key):
+    case = case_of(name)
+    together, after = (build(name, case, vectorize=vectorize) for vectorize in (True, False))
+    state = together.init(case.x, case.y)
+    for got, want in zip(
+        *(jax.tree.leaves(jax.jit(algorithm.step)(state, case.data, key)) for algorithm in (together, after)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", META)
+def test_one_task_without_data_is_a_mean_of_one(name, key):
+    case = case_of(name)
+    task = jax.tree.map(lambda a: a[0], case.data.outer.arrays)
+    alone = b.Problem(
+        lambda x, y, batch: case.problem.outer(x, y, task), lambda x, y, batch: case.problem.inner(x, y, task)
+    )
+
+    def step(problem, data):
+        algorithm = build(name, case._replace(problem=problem))
+        return jax.jit(algorithm.step)(algorithm.init(case.x, case.y), data, key)
+
+    got, metrics = step(alone, b.full(None, None))
+    want, again = step(case.problem, b.full(jax.tree.map(lambda a: a[None], task), None))
+    np.testing.assert_allclose(flat(got.x), flat(want.x), rtol=1e-13)
+    assert metrics.keys() == again.keys()
+
+
+@pytest.mark.parametrize("name", META)
+def test_vmap_over_seeds_and_step_sizes_equals_one_run_each(name):
+    case, data = case_of(name), data_of(case_of(name), 2)
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+
+    def last(rate, key):
+        algorithm = build(name, case, outer_optimizer=rate)
+        return b.advance(algorithm, algorithm.init(case.x, case.y), data, key, start=0, steps=5).x
+
+    rates = jnp.array([0.05, 0.2])
+    grid = jax.vmap(lambda key: jax.vmap(lambda rate: last(rate, key))(rates))(keys)
+    alone = last(rates[1], keys[0])
+    np.testing.assert_allclose(flat(jax.tree.map(lambda a: a[0, 1], grid)), flat(alone), rtol=1e-10)
+    assert not np.allclose(flat(jax.tree.map(lambda a: a[1, 1], grid)), flat(alone))
+
+
+@pytest.mark.parametrize("name", META)
+def test_float32_stays_float32(name, key):
+    case = case_of(name)
+    x, y, data = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (case.x, case.y, case.data))
+    algorithm = build(name, case)
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(x, y), data, key)
+    for leaf in jax.tree.leaves((state, metrics)):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("name", META)
+def test_budget_calls_per_step_equal_the_declared_cost_of_each_task(name, vectorize, key):
+    case = case_of(name)
+    problem, counts = counted(case.problem)
+    algorithm = build(name, case._replace(problem=problem), vectorize=vectorize)
+    step = jax.jit(lambda state: algorithm.step(state, case.data, key)[0])
+    jax.block_until_ready(step(algorithm.init(case.x, case.y)))
+    if name in ("imaml", "maml"):
+        # The losses do not see x: the cross product is a constant zero, counted once where it is folded.
+        counts["cross_products"] = 0
+    assert counts == algorithm.cost.times(4)._asdict()
+
+
+@pytest.mark.parametrize("name", META)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name, key):
+    case = case_of(name)
+    algorithm, data = build(name, case), data_of(case, 3)
+    run = partial(b.run, algorithm, case.x, case.y, data, key=key)
+    whole, half = run(steps=9, log_every=9).state, run(steps=3, log_every=3).state
+    rest = run(steps=9, log_every=3, state=half, start=3).state
+    np.testing.assert_array_equal(flat(rest.x), flat(whole.x))
+
+
+@pytest.mark.parametrize("name", META)
+def test_constraints_hold(name, key):
+    case = case_of(name)
+    box = optax.chain(optax.sgd(0.3), b.constrain(lambda x: optax.tree.clip(x, -0.1, 0.1)))
+    algorithm = build(name, case, outer_optimizer=box)
+    x = jax.tree.map(jnp.zeros_like, case.x)
+    state = b.run(algorithm, x, case.y, case.data, steps=30, key=key).state
+    # x + (projection - x) may round by one unit in the last place.
+    assert 0.05 < np.abs(flat(state.x)).max() <= 0.1 + 1e-15
+
+
+def test_anil_moves_head_and_features_by_their_own_optimisers(key):
+    case = case_of("anil")
+    box = optax.chain(optax.sgd(1.0), b.constrain(lambda p: optax.tree.clip(p, 0.0, 0.01)))
+    algorithm = build("anil", case, outer_optimizer=0.2, features_optimizer=box)
+    state, _ = algorithm.step(algorithm.init(case.x, case.y), case.data, key)
+    slope = case.exact(case.x)[1]
+    np.testing.assert_allclose(flat(case.x["head"]) - flat(state.x["head"]), 0.2 * slope[2:], rtol=1e-12)
+    want = np.clip(flat(case.x["features"]) - slope[:2], 0, 0.01)
+    np.testing.assert_allclose(flat(state.x["features"]), want, atol=1e-15)
+
+
+def test_anil_tells_how_its_two_blocks_are_named():
+    algorithm = b.anil(tasks.quadratic().problem)
+    with pytest.raises(ValueError, match="anil learns x = {'head': .., 'features': ..}, got "):
+        b.run(algorithm, jnp.zeros(3), jnp.zeros(3), b.full(None, None), steps=1, key=jax.random.key(0))

@@ -1,0 +1,207 @@
+"""Runs made up for the tests of the reports."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from bilevel.cleaning.result import Cleaning
+from bilevel.report.sheet import picture_png
+from bilevel.report.tables import Cell, Column, Table
+from bilevel_claims.types import Claim, Finding, Picture, Run, Search, at_least, at_most, shown, verdict
+
+HOSTILE = '<script>alert("$x")</script>'
+# For tests of a page's text: drawing figures takes most of the time.
+PIXEL = picture_png(np.zeros((1, 1, 3), np.uint8))
+UNDRAWN = {name: PIXEL for name in ("weights", "learning_curves")}
+
+
+def example_cleaning(rows=240, truth=True, image_shape=(8, 8), texts=False, classes=None, **summary):
+    """A run on random images that finds most wrong labels, with every number a report can show."""
+    random = np.random.default_rng(0)
+    right = random.integers(0, 10, rows)
+    wrong = random.random(rows) < 0.4
+    given = np.where(wrong, (right + random.integers(1, 10, rows)) % 10, right)
+    weights = 1 / (1 + np.exp(np.where(wrong, 3.0, -3.0) + 1.5 * random.standard_normal(rows)))
+    step = np.arange(0, 101, 10)
+    numbers = {
+        "rows": rows,
+        "trusted": 50,
+        "flagged": int((weights < 0.5).sum()),
+        "seconds": 9.83,
+        "source": "digits",
+        "weights": "shared",
+        "algorithm": "soba",
+        "model": "linear",
+        "steps": 100,
+        "detection": {"precision": 0.95, "recall": 0.94, "f1": 0.945, "auroc": 0.98} if truth else None,
+        "baseline_detection": {"disagreement": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "auroc": None}},
+        "test_accuracy": {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93},
+        "linear_residual": float("nan"),
+        "warnings": ["few trusted rows"],
+    }
+    return Cleaning(
+        given=given,
+        weights=weights,
+        flagged=weights < 0.5,
+        suggested=right,
+        truth=right if truth else None,
+        classes=classes or [f"class {digit}" for digit in range(10)],
+        images=None if image_shape is None else random.random((rows, *image_shape)),
+        texts=[f"a text about {HOSTILE} {row}" for row in range(rows)] if texts else None,
+        history={
+            "step": step,
+            "outer_loss": np.exp(-step / 30),
+            "held_out_loss": 0.1 + np.exp(-step / 30),
+            "best_step": np.int64(70),
+        },
+        summary=numbers | summary,
+    )
+
+
+def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
+    """Runs whose outer loss falls by a factor of e every 20 steps, scaled by seed."""
+    step = np.arange(0, 101, 10)
+    records = []
+    for algorithm in algorithms:
+        for seed in range(seeds):
+            loss = (1 + seed) * np.exp(-step / 20)
+            broken = (algorithm, seed) in diverged
+            history = {
+                "step": step.tolist(),
+                "seconds": (step / 50).tolist(),
+                "gradients": (3 * step).tolist(),
+                "hessian_products": step.tolist(),
+                "cross_products": step.tolist(),
+                "outer_loss": [*loss[:-1].tolist(), float("nan")] if broken else loss.tolist(),
+                "inner_residual": (loss**2).tolist(),
+                "accuracy": (1 - loss / 10).tolist(),
+            }
+            records.append(
+                {
+                    "task": "quadratic",
+                    "dataset": "synthetic",
+                    "algorithm": algorithm,
+                    "seed": seed,
+                    "hyperparameters": {"inner_steps": 10, "step_size": 0.1},
+                    "history": history,
+                    "final": {name: values[-1] for name, values in history.items()},
+                    "compile_seconds": 1.5,
+                    "diverged": "outer_loss is not finite; lower the step sizes" if broken else None,
+                    "environment": {"device": "cpu", "cores": 2},
+                }
+            )
+    return records
+
+
+def example_run(text="plain", search=None, **changes):
+    """A claim that holds in part, with everything that a page of a reproduction can show."""
+    numbers = {"gap": at_most(0.25, 0.5), "slope": at_least(1.5, 2), text: shown(3), "lost": shown(np.nan)}
+    axes = {"inner_optimizer": (0.5, 5.0), "outer_optimizer": (0.01, 0.1, 1.0)}
+    scores = np.array([[3.0, 1.0, 2.0], [4.0, np.inf, 1e44]])
+    best = {"inner_optimizer": 0.5, "outer_optimizer": 0.1}
+    finding = Finding(
+        verdict=verdict(numbers),
+        words=f"The first sentence. And the rest. {text}",
+        numbers=numbers,
+        figures=[
+            Picture(f"{place} picture", PIXEL, f"caption {text}") for place in ("First", "Second", "Third")
+        ],
+        tables=[
+            ("What it cost", Table([Column("method", False), Column("calls")], [[Cell("soba"), Cell.of(4)]]))
+        ],
+        searches=[search or Search("soba", axes, scores, best, (), f"loss {text}", "1,234 steps")],
+    )
+    claim = Claim(
+        name="an-example",
+        title=f"A title {text}",
+        paper=f"Nobody, Nothing {text}, ICML 2020, arXiv:0000.00000",
+        statement=f"what the paper says {text}",
+        known={"outer step": "0.05 (official code)", text: text},
+        ours={"outer step": "searched", "rows": 1000},
+        run=lambda size: finding,
+    )
+    environment = {"device": text, "cores": 2, "float": "float64"}
+    command = "bilevel reproduce an-example"
+    return Run(claim, "small", finding._replace(**changes), 12.3, environment, command)
+
+
+def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, seed=0):
+    """An episode of random images whose first query of each of the last `wrong` classes is wrong."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(ways), queries)
+    predictions = labels.copy()
+    missed = (ways - 1 - np.arange(wrong)) * queries
+    predictions[missed] = (predictions[missed] + 1) % ways
+    return SimpleNamespace(
+        support=random.integers(0, 256, (ways, shots, *shape), np.uint8),
+        query=random.integers(0, 256, (labels.size, *shape), np.uint8),
+        labels=labels,
+        predictions=predictions,
+        confidence=random.uniform(1 / ways, 1, labels.size),
+    )
+
+
+def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, **summary):
+    """A few-shot run that learns well, with every number a report can show."""
+    step = np.arange(0, 3001, 300)
+    accuracy = 0.97 - (0.97 - 1 / ways) * np.exp(-step / 400)
+    numbers = {
+        "dataset": "omniglot",
+        "algorithm": "maml",
+        "ways": ways,
+        "shots": shots,
+        "queries": 15,
+        "network": f"4 blocks of convolution, 64 channels {text}",
+        "parameters": 111936,
+        "batch_tasks": 16,
+        "settings": {"inner_steps": 5, "inner_step_size": 0.4, "outer_step_size": 1e-3, text: text},
+        "steps": 3000,
+        "seconds": 482.3,
+        "compile_seconds": 21.4,
+        "seconds_per_step": 0.1608,
+        "peak_mib": 811.6,
+        "best_step": 2700,
+        "validation_accuracy": 0.9689,
+        "validation_interval": 0.0044,
+        "test_accuracy": 0.9712,
+        "test_interval": 0.0031,
+        "test_episodes": 600,
+        "chance": 1 / ways,
+        "accuracy_by_ways": [
+            {"ways": count, "accuracy": 0.99 - 0.004 * count, "interval": 0.004} for count in (5, 10, 20, 2)
+        ],
+        "seed": 0,
+        "stopped": None,
+        "environment": {"device": "cpu", "cores": 2, "jax_version": text},
+        "command": f"bilevel fewshot omniglot --ways {ways} {text}",
+    }
+    measured = {
+        "step": step.tolist(),
+        "seconds": (0.1608 * step).tolist(),
+        "outer_loss": (0.1 + np.log(ways) * np.exp(-step / 400)).tolist(),
+        "validation_accuracy": accuracy.tolist(),
+        "validation_interval": (0.03 * accuracy * (1 - accuracy) + 0.003).tolist(),
+    }
+    if examples is None:
+        examples = [example_episode(ways, shots, seed=seed) for seed in range(2)]
+    return SimpleNamespace(
+        summary=numbers | summary, history=measured | (history or {}), examples=examples, file=b"learner"
+    )
+
+
+CLEANINGS = {
+    "images, truth": {},
+    "images, no truth": {"truth": False},
+    "one channel": {"image_shape": (8, 8, 1)},
+    "colour": {"image_shape": (12, 16, 3)},
+    "large colour": {"image_shape": (200, 300, 4), "rows": 20},
+    "no images": {"image_shape": None},
+    "texts, no truth": {"image_shape": None, "texts": True, "truth": False},
+    "hostile names": {"classes": [HOSTILE] * 10},
+    "no optional number": {
+        "detection": None,
+        "test_accuracy": None,
+        "baseline_detection": None,
+        "warnings": [],
+    },
+}

@@ -1,0 +1,300 @@
+"""Entries of `bilevel reproduce` on images by class: UFO-BLO at equal cost, PZOBO with ResNet-12."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bilevel import full
+from bilevel.datasets import ImageClasses
+from bilevel.fewshot import Episode, Images, Shape, fixed_episodes
+from bilevel.report import figures
+from bilevel.types import Cost
+from bilevel_claims import debiased_tasks, image_tasks
+from bilevel_claims.curves import Curve
+from bilevel_claims.debiased_tasks import (
+    DEBIASED,
+    DEBIASED_KEPT,
+    DRAWS,
+    ERROR,
+    EXACT,
+    FO,
+    KEPT,
+    LABELS,
+    Experiment,
+    Outcome,
+)
+from bilevel_claims.pzobo import resnet12 as pzobo_resnet12
+from bilevel_claims.types import Search
+from bilevel_claims.ufo_blo import miniimagenet as ufo_miniimagenet
+from bilevel_claims.ufo_blo import omniglot as ufo_omniglot
+from cases.fewshot import Plain, noisy_prototypes, plain_network
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch):
+    monkeypatch.setattr(figures, "RESOLUTION", 50)
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def episodes(ways, count, shots=1, queries=1):
+    data = noisy_prototypes(side=8, sizes=(20, 12, 12))
+    scale = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
+    return fixed_episodes(data.train, *scale, Shape(ways, shots, queries), count)
+
+
+def made(label, inner_steps=5):
+    return debiased_tasks.method(plain_network(), 4, label, 0.3, inner_steps, 0.5)
+
+
+def test_steps_are_the_same_whether_iterates_are_kept_or_made_again():
+    batch, moved = full(episodes(4, debiased_tasks.TASKS), None), {}
+    for label in LABELS:
+        algorithm, start = made(label)[:2]
+        state = algorithm.init(*start(jax.random.key(0)))
+        moved[label] = optax.tree.sub(algorithm.step(state, batch, jax.random.key(1))[0].x, state.x)
+
+    def apart(one, other):
+        return float(optax.tree.norm(optax.tree.sub(moved[one], moved[other])))
+
+    size = float(optax.tree.norm(moved[KEPT]))
+    # The same coins fall for both debiased ones.
+    assert max(apart(EXACT, KEPT), apart(DEBIASED, DEBIASED_KEPT)) < 1e-5 * size
+    assert min(apart(FO, KEPT), apart(DEBIASED, KEPT), apart(FO, DEBIASED)) > 1e-2 * size
+
+
+@pytest.mark.parametrize("inner_steps", [2, 7, 9])
+def test_prices_are_those_of_the_algorithms(inner_steps):
+    calls = {}
+    for label in LABELS:
+        cost = made(label, inner_steps).algorithm.cost
+        calls[label] = cost.gradients + cost.hessian_products
+    prices = {label: debiased_tasks.price(label, inner_steps) for label in LABELS}
+    assert all(prices[label] == calls[label] for label in (FO, EXACT, KEPT))
+    for debiased, exact in ((DEBIASED, EXACT), (DEBIASED_KEPT, KEPT)):
+        assert prices[debiased] == pytest.approx(0.8 * calls[FO] + 0.2 * calls[exact])
+        # Their own cost is a whole number of each kind of call.
+        assert abs(prices[debiased] - calls[debiased]) <= 1
+
+
+def test_no_method_is_planned_beyond_the_budget_and_coins_are_counted():
+    axes = {"inner_optimizer": (0.3,), "outer_optimizer": (0.1, 0.5)}
+    data = noisy_prototypes(side=8, sizes=(12, 8, 8))
+    finding = debiased_tasks.run(Experiment(data, Plain(), (3,), 2, axes, 48, 2, 6))
+    assert [search.budget for search in finding.searches] == ["48 gradients and products a task"] * 5
+    rows = finding.tables[0][1].rows
+    assert len(finding.figures) == 1 and [row[1].text for row in rows] == list(LABELS)
+    # 3, 3 + 0.2 times 3 or 2, 6 and 5 gradients and products a step.
+    assert [row[3].text for row in rows] == ["16", "13", "14", "8", "9"]
+    planned, real = (np.array([row[place].value for row in rows]) for place in (2, 4))
+    steps = np.array([16, 13, 14, 8, 9])
+    assert np.all(planned * steps <= 48) and np.all(planned * (steps + 1) > 48)
+    np.testing.assert_allclose(real[[0, 3, 4]], [48, 48, 45])
+    # So many coins of 5 tasks: between none and all of them, and neither.
+    assert 39 < real[1] < 78 and 42 < real[2] < 70
+    assert sum(number["holds"] is not None for number in finding.numbers.values()) == 2
+
+
+def test_realised_cost_follows_the_draws():
+    values = {ERROR: np.zeros((2, 2)), DRAWS: np.array([[0, 5], [0, 15]])}
+    run = Curve(DEBIASED, np.array([0, 10]), values, Cost(1), 1.0)
+    # 10 steps of 10, and of 5 tasks each drew 2 of 45 more.
+    assert debiased_tasks.spent(run, 9) == 190
+    assert debiased_tasks.spent(run._replace(label=DEBIASED_KEPT), 9) == 118
+
+
+def test_too_many_ways_are_refused_before_the_first_run(monkeypatch):
+    monkeypatch.setattr(debiased_tasks, "outcome", lambda *given: pytest.fail("ran"))
+    data = noisy_prototypes(side=8, sizes=(12, 4, 8))
+    with pytest.raises(ValueError, match="ways must be at most 4, the validation classes, got 5"):
+        debiased_tasks.run(Experiment(data, Plain(), (3, 5), 2, {}, 48, 2, 6))
+
+
+def found(*outcomes, asked=100, start=0.99):
+    """The report on last errors by ways, in the order of `LABELS`; one number, or one for each seed."""
+
+    def run(label, errors):
+        values = [[start, error] for error in np.broadcast_to(errors, 3)]
+        return Curve(
+            label, np.array([0, 8]), {ERROR: np.array(values), DRAWS: np.zeros((3, 2))}, Cost(1), 1.0
+        )
+
+    search = Search("", {}, None, {"inner_optimizer": 0.1, "outer_optimizer": 0.1}, (), "", "")
+    experiment = Experiment(noisy_prototypes(side=8, sizes=(2, 2, 2)), Plain(), (), 9, {}, 100, 3, asked)
+    outcomes = [
+        Outcome(ways, [search] * 5, [run(*pair) for pair in zip(LABELS, errors, strict=True)])
+        for ways, errors in outcomes
+    ]
+    return debiased_tasks.report(experiment, outcomes)
+
+
+def test_a_verdict_says_at_how_many_ways_the_debiased_steps_are_ahead():
+    finding = found((20, (0.3, 0.4, 0.3, 0.5, 0.2)), (60, (0.6, 0.5, 0.3, 0.5, 0.4)))
+    assert finding.verdict == "holds in part"
+    assert "first-order ones at 60 ways" in finding.words and "that recompute at 20 ways" in finding.words
+    assert "costs 11.8 and not 19, an exact one 19 and not 55" in finding.words
+    assert "than exact ones at 60 ways" in finding.words
+    assert found((20, (0.6, 0.5, 0.5, 0.6, 0.5))).verdict == "holds"
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        (0.8, 0.8, 0.8, 0.8, 0.8),  # all at the chance of five ways
+        (0.4, 0.39, 0.4, 0.4, 0.4),  # less than a twentieth
+        (0.8, 0.75, 0.75, 0.8, 0.8),  # ahead, yet hardly better than chance
+        (0.0, 0.0, 0.0, 0.0, 0.0),
+        (0.4, np.nan, 0.4, 0.4, 0.4),
+        (np.nan, np.nan, np.nan, np.nan, np.nan),
+    ],
+)
+def test_ties_chance_and_diverged_runs_do_not_hold(errors):
+    finding = found((5, errors))
+    assert finding.verdict == "does not hold" and finding.words.count("nowhere") == 3
+    assert ("diverged" in finding.words) == bool(np.isnan(errors).any())
+    assert "nan" not in finding.words
+
+
+def test_a_gain_over_methods_that_learn_nothing_does_not_count():
+    errors = (0.75, 0.7, 0.7, 0.75, 0.75)
+    assert found((5, errors), start=0.9).verdict == "holds"
+    assert found((5, errors), start=0.76).verdict == "does not hold"
+
+
+def test_a_zero_error_counts_as_one_image_and_a_diverged_rival_is_beaten():
+    finding = found((5, (0.01, 0.0, 0.0, np.nan, 0.0)), asked=100)
+    assert finding.verdict == "holds"
+    assert finding.numbers[f"5-way: last error of '{DEBIASED}' over '{FO}'"]["value"] == pytest.approx(0.2)
+    # The median counts a seed that diverged as infinite.
+    assert "60.0 % (first order)" in found((5, ((0.2, 0.4, np.nan), 0.1, 0.1, 0.4, 0.4))).words
+
+
+def test_outputs_that_are_not_finite_are_no_guess():
+    outputs, labels = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([0, 0])
+    assert float(image_tasks.wrong(outputs, labels)) == 0.5
+    assert np.isnan(image_tasks.wrong(outputs.at[1, 0].set(jnp.nan), labels))
+    learner = made(FO)
+    state = learner.algorithm.init(*learner.start(jax.random.key(0)))
+    measure, held = debiased_tasks.measure_of(learner, 4), episodes(4, 6)
+    assert 0 <= float(measure(state, held)[ERROR]) <= 1
+    broken = state._replace(x=jax.tree.map(lambda leaf: leaf * jnp.nan, state.x))
+    assert np.isnan(measure(broken, held)[ERROR])
+
+
+@pytest.mark.parametrize(
+    ("claim", "sizes", "image", "exact_steps"),
+    [
+        (ufo_omniglot, (4400, 100, 423), (28, 28, 1), 200_000),
+        (ufo_miniimagenet, (64, 16, 20), (32, 32, 3), 100_000),
+    ],
+)
+def test_sizes_of_the_paper_fit_the_data(monkeypatch, claim, sizes, image, exact_steps):
+    def empty(classes):
+        return np.broadcast_to(np.zeros((), np.uint8), (classes, 20, *image))
+
+    channels = (0.5,) * image[-1]
+    data = ImageClasses("toy", *map(empty, sizes), channels, channels)
+    seen = []
+    monkeypatch.setattr(claim, "load_classes", lambda name: data)
+    monkeypatch.setattr(debiased_tasks, "outcome", lambda experiment, net, ways: seen.append((net, ways)))
+    monkeypatch.setattr(debiased_tasks, "report", lambda experiment, outcomes: experiment)
+    experiment = claim.run("paper")
+    assert [ways for _, ways in seen] == list(experiment.ways)
+    assert experiment.budget == exact_steps * debiased_tasks.price(EXACT, experiment.inner_steps)
+    net, ways = seen[-1]
+    shape = jax.ShapeDtypeStruct((ways, *image), jnp.float32), jax.ShapeDtypeStruct((ways,), jnp.int32)
+
+    def step(support, labels):
+        learner = debiased_tasks.method(net, ways, DEBIASED, 0.1, experiment.inner_steps, 0.1)
+        task = Episode(Images(support, labels), Images(support, labels))
+        state = learner.algorithm.init(*learner.start(jax.random.key(0)))
+        batch = full(jax.tree.map(lambda leaf: leaf[None], task), None)
+        return learner.algorithm.step(state, batch, jax.random.key(1))[0].x, learner.answer(
+            state.x, task, ways
+        )
+
+    x, outputs = jax.eval_shape(step, *shape)
+    assert outputs.shape == (ways, ways) and x["head"]["kernel"].shape == (net.width, ways)
+
+
+def test_heads_of_a_meta_batch_on_images_train_as_if_alone():
+    net = plain_network()
+    together = jax.tree.map(lambda leaf: leaf[0], episodes(10, 1, shots=2, queries=3))
+    alone = Episode(
+        *(
+            Images(part.pixels[len(part.pixels) // 2 :], part.labels[: len(part.labels) // 2])
+            for part in together
+        )
+    )
+    x, found = net.init(jax.random.key(0)), []
+    for tasks, episode in ((2, together), (1, alone)):
+        problem, solver, outputs = pzobo_resnet12.heads(net, tasks)
+        y = solver.solve(x, pzobo_resnet12.zeros(net, tasks), full(episode, episode))
+        found.append((y["kernel"][-1], outputs(x, y, episode)[-1], problem.outer(x, y, episode)))
+    (many, seen, loss), (one, same, last) = found
+    np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(seen, same, rtol=1e-4, atol=1e-5)
+    assert np.abs(one).max() > 0.01 and abs(loss - last) > 1e-4
+    labels = np.repeat(np.arange(5), 3)
+    by_hand = optax.softmax_cross_entropy_with_integer_labels(same, labels).mean()
+    assert float(last) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+@pytest.fixture
+def resnet12(monkeypatch):
+    """The networks that were asked for; a tiny one stands in."""
+    built = []
+
+    def network(*filters):
+        built.append(filters)
+        return Plain()
+
+    data = noisy_prototypes(side=8, sizes=(64, 8, 8), each=10)
+    monkeypatch.setattr(pzobo_resnet12, "ResNet12", network)
+    monkeypatch.setattr(pzobo_resnet12, "load_classes", lambda name: data)
+    return built
+
+
+def test_resnet12_is_timed_whole_and_trained_narrow(resnet12):
+    finding = pzobo_resnet12.run("small")
+    assert resnet12 == [(), (pzobo_resnet12.NARROW,)]
+    rows = finding.tables[0][1].rows
+    assert [row[0].text for row in rows] == ["direct term only", "PZOBO, Q = 1", "ITD", "AID-CG"]
+    assert all(float(row[1].value or 0) > 0 for row in rows) and len(finding.figures) == 1
+    # So few steps decide nothing on what is learned.
+    assert [name for name, number in finding.numbers.items() if number["holds"] is not None] == [
+        "a step of ResNet-12: seconds of ITD over PZOBO",
+        "a step of ResNet-12: seconds of AID-CG over PZOBO",
+    ]
+    assert "decide nothing" in finding.words
+
+
+def test_resnet12_at_the_sizes_of_the_paper(resnet12, monkeypatch):
+    def curve(label, algorithm, setting, points):
+        state = jax.eval_shape(lambda key: algorithm.init(*setting.start(key)), jax.random.key(0))
+        planned = setting.data.outer.plan(jax.random.key(0), 0, 1)
+        task = jax.eval_shape(lambda keys: setting.data.outer.view(keys)[0], planned)
+        assert state.y["kernel"].shape[0] == 12 and task.support.pixels.shape[1] == 12 * 5 * 5
+        assert len(setting.seeds) == 3 and points[-1] == 10_000
+        error = np.nan if label == pzobo_resnet12.ONE else 0.0
+        return Curve(label, points, {ERROR: np.full((3, len(points)), error)}, algorithm.cost, 1.0)
+
+    monkeypatch.setattr(pzobo_resnet12, "curve", curve)
+    monkeypatch.setattr(pzobo_resnet12, "one_step", lambda *given: pzobo_resnet12.Step(1.0, 1.0))
+    finding = pzobo_resnet12.run("paper")
+    assert resnet12 == [()]
+    assert sum(number["holds"] is not None for number in finding.numbers.values()) == 5
+    assert finding.verdict == "does not hold" and "diverged (PZOBO, Q = 1)" in finding.words
+
+
+def test_published_adam_falls_twice():
+    rates = [float(pzobo_resnet12.RATE(step)) for step in (0, 1499, 1501, 3499, 3501)]
+    np.testing.assert_allclose(rates, [0.01, 0.01, 1e-3, 1e-3, 1e-4], rtol=1e-5)
+
+
+def test_a_start_shares_no_key_with_the_tasks_that_are_asked():
+    asked = jax.random.key_data(jax.random.split(jax.random.key(1), 600))
+    start = jax.random.key_data(jax.random.fold_in(jax.random.key(1), image_tasks.START))
+    assert not np.any(np.all(asked == start, axis=1))

@@ -1,0 +1,171 @@
+"""Estimators and oracles: limits, and the identities of the papers."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import bilevel as b
+from bilevel.types import Point
+from cases.problems import counted, quartic_case
+
+CASE = quartic_case()
+OPTIMIZERS = Point(0.05, 0.3, 0.3)
+
+
+def path(oracle, estimator, steps=30, optimizers=OPTIMIZERS, start=CASE.y):
+    algorithm = b.single_loop(CASE.problem, oracle, estimator, optimizers)
+    state, xs = algorithm.init(CASE.x, start), []
+    step = jax.jit(algorithm.step)
+    for _ in range(steps):
+        state, metrics = step(state, CASE.data, jax.random.key(0))
+        xs.append(np.asarray(state.x))
+    return np.array(xs), state, metrics
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [b.storm(1.0), b.storm(0.2), b.momentum(1.0), b.spider(7), b.page(0.3), b.saga()],
+    ids=["storm1", "storm", "momentum1", "spider", "page", "saga"],
+)
+def test_full_batches_give_the_plain_oracle(estimator):
+    oracle = b.implicit_direction(CASE.problem)
+    np.testing.assert_allclose(path(oracle, estimator)[0], path(oracle, b.plain())[0], atol=1e-12)
+
+
+def noisy_oracle(point, batch):
+    return b.directions.Terms(
+        jax.tree.map(lambda leaf: leaf + batch, point), jax.tree.map(jnp.zeros_like, point), 0.0
+    )
+
+
+def test_momentum_is_the_exponential_average_from_the_first_direction():
+    estimator, point = b.momentum(0.25), Point(jnp.ones(()), jnp.ones(()), jnp.ones(()))
+    state, want = estimator.init(point, (1, 1)), None
+    for noise in (0.5, -1.0, 2.0):
+        direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
+        want = 1 + noise if want is None else 0.75 * want + 0.25 * (1 + noise)
+        assert direction.x == pytest.approx(want, rel=1e-14)
+
+
+def test_storm_corrects_the_last_direction_on_the_current_minibatch():
+    estimator = b.storm(0.25)
+    points = [Point(*[jnp.asarray(value)] * 3) for value in (1.0, 3.0, -2.0)]
+    state, want, last = estimator.init(points[0], (1, 1)), None, None
+    for point, noise in zip(points, (0.5, -1.0, 2.0), strict=True):
+        direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
+        fresh = float(point.x) + noise
+        want = fresh if want is None else fresh + 0.75 * (want - (float(last.x) + noise))
+        last = point
+        assert direction.x == pytest.approx(want, rel=1e-14)
+
+
+class Scale(NamedTuple):
+    """A minibatch whose direction at p is `(1 + noise) p`; without noise on the whole set."""
+
+    noise: Any
+
+    def whole(self):
+        return Scale(jnp.zeros_like(self.noise))
+
+
+@pytest.mark.parametrize(
+    "estimator, periods_are_random", [(b.page(0.2), True), (b.spider(5), False)], ids=["page", "spider"]
+)
+def test_refreshes_come_as_often_as_told_and_corrections_in_between(estimator, periods_are_random):
+    def oracle(point, batch):
+        outer = jax.tree.map(lambda leaf: (1 + batch.noise) * leaf, point)
+        return b.directions.Terms(outer, jax.tree.map(jnp.zeros_like, point), 0.0)
+
+    def step(state, read):
+        p, noise, key = read
+        direction, state, _ = estimator.update(oracle, state, Point(p, p, p), Scale(noise), key)
+        return state, direction.x
+
+    p, noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4000)))
+    reads = p, noise, jax.random.split(jax.random.key(0), 4000)
+    d = np.asarray(jax.lax.scan(step, estimator.init(Point(*[p[0]] * 3), (1, 1)), reads)[1])
+    refreshed = d == p
+    corrected = d[:-1] + np.asarray((1 + noise[1:]) * (p[1:] - p[:-1]))
+    np.testing.assert_allclose(d[1:][~refreshed[1:]], corrected[~refreshed[1:]], atol=1e-12)
+    assert refreshed[0]
+    # 4000 tosses: a standard deviation of 0.006; the period is exact.
+    assert refreshed.mean() == pytest.approx(0.2, abs=0.02)
+    assert refreshed[::5].all() == (not periods_are_random)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["whole", "ragged"])
+def test_a_ragged_minibatch_costs_saga_no_more_than_a_whole_one(last):
+    problem, counts = counted(CASE.problem)
+    data = b.minibatches(np.zeros(5), np.zeros(5), batch_size=2)
+    algorithm = b.saba(problem, inner_optimizer=0.3, outer_optimizer=0.02)
+    picks = jnp.array([4 if last else 2], jnp.int32)
+    batch = b.Batch(*(source.view(picks) for source in data))
+    step = jax.jit(lambda state: algorithm.step(state, batch, None)[0])
+    jax.block_until_ready(step(b.initial_state(algorithm, CASE.x, CASE.y, data)))
+    assert counts == algorithm.cost._asdict()
+
+
+def test_weights_may_follow_a_schedule_and_must_be_shares():
+    estimator, point = b.momentum(lambda count: 1.0 / (count.astype(float) + 1)), Point(*[jnp.zeros(())] * 3)
+    state = estimator.init(point, (1, 1))
+    for noise in (1.0, 2.0, 6.0):
+        direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
+    assert direction.x == pytest.approx(3.0)  # the plain average
+    for make in (b.momentum, b.storm):
+        estimator = make(optax.constant_schedule(3.0))  # cut at 1
+        state = estimator.init(point, (1, 1))
+        for noise in (0.5, -1.0):
+            direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
+        assert direction.x == -1.0
+        with pytest.raises(ValueError, match=r"weight must be in \(0, 1\], got 0"):
+            make(0.0)
+
+
+def test_implicit_direction_at_the_solution_is_the_exact_hypergradient():
+    y, exact = CASE.exact(CASE.x)
+    H = jax.hessian(CASE.problem.inner, argnums=1)(CASE.x, jnp.asarray(y), None)
+    v = jnp.linalg.solve(H, jax.grad(CASE.problem.outer, argnums=1)(CASE.x, jnp.asarray(y), None))
+    terms = b.implicit_direction(CASE.problem).evaluate(Point(CASE.x, jnp.asarray(y), v), CASE.data, None)
+    np.testing.assert_allclose(terms.total.x, exact, rtol=1e-12)
+    np.testing.assert_allclose(terms.total.y, 0, atol=1e-13)
+    np.testing.assert_allclose(terms.total.v, 0, atol=1e-13)
+    assert terms.linear_residual < 1e-13
+
+
+def test_neumann_direction_at_the_solution_tends_to_the_exact_hypergradient():
+    y, exact = CASE.exact(CASE.x)
+    oracle = b.neumann_direction(CASE.problem, b.neumann(300, 0.5))
+    terms = oracle.evaluate(Point(CASE.x, jnp.asarray(y), ()), CASE.data, None)
+    np.testing.assert_allclose(terms.total.x, exact, rtol=1e-11)
+    xs, state, _ = path(oracle, b.plain(), steps=800)
+    assert np.linalg.norm(CASE.exact(state.x)[1]) < 1e-6 and state.v == ()
+
+
+def test_penalty_direction_is_off_by_one_over_the_penalty():
+    errors = []
+    for penalty in (10.0, 100.0):
+        _, exact = CASE.exact(CASE.x)
+        oracle = b.penalty_direction(CASE.problem, penalty)
+        y = CASE.y + 0.5
+        z = oracle.adjoint(y)
+        np.testing.assert_array_equal(z, y)
+        for _ in range(400):
+            total = oracle.evaluate(Point(CASE.x, y, z), CASE.data, None).total
+            y, z = y - 0.3 * total.y, z - 0.3 * total.v
+        errors.append(np.linalg.norm(total.x - exact))
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.15)
+
+
+def test_oracles_refuse_a_penalty_that_is_not_positive():
+    with pytest.raises(ValueError, match="penalty must be positive, got 0"):
+        b.penalty_direction(CASE.problem, 0)
+
+
+def test_constrain_needs_the_variable():
+    link = b.constrain(lambda x: x)
+    with pytest.raises(ValueError, match="constrain needs the variable"):
+        link.update(jnp.ones(2), link.init(jnp.ones(2)))

@@ -1,0 +1,233 @@
+"""Linear solvers against numpy, their edge cases, and their derivatives."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+from bilevel import cg, heavy_ball, lineax_solver, neumann, random_product, richardson
+
+RNG = np.random.default_rng(0)
+Q0 = RNG.normal(size=(30, 30))
+GRAM = Q0 @ Q0.T
+H = 0.9 * GRAM / np.linalg.eigvalsh(GRAM)[-1] + 0.1 * np.eye(30)
+B = RNG.normal(size=30)
+TRUTH = np.linalg.solve(H, B)
+
+
+def operator(i):
+    return lambda w: jnp.asarray(H) @ w
+
+
+def solve(solver, b=B, v0=None, operator=operator):
+    return solver.solve(operator, jnp.asarray(b), jnp.zeros_like(b) if v0 is None else jnp.asarray(v0))
+
+
+SOLVERS = {
+    "cg": cg(60),
+    "richardson": richardson(400, 1.0),
+    "heavy_ball": heavy_ball(150, 1.0, 0.1),
+    "neumann": neumann(400, 1.0),
+    "lineax": lineax_solver(lx.CG(rtol=1e-12, atol=1e-12)),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solves(name):
+    v, residual = solve(SOLVERS[name])
+    # (1 - 0.1)^400 < 1e-18; CG stops at rounding times the condition number 10.
+    np.testing.assert_allclose(v, TRUTH, rtol=1e-9)
+    assert residual < 1e-10
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_derivative_of_the_solution(name):
+    def norm(scale):
+        v, _ = SOLVERS[name].solve(
+            lambda i: lambda w: scale * (jnp.asarray(H) @ w), jnp.asarray(B), jnp.zeros(30)
+        )
+        return jnp.sum(v**2)
+
+    # v = truth / scale, so d|v|^2 / dscale = -2 |truth|^2 at scale 1.
+    assert jax.grad(norm)(1.0) == pytest.approx(-2 * TRUTH @ TRUTH, rel=1e-8)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_vmap_and_dict_vectors(name):
+    def dict_operator(i):
+        return lambda w: {"p": 2.0 * w["p"], "q": 0.5 * w["q"]}
+
+    b = {"p": jnp.ones((4, 3)), "q": jnp.ones((4, 1))}
+    # Those that need to know the spectrum, which here is 0.5 and 2.
+    fitted = {
+        "heavy_ball": heavy_ball(100, 2.0, 0.5),
+        "neumann": neumann(400, 0.4),
+        "richardson": richardson(400, 0.4),
+    }
+    solver = fitted.get(name, SOLVERS[name])
+    v, _ = jax.vmap(lambda b: solver.solve(dict_operator, b, jax.tree.map(jnp.zeros_like, b)))(b)
+    np.testing.assert_allclose(v["p"], 0.5, rtol=1e-9)
+    np.testing.assert_allclose(v["q"], 2.0, rtol=1e-9)
+
+
+def test_cg_returns_its_last_iterate():
+    v, _ = cg(1).solve(lambda i: lambda w: 0.5 * w, jnp.asarray(B), jnp.zeros(30))
+    np.testing.assert_allclose(v, 2 * B, rtol=1e-15)
+
+
+def test_cg_of_an_eigenvector_is_exact_after_one_step():
+    eigenvector = np.linalg.eigh(H)[1][:, 3]
+    v, _ = solve(cg(1), b=eigenvector)
+    np.testing.assert_allclose(v, np.linalg.solve(H, eigenvector), atol=1e-12)
+
+
+def test_cg_steps_equal_the_galerkin_solution_of_the_krylov_space():
+    for steps in (1, 3, 6):
+        krylov = np.stack([np.linalg.matrix_power(H, i) @ B for i in range(steps)], axis=1)
+        galerkin = krylov @ np.linalg.solve(krylov.T @ H @ krylov, krylov.T @ B)
+        # The Krylov basis itself is ill-conditioned: about 1e8 for six columns.
+        np.testing.assert_allclose(solve(cg(steps))[0], galerkin, rtol=1e-7)
+
+
+def test_cg_starts_at_v0_and_stays_there_when_it_is_the_solution():
+    np.testing.assert_allclose(solve(cg(1), v0=TRUTH)[0], TRUTH, rtol=1e-12)
+    assert solve(cg(2), v0=TRUTH + 1e-6)[1] < 1e-5
+    v, residual = solve(cg(5), b=np.zeros(30))
+    assert not np.any(v) and residual == 0
+
+
+def test_cg_with_a_tolerance_stops_at_the_first_step_that_meets_it():
+    norm = np.linalg.norm(B)
+    for steps in (1, 3, 6):
+        v, residual = solve(cg(steps))
+        got, met = solve(cg(60, tolerance=float(residual * norm) * (1 + 1e-9)))
+        np.testing.assert_allclose(got, v, rtol=1e-12)
+        assert met == pytest.approx(float(residual), rel=1e-9)
+    np.testing.assert_array_equal(solve(cg(60, tolerance=norm))[0], 0)
+    np.testing.assert_allclose(solve(cg(4, tolerance=0.0))[0], solve(cg(4))[0], rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solves_from_another_start(name):
+    v, residual = solve(SOLVERS[name], v0=10 * B)
+    np.testing.assert_allclose(v, TRUTH, rtol=1e-8)
+    assert residual < 1e-9
+
+
+def test_lineax_starts_at_v0():
+    solver = lineax_solver(lx.CG(rtol=1e-6, atol=1e-6, max_steps=1))
+    np.testing.assert_allclose(solve(solver, v0=TRUTH)[0], TRUTH, rtol=1e-12)
+    assert solve(solver)[1] > 1e-3
+
+
+def test_heavy_ball_is_its_recursion_from_v0():
+    step, momentum = 4 / (1 + np.sqrt(0.1)) ** 2, ((1 - np.sqrt(0.1)) / (1 + np.sqrt(0.1))) ** 2
+    v = last = np.ones(30)
+    for _ in range(5):
+        v, last = v - step * (H @ v - B) + momentum * (v - last), v
+    np.testing.assert_allclose(solve(heavy_ball(5, 1.0, 0.1), v0=np.ones(30))[0], v, rtol=1e-12)
+
+
+def test_cg_on_an_indefinite_matrix_stays_finite_and_tells():
+    indefinite = jnp.diag(jnp.linspace(-1, 1, 30))
+    v, residual = solve(cg(50), v0=10 * B, operator=lambda i: lambda w: indefinite @ w)
+    assert np.all(np.isfinite(v)) and residual > 0.1
+
+
+def test_damping_solves_the_damped_system():
+    for solver in (
+        cg(60, damping=0.5),
+        richardson(400, 0.6, damping=0.5),
+        heavy_ball(100, 1, 0.1, damping=0.5),
+    ):
+        v, residual = solve(solver)
+        np.testing.assert_allclose(v, np.linalg.solve(H + 0.5 * np.eye(30), B), rtol=1e-9)
+        assert residual < 1e-9
+
+
+def test_neumann_sum_has_one_more_term_than_products_and_meets_the_papers_bound():
+    for terms, error, bound in (
+        (3, 0.732, 1.633),
+        (10, 0.457, 1.140),
+        (50, 0.0428, 0.1465),
+        (200, 1.31e-5, 6.67e-5),
+    ):
+        got = np.linalg.norm(solve(neumann(terms, 0.5))[0] - TRUTH) / np.linalg.norm(TRUTH)
+        assert got == pytest.approx(error, rel=0.01)
+        assert got <= bound
+
+
+def test_residual_is_that_of_the_answer():
+    for solver, damping in (
+        (cg(2), 0),
+        (richardson(5, 0.5), 0),
+        (heavy_ball(5, 1.0, 0.1), 0),
+        (cg(2, damping=0.3), 0.3),
+    ):
+        v, residual = solve(solver, v0=np.ones(30))
+        left = B - (H + damping * np.eye(30)) @ v
+        assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(B), rel=1e-12)
+    _, residual = solve(neumann(7, 0.5))
+    last_term = np.linalg.matrix_power(np.eye(30) - 0.5 * H, 7) @ B
+    assert residual == pytest.approx(np.linalg.norm(last_term) / np.linalg.norm(B), rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_cg_stays_at_the_solution_in_float32_after_many_more_steps_than_dimensions(scale):
+    diagonal = jnp.asarray(scale * np.linspace(0.5, 1, 5), jnp.float32)
+    b = jnp.ones(5, jnp.float32)
+    for steps in (5, 10, 20, 100):
+        v, residual = cg(steps).solve(lambda i: lambda w: diagonal * w, b, jnp.zeros_like(b))
+        np.testing.assert_allclose(v, b / diagonal, rtol=1e-5)
+        assert residual < 1e-5
+
+
+def test_neumann_equals_richardson_from_zero_with_one_more_step():
+    np.testing.assert_allclose(solve(neumann(7, 0.5))[0], solve(richardson(8, 0.5))[0], rtol=1e-13)
+
+
+def test_neumann_factors_are_independent_minibatches_without_bias():
+    """T6: 400 rank-one matrices; reusing one sample for all factors is biased, independent ones are not."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(400, 10, 2))
+    matrices = np.einsum("nij,nkj->nik", a, a)
+    matrices = matrices / (4 * np.linalg.eigvalsh(matrices.mean(0))[-1]) + 0.2 * np.eye(10)
+    rate = 1 / max(np.linalg.eigvalsh(m)[-1] for m in matrices)
+    b = jnp.asarray(rng.normal(size=10))
+    stack = jnp.asarray(matrices)
+    exact, _ = neumann(20, rate).solve(lambda i: lambda w: stack.mean(0) @ w, b, b)
+
+    def draw(key, independent):
+        picks = jax.random.randint(key, (20,), 0, 400)
+        picks = picks if independent else jnp.full(20, picks[0])
+        return neumann(20, rate).solve(lambda i: lambda w: stack[picks[i]] @ w, b, b)[0]
+
+    def bias_and_rmse(independent):
+        draws = jax.vmap(lambda key: draw(key, independent))(jax.random.split(jax.random.key(0), 4000))
+        scale = jnp.linalg.norm(exact)
+        error = draws - exact[None]
+        return jnp.linalg.norm(error.mean(0)) / scale, jnp.sqrt(jnp.mean(jnp.sum(error**2, 1))) / scale
+
+    bias, rmse = bias_and_rmse(True)
+    assert rmse == pytest.approx(0.286, rel=0.1)
+    assert bias < 3 * rmse / np.sqrt(4000)
+    bias, rmse = bias_and_rmse(False)
+    assert bias == pytest.approx(0.346, rel=0.1) and rmse == pytest.approx(0.573, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "make, rule",
+    [
+        (lambda: cg(0), "steps must be at least 1, got 0"),
+        (lambda: cg(1, damping=-1), "damping must be at least 0, got -1"),
+        (lambda: heavy_ball(0, 1.0, 0.1), "steps must be at least 1, got 0"),
+        (lambda: heavy_ball(1, 1.0, 2.0), r"convexity must be in \(0, 1.0\], got 2.0"),
+        (lambda: neumann(-1, 0.1), "terms must be at least 0, got -1"),
+        (lambda: neumann(3, 0.0), "rate must be positive, got 0"),
+        (lambda: random_product(3, -0.1), "rate must be positive, got -0.1"),
+    ],
+)
+def test_bad_arguments(make, rule):
+    with pytest.raises(ValueError, match=rule):
+        make()

@@ -1,0 +1,133 @@
+"""Users bring any model and any optimiser: plain functions, Flax (nnx and linen), Equinox, optax."""
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import bilevel as b
+from bilevel import tasks
+
+RNG = np.random.default_rng(0)
+FEATURES = jnp.asarray(RNG.normal(size=(40, 3)))
+TARGETS = jnp.tanh(FEATURES @ jnp.asarray([1.0, -2.0, 0.5]))
+NOISY = TARGETS.at[::2].add(2.0)
+
+
+def plain():
+    def predict(y, features):
+        return jnp.tanh(features @ y["first"]) @ y["second"]
+
+    return predict, {"first": jnp.asarray(0.5 * RNG.normal(size=(3, 4))), "second": jnp.full(4, 0.5)}
+
+
+def flax_nnx():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(3, 4, rngs=rngs, param_dtype=jnp.float64)
+            self.second = nnx.Linear(4, 1, rngs=rngs, param_dtype=jnp.float64)
+
+        def __call__(self, features):
+            return self.second(nnx.tanh(self.first(features)))[:, 0]
+
+    definition, state = nnx.split(Net(nnx.Rngs(0)))
+    return lambda y, features: nnx.merge(definition, y)(features), state
+
+
+def flax_linen():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, features):
+            hidden = nn.tanh(nn.Dense(4, param_dtype=jnp.float64)(features))
+            return nn.Dense(1, param_dtype=jnp.float64)(hidden)[:, 0]
+
+    return Net().apply, Net().init(jax.random.key(0), FEATURES)
+
+
+def equinox():
+    model = eqx.nn.MLP(3, "scalar", 4, 1, activation=jnp.tanh, key=jax.random.key(0))
+    arrays, static = eqx.partition(model, eqx.is_inexact_array)
+    return lambda y, features: jax.vmap(eqx.combine(y, static))(features), arrays
+
+
+MODELS = {"plain": plain, "nnx": flax_nnx, "linen": flax_linen, "equinox": equinox}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_any_model_learns_row_weights_that_find_the_corrupted_half(name, key):
+    # Libraries of layers promote ranks and dtypes on their own.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        predict, y = MODELS[name]()
+
+        def inner(x, y, batch):
+            features, targets = batch
+            losses = (predict(y, features) - targets) ** 2
+            return jnp.mean(jax.nn.sigmoid(x) * losses) + 1e-3 * optax.tree.norm(y, squared=True)
+
+        def outer(x, y, batch):
+            features, targets = batch
+            return jnp.mean((predict(y, features) - targets) ** 2)
+
+        problem = b.Problem(outer, inner)
+        algorithm = b.itd_bio(
+            problem,
+            inner_optimizer=optax.adam(0.05, eps_root=1e-8),
+            outer_optimizer=optax.adam(0.3),
+            inner_steps=10,
+        )
+        data = b.full((FEATURES, TARGETS), (FEATURES, NOISY))
+        result = b.run(algorithm, jnp.zeros(40), y, data, steps=60, key=key, log_every=60)
+    weights = jax.nn.sigmoid(result.state.x)
+    assert weights[::2].mean() < weights[1::2].mean() - 0.2
+
+
+OPTIMIZERS = {
+    "sgd": optax.sgd,
+    "momentum": lambda rate: optax.sgd(rate / 20, momentum=0.9, nesterov=True),
+    "adamw": lambda rate: optax.adamw(rate, weight_decay=1e-5, eps_root=1e-8),
+    "rmsprop": lambda rate: optax.rmsprop(rate / 2, eps=1e-3),
+    "schedule": lambda rate: optax.sgd(optax.exponential_decay(rate, 200, 0.9)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optax_optimiser_at_both_levels(name, key):
+    task = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6, condition=3)
+    x, y = task.start(key)
+    with jax.numpy_dtype_promotion("standard"):
+        for factory in (b.soba, b.aid_bio):
+            algorithm = factory(
+                task.problem,
+                inner_optimizer=OPTIMIZERS[name](0.2),
+                outer_optimizer=OPTIMIZERS[name](task.outer_step),
+            )
+            result = b.run(algorithm, x, y, task.data(None), steps=600, key=key, log_every=600)
+            before, after = (task.metrics(v, None, task.held)["suboptimality"] for v in (x, result.state.x))
+            assert after < 0.5 * before
+
+
+def test_a_solver_inside_a_larger_program(key):
+    """An engineer's use: y*(x) as one layer, differentiated twice, vmapped over tasks."""
+    ridge = b.Problem(
+        None, lambda x, y, batch: jnp.mean((batch[0] @ y - batch[1]) ** 2) + jnp.exp(x) * jnp.sum(y**2)
+    )
+    fit = b.solution(b.implicit(ridge, b.descend(ridge, 0.1, 300), b.cg(3)))
+
+    def validation(x, shift):
+        y = fit(x, jnp.zeros(3), b.full(None, (FEATURES, TARGETS + shift)))
+        return jnp.mean((FEATURES @ y - TARGETS) ** 2)
+
+    def closed_form(x, shift):
+        gram = FEATURES.T @ FEATURES / 40 + jnp.exp(x) * jnp.eye(3)
+        y = jnp.linalg.solve(gram, FEATURES.T @ (TARGETS + shift) / 40)
+        return jnp.mean((FEATURES @ y - TARGETS) ** 2)
+
+    shifts = jnp.array([0.0, 0.5, 1.0])
+    for derivative in (jax.grad, lambda f: jax.jacrev(jax.grad(f))):
+        got = jax.jit(jax.vmap(derivative(validation), in_axes=(None, 0)))(-1.0, shifts)
+        want = jax.vmap(derivative(closed_form), in_axes=(None, 0))(-1.0, shifts)
+        np.testing.assert_allclose(got, want, rtol=1e-8)

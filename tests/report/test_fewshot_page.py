@@ -1,0 +1,290 @@
+"""The page, figures and table of a few-shot run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bilevel.report import fewshot_table, write_fewshot
+from bilevel.report import figures as figure_module
+from bilevel.report.fewshot import fewshot_page, fewshot_warnings
+from bilevel.report.fewshot_figures import (
+    drawn,
+    episode_picture,
+    fewshot_figures,
+    learning_curves,
+    ways_chart,
+)
+from bilevel.report.figures import png
+from bilevel.report.page import png_size
+from cases.reports import HOSTILE, PIXEL, example_episode, example_fewshot
+
+UNDRAWN = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Figures of few dots: the same code in less time."""
+    monkeypatch.setattr(figure_module, "RESOLUTION", 50)
+
+
+def figures_of(result):
+    return fewshot_figures(result.summary, result.history, result.examples)
+
+
+def words(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def headline(page):
+    return page.partition("<h1>")[2].partition("</h1>")[0].replace("\N{NO-BREAK SPACE}", " ")
+
+
+# Files
+
+
+def test_a_run_is_written_whole(tmp_path):
+    result = example_fewshot(history={"outer_loss": [2.0] * 10 + [float("nan")]}, peak_mib=float("nan"))
+    paths = write_fewshot(result, tmp_path)
+    names = ["summary.json", "report.html", "learner.npz"]
+    names += ["curves.png", "ways.png", "episode_1.png", "episode_2.png"]
+    assert [path.name for path in paths] == names
+
+    def refuse(token):
+        raise AssertionError(token)
+
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert summary["history"]["outer_loss"][-1] is None and summary["peak_mib"] is None
+    assert set(summary) == {*result.summary, "history"}
+    # What was read back shows the same: None stands for a number that was not finite.
+    history = summary.pop("history")
+    again = example_fewshot(history=history)
+    again.summary = summary
+    assert fewshot_page(again) == (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert fewshot_table(again) == fewshot_table(result)
+
+
+# Page and table
+
+
+def test_headline_says_accuracy_interval_episodes_and_chance():
+    page = fewshot_page(example_fewshot(), UNDRAWN)
+    assert headline(page) == (
+        "<em>97.1 % ± 0.3 %</em> of query images right, on 600 episodes of characters never seen in "
+        "training; chance is 20 %"
+    )
+    assert "of classes never seen" in headline(fewshot_page(example_fewshot(dataset="mini"), UNDRAWN))
+    assert "chance is 33.3 %" in headline(fewshot_page(example_fewshot(chance=1 / 3), UNDRAWN))
+    unknown = example_fewshot(test_accuracy=None, test_interval=None)
+    assert "No test accuracy" in headline(fewshot_page(unknown, UNDRAWN))
+
+
+def test_terminal_and_page_show_the_same_numbers():
+    result = example_fewshot()
+    for text in (fewshot_table(result), fewshot_page(result, UNDRAWN).replace("\N{NO-BREAK SPACE}", " ")):
+        for number in ("omniglot", "97.1 % ± 0.3 %", "96.9 % ± 0.4 %", "20 %", "3,000", "8 min 2 s"):
+            assert number in text
+    assert "160.8" in fewshot_table(result) and "161 ms" in fewshot_page(result, UNDRAWN)
+
+
+def test_page_says_what_was_run():
+    page = fewshot_page(example_fewshot(), UNDRAWN)
+    assert "3,000 steps of 16 tasks" in page and "tell 5 classes apart from 1 image of each" in page
+    assert "111,936 parameters" in page and "<dt>inner step size</dt><dd>0.4</dd>" in page
+    assert "812 MiB" in page and "<code>bilevel fewshot omniglot --ways 5 plain</code>" in page
+
+
+def test_accuracy_by_ways_is_in_order_with_the_trained_ways_marked():
+    page = fewshot_page(example_fewshot(), UNDRAWN)
+    rows = page.partition('aria-label="Accuracy by ways"')[2].partition("</table>")[0].split("<tr")[2:]
+    ways = [row.partition('data-value="')[2].partition('"')[0] for row in rows]
+    assert ways == ["2", "5", "10", "20"]
+    assert ["chosen" in row for row in rows] == [False, True, False, False]
+    assert "97.0 % ± 0.4 %" in rows[1] and "3.0 %" in rows[1]
+
+
+@pytest.mark.parametrize("data", [{"accuracy_by_ways": []}, {"examples": []}, {"peak_mib": None}])
+def test_page_without_a_part(data):
+    page = fewshot_page(example_fewshot(**data))
+    assert ('id="ways"' in page) == ("accuracy_by_ways" not in data)
+    assert ('id="episodes"' in page) == ("examples" not in data)
+
+
+def test_page_of_a_run_stopped_before_anything_was_measured():
+    names = ("step", "seconds", "outer_loss", "validation_accuracy", "validation_interval")
+    unknown = dict.fromkeys(
+        ("best_step", "validation_accuracy", "validation_interval", "test_accuracy", "test_interval")
+    )
+    result = example_fewshot(
+        history={name: [] for name in names}, examples=[], accuracy_by_ways=[], stopped="by you", **unknown
+    )
+    assert figures_of(result) == {} and fewshot_warnings(result) == []
+    assert "Stopped early: by you." in fewshot_page(result)
+    assert "stopped: by you" in fewshot_table(result) and "–" in fewshot_table(result)
+
+
+def test_page_escapes_what_users_name():
+    page = fewshot_page(example_fewshot(text=HOSTILE, dataset=HOSTILE, stopped=f"diverged {HOSTILE}"))
+    assert page.count("<script") == 1 and page.count("</script") == 1
+    assert "&lt;script&gt;" in page
+
+
+# Warnings
+
+
+def test_a_good_run_has_no_warning():
+    result = example_fewshot(stopped="the time budget of 60 s was spent")
+    assert fewshot_warnings(result) == []
+    assert 'class="warning"' not in fewshot_page(result, UNDRAWN)
+
+
+@pytest.mark.parametrize("stopped", ["diverged at step 300", "outer_loss is not finite", "Divergence"])
+def test_divergence_is_a_warning(stopped):
+    result = example_fewshot(stopped=stopped)
+    assert fewshot_warnings(result) == [f"The run ended early: {stopped}"]
+    page = fewshot_page(result, UNDRAWN)
+    assert page.count(stopped) == 1 and page.index(stopped) < page.index("<main>")
+    assert fewshot_table(result).count(stopped) == 1
+
+
+@pytest.mark.parametrize(("accuracy", "warned"), [(0.204, False), (0.203, True), (0.2, True), (0.1, True)])
+def test_an_interval_that_includes_chance_is_a_warning(accuracy, warned):
+    result = example_fewshot(test_accuracy=accuracy, test_interval=0.0035)
+    assert [("no better than chance" in text) for text in fewshot_warnings(result)] == [True] * warned
+
+
+@pytest.mark.parametrize(("last", "warned"), [(0.94, False), (0.939, True), (None, True)])
+def test_a_fall_of_more_than_three_points_is_a_warning(last, warned):
+    accuracy = [0.2] * 8 + [0.97, 0.93, last]
+    found = fewshot_warnings(example_fewshot(history={"validation_accuracy": accuracy}))
+    assert len(found) == warned
+    # Where the last was not measured, the one before it counts.
+    told = "93.0 % at step 2,700" if last is None else "93.9 % at step 3,000"
+    assert all(f"from 97.0 % at step 2,400 to {told}" in text for text in found)
+
+
+# Figures
+
+
+def test_curves_show_the_band_chance_and_the_best_checkpoint():
+    result = example_fewshot()
+    figure = learning_curves(result.history, 2700, 0.2)
+    above, below = figure.axes
+    curve, star, chance = above.lines
+    np.testing.assert_allclose(curve.get_ydata(), result.history["validation_accuracy"])
+    assert star.get_xdata()[0] == pytest.approx(0.1608 * 2700)
+    assert star.get_ydata()[0] == result.history["validation_accuracy"][9]
+    assert set(chance.get_ydata()) == {0.2}
+    band = above.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(
+        (np.add(result.history["validation_accuracy"], result.history["validation_interval"])).max()
+    )
+    np.testing.assert_allclose(below.lines[0].get_ydata(), result.history["outer_loss"])
+
+
+def test_curves_skip_what_was_not_measured_and_end_with_a_cross_where_the_loss_was_lost():
+    result = example_fewshot()
+    accuracy = [None, 0.5, float("nan"), *result.history["validation_accuracy"][3:]]
+    loss = result.history["outer_loss"][:6] + [None] * 5
+    figure = learning_curves(
+        result.history | {"validation_accuracy": accuracy, "outer_loss": loss}, 600, None
+    )
+    above, below = figure.axes
+    assert len(above.lines) == 1 and len(above.lines[0].get_xdata()) == 9
+    assert below.lines[1].get_marker() == "x"
+    assert below.lines[1].get_xdata() == result.history["seconds"][5]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+@pytest.mark.parametrize("known", [True, False])
+def test_curves_of_few_points_draw(length, known):
+    history = {
+        name: (values if known or name == "step" else [None] * 11)[:length]
+        for name, values in example_fewshot().history.items()
+    }
+    assert png(learning_curves(history, 0, 0.2))
+
+
+def test_ways_have_their_own_chance():
+    rows = example_fewshot().summary["accuracy_by_ways"]
+    rows = [*rows, {"ways": 3, "accuracy": None, "interval": None}]
+    axes = ways_chart(rows, 5).axes[0]
+    dots, *_, dashes = axes.lines  # the caps of the intervals lie between
+    np.testing.assert_allclose(dots.get_ydata(), [0.982, np.nan, 0.97, 0.95, 0.91])
+    np.testing.assert_allclose(dashes.get_ydata(), [1 / 2, 1 / 3, 1 / 5, 1 / 10, 1 / 20])
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["2", "3", "5\nas trained", "10", "20"]
+
+
+@pytest.mark.parametrize(
+    ("ways", "queries", "count"),
+    [(5, 15, 15), (5, 1, 5), (20, 15, 20), (10, 15, 20), (2, 15, 6), (25, 1, 20)],
+)
+def test_the_first_query_images_of_each_class_are_drawn(ways, queries, count):
+    episode = example_episode(ways, 1, queries)
+    order = np.random.default_rng(1).permutation(episode.labels.size)
+    episode.labels = episode.labels[order]
+    shown = drawn(episode)
+    assert shown.size == len(set(shown)) == count
+    labels = episode.labels[shown]
+    assert (np.diff(labels) >= 0).all()
+    for label in range(min(ways, 20)):
+        rows = np.flatnonzero(episode.labels == label)
+        np.testing.assert_array_equal(shown[labels == label], rows[: (labels == label).sum()])
+
+
+def test_wrong_answers_differ_by_frame_cross_and_letter():
+    figure = episode_picture(example_episode(wrong=2), 3)
+    told = words(figure)
+    assert figure.get_suptitle() == "Episode 3: 73 of 75 query images right, 15 drawn"
+    assert told.count("A ✗") == 1 and told.count("is E") == 1  # E taken for A
+    assert told.count("E ✗") == 1 and told.count("is D") == 1  # D taken for E
+    assert sum("%" in text for text in told) == 15
+    frames = list(figure.axes[0].patches)
+    assert len(frames) == 20 and sum(frame.get_linewidth() > 1 for frame in frames) == 2
+    assert not any(
+        "✗" in text or text.startswith("is ") for text in words(episode_picture(example_episode(wrong=0)))
+    )
+
+
+@pytest.mark.parametrize(("channels", "value", "expected"), [(1, 255, 0), (1, 0, 255), (3, 200, 200)])
+def test_ink_is_drawn_dark_on_light_and_photographs_as_they_are(channels, value, expected):
+    episode = example_episode(shape=(8, 8, channels))
+    episode.support = np.full_like(episode.support, value)
+    image = np.asarray(episode_picture(episode).axes[0].images[0].get_array())
+    assert image.shape == (8, 8, 3) and (image == expected).all()
+
+
+@pytest.mark.parametrize("ways", [2, 5, 20, 25])
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (16, 24, 3)])
+def test_pictures_of_episodes_show_every_support_image_apart(ways, shots, shape):
+    episode = example_episode(ways, shots, 3, shape)
+    figure = episode_picture(episode)
+    axes = figure.axes[0]
+    boxes = np.array([image.get_extent() for image in axes.images])
+    assert len(boxes) == ways * shots + drawn(episode).size
+    lefts, tops = boxes[:, 0], boxes[:, 3]
+    width, height = boxes[0, 1] - boxes[0, 0], boxes[0, 2] - boxes[0, 3]
+    assert height / width == pytest.approx(shape[0] / shape[1])
+    across, down = (np.abs(side[:, None] - side[None]) for side in (lefts, tops))
+    apart = (across >= width) | (down >= height) | np.eye(len(boxes), dtype=bool)
+    assert apart.all()
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert boxes.min() >= min(low, top) and boxes[:, 1].max() <= high and boxes[:, 2].max() <= bottom
+    assert min(png_size(png(figure))) > figure_module.RESOLUTION
+
+
+def test_a_figure_repeats_itself_and_arrays_stay_as_they_are():
+    result = example_fewshot()
+    before = result.examples[0].support.copy()
+    assert figures_of(result) == figures_of(result)
+    np.testing.assert_array_equal(result.examples[0].support, before)
+
+
+def test_caption_counts_what_is_drawn_and_what_is_right():
+    page = fewshot_page(example_fewshot(), UNDRAWN)
+    assert page.count("15 of 75 query images are drawn (the first 3 of each class); "
+                      "13 of those drawn and 73 of all are right.") == 2  # fmt: skip
+    few = example_fewshot(examples=[example_episode(5, 1, 2)])
+    assert "10 of 10 query images are drawn (all)" in fewshot_page(few, UNDRAWN)

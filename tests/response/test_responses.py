@@ -1,0 +1,248 @@
+"""Truth: every response against closed forms and central differences, to second order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bilevel as b
+from bilevel.response import Response
+from cases.problems import CASES, central_difference, flat, quadratic_case, quartic_case, relative_error
+
+
+def responses(case, steps=400):
+    solver = b.descend(case.problem, case.step, steps)
+    return {
+        "unrolled": b.unrolled(solver),
+        "truncated": b.unrolled(b.descend(case.problem, case.step, steps, last=steps // 2)),
+        "implicit_cg": b.implicit(case.problem, solver, b.cg(10)),
+        "implicit_richardson": b.implicit(case.problem, solver, b.richardson(400, case.step)),
+        "implicit_neumann": b.implicit(case.problem, solver, b.neumann(400, case.step)),
+    }
+
+
+def objective(case, response):
+    solve = b.solution(response)
+
+    def phi(x):
+        return case.problem.outer(x, solve(x, case.y, case.data, jax.random.key(0)), None)
+
+    return phi
+
+
+@pytest.mark.parametrize("name", responses(quadratic_case(), 1))
+@pytest.mark.parametrize("problem", CASES)
+def test_hypergradient_of_a_converged_inner_problem_is_exact(problem, name):
+    case = CASES[problem]()
+    response = responses(case)[name]
+    exact_y, exact = case.exact(case.x)
+    gradient, y, info = b.hypergradient(case.problem, response, case.x, case.y, case.data)
+    # 400 steps contract the inner error below rounding; cg(10) has at least as many steps as dimensions.
+    np.testing.assert_allclose(flat(y), exact_y, atol=1e-12)
+    assert relative_error(gradient, exact) < 1e-10
+    assert info.linear_residual < 1e-10
+    assert relative_error(jax.grad(objective(case, response))(case.x), exact) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["unrolled", "implicit_cg", "implicit_richardson", "implicit_neumann"])
+@pytest.mark.parametrize("problem", CASES)
+def test_second_derivative_through_the_solution(problem, name):
+    case = CASES[problem]()
+    vector, unravel = jax.flatten_util.ravel_pytree(case.x)
+    phi = objective(case, responses(case)[name])
+    hessian = jax.jacrev(jax.grad(lambda vector: phi(unravel(vector))))(vector)
+    step = 1e-5
+    columns = [
+        (case.exact(unravel(vector + step * e))[1] - case.exact(unravel(vector - step * e))[1]) / (2 * step)
+        for e in jnp.eye(vector.size)
+    ]
+    # Central differences of a closed form: step^2 plus rounding / step, both about 1e-10.
+    np.testing.assert_allclose(hessian, np.stack(columns, axis=1), atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_unrolled_is_the_derivative_of_the_path(steps):
+    case = quartic_case()
+    response = b.unrolled(b.descend(case.problem, 0.3, steps))
+    phi = objective(case, response)
+    gradient = b.hypergradient(case.problem, response, case.x, case.y, case.data)[0]
+    np.testing.assert_allclose(gradient, central_difference(phi, case.x), atol=1e-8)
+
+
+def test_unrolled_equals_the_papers_sum_over_steps():
+    case, alpha, steps = quartic_case(), 0.3, 7
+    inner, outer = case.problem.inner, case.problem.outer
+    path = [case.y]
+    for _ in range(steps):
+        path.append(path[-1] - alpha * jax.grad(inner, argnums=1)(case.x, path[-1], None))
+    w, total = jax.grad(outer, argnums=1)(case.x, path[-1], None), 0.0
+    for y in reversed(path[:-1]):
+        J = jax.jacfwd(jax.grad(inner), argnums=1)(case.x, y, None)
+        H = jax.hessian(inner, argnums=1)(case.x, y, None)
+        total, w = total + J @ w, w - alpha * H @ w
+    want = jax.grad(outer)(case.x, path[-1], None) - alpha * total
+    response = b.unrolled(b.descend(case.problem, alpha, steps))
+    got = b.hypergradient(case.problem, response, case.x, case.y, case.data)[0]
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_unrolled_through_other_optimisers(optimizer):
+    import optax
+
+    case = quartic_case()
+    # Without eps_root the square root has an infinite derivative where a gradient is zero.
+    chosen = {"adam": optax.adam(0.1, eps_root=1e-8), "momentum": optax.sgd(0.1, momentum=0.9)}[optimizer]
+    response = b.unrolled(b.descend(case.problem, chosen, 9))
+    # optax's Adam raises a float to an integer power, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        gradient = b.hypergradient(case.problem, response, case.x, case.y, case.data)[0]
+        want = central_difference(objective(case, response), case.x)
+    np.testing.assert_allclose(gradient, want, atol=1e-7)
+
+
+def test_unrolled_sees_the_starting_point_and_implicit_does_not():
+    case = quartic_case()
+    solver = b.descend(case.problem, 0.3, 3)
+
+    def phi(y0, response):
+        return jnp.sum(b.solution(response)(case.x, y0, case.data) ** 2)
+
+    path = jax.grad(phi)(case.y + 0.5, b.unrolled(solver))
+    np.testing.assert_allclose(
+        path, central_difference(lambda y0: phi(y0, b.unrolled(solver)), case.y + 0.5), atol=1e-8
+    )
+    assert not np.any(jax.grad(phi)(case.y + 0.5, b.implicit(case.problem, solver, b.cg(5))))
+
+
+def test_truncated_at_the_solution_equals_the_neumann_sum():
+    case = quadratic_case()
+    exact_y, _ = case.exact(case.x)
+    y = jax.flatten_util.ravel_pytree(case.y)[1](jnp.asarray(exact_y))
+    truncated = b.unrolled(b.descend(case.problem, 0.5, 9, last=4))
+    series = b.implicit(case.problem, b.descend(case.problem, 0.5, 9), b.neumann(3, 0.5))
+    got = b.hypergradient(case.problem, truncated, case.x, y, case.data)[0]
+    want = b.hypergradient(case.problem, series, case.x, y, case.data)[0]
+    assert relative_error(got, want) < 1e-12
+
+
+def test_truncated_to_no_step_equals_first_order():
+    case = quartic_case()
+    truncated = b.unrolled(b.descend(case.problem, 0.3, 6, last=0))
+    got = b.hypergradient(case.problem, truncated, case.x, case.y, case.data)
+    first = b.first_order(b.descend(case.problem, 0.3, 6))
+    want = b.hypergradient(case.problem, first, case.x, case.y, case.data)
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_allclose(want[0], jax.grad(case.problem.outer)(case.x, want[1], None))
+    assert not np.any(jax.grad(lambda x: b.solution(first)(x, case.y, case.data).sum())(case.x))
+
+
+def test_implicit_gradient_of_an_unconverged_solve_can_have_the_wrong_sign_and_the_metrics_tell():
+    def inner(x, y, batch):
+        return 0.5 * jnp.sum((y - jnp.array([1.0, 2.0])) ** 2) + 0.5 * jnp.exp(x) * jnp.sum(y**2)
+
+    def outer(x, y, batch):
+        return jnp.sum((y - 0.5) ** 2)
+
+    problem = b.Problem(outer, inner)
+    algorithm = b.nested(problem, b.implicit(problem, b.descend(problem, 0.05, 3), b.cg(2)), 0.0)
+    state = algorithm.init(jnp.asarray(0.3), jnp.zeros(2))
+    gradient = b.hypergradient(
+        problem,
+        b.implicit(problem, b.descend(problem, 0.05, 3), b.cg(2)),
+        state.x,
+        state.y,
+        b.full(None, None),
+    )[0]
+    assert gradient == pytest.approx(0.128, abs=5e-4)
+    _, metrics = algorithm.step(state, b.full(None, None), jax.random.key(0))
+    assert metrics["inner_residual"] > 1
+    exact = b.hypergradient(
+        problem,
+        b.implicit(problem, b.descend(problem, 0.4, 200), b.cg(2)),
+        state.x,
+        state.y,
+        b.full(None, None),
+    )[0]
+    assert exact == pytest.approx(-0.306936, abs=5e-7)
+
+
+def unit_directions(key, x, count):
+    return jnp.sqrt(count) * jnp.eye(count)
+
+
+def test_zeroth_order_along_all_axes_is_the_unrolled_gradient():
+    case = quartic_case()
+    solver = b.descend(case.problem, 0.3, 7)
+    want = b.hypergradient(case.problem, b.unrolled(solver), case.x, case.y, case.data)[0]
+    axes = b.zeroth_order(solver, 4, smoothing=1e-6, law=unit_directions)
+    got = b.hypergradient(case.problem, axes, case.x, case.y, case.data, jax.random.key(0))[0]
+    # One-sided differences: an error of first order in the smoothing.
+    assert relative_error(got, want) < 1e-5
+    through = jax.grad(objective(case, axes))(case.x)
+    np.testing.assert_allclose(through, got, rtol=1e-10)
+
+
+def test_zeroth_order_is_unbiased_on_affine_paths_with_error_p_plus_one_over_q():
+    p, directions, draws = 20, 5, 40_000
+    rng = np.random.default_rng(0)
+    B, w = jnp.asarray(rng.normal(size=(7, p))), jnp.asarray(rng.normal(size=7))
+    problem = b.Problem(lambda x, y, batch: w @ y, lambda x, y, batch: 0.5 * jnp.sum((y - B @ x) ** 2))
+    response = b.zeroth_order(b.descend(problem, 1.0, 1), directions, smoothing=0.5)
+
+    @jax.jit
+    @jax.vmap
+    def estimate(key):
+        return b.hypergradient(problem, response, jnp.ones(p), jnp.zeros(7), b.full(None, None), key)[0]
+
+    truth = B.T @ w
+    estimates = estimate(jax.random.split(jax.random.key(0), draws))
+    square = jnp.sum(truth**2)
+    # Mean: within three standard errors, sqrt(4.2 / 40,000) = 0.010 each.
+    assert relative_error(estimates.mean(0), truth) < 0.03
+    mse = jnp.mean(jnp.sum((estimates - truth[None]) ** 2, axis=1)) / square
+    assert mse == pytest.approx((p + 1) / directions, rel=0.03)
+
+
+def test_zeroth_order_paths_see_the_same_minibatches():
+    """T11: with common minibatches the error does not grow as the smoothing shrinks."""
+    noise = b.sampling.Stacked(jnp.asarray(np.random.default_rng(0).normal(size=(20, 5))))
+    H = jnp.diag(jnp.linspace(0.5, 1.0, 5))
+    B, w = jnp.asarray(np.random.default_rng(1).normal(size=(5, 10))), jnp.ones(5)
+
+    def inner(x, y, batch):
+        return 0.5 * y @ H @ y - y @ (B @ x + 0.1 * batch)
+
+    problem = b.Problem(lambda x, y, batch: w @ y, inner)
+    batch = b.Batch(b.full(None, None).outer, noise)
+    solver = b.descend(problem, 1.0, 20)
+    want = b.hypergradient(problem, b.unrolled(solver), jnp.zeros(10), jnp.zeros(5), batch)[0]
+    response = b.zeroth_order(solver, 10, smoothing=1e-4, law=unit_directions)
+    got = b.hypergradient(problem, response, jnp.zeros(10), jnp.zeros(5), batch, jax.random.key(0))[0]
+    assert relative_error(got, want) < 1e-8
+
+
+@pytest.mark.parametrize(
+    "make, rule",
+    [
+        (lambda s: b.zeroth_order(s, 0), "directions must be at least 1, got 0"),
+        (lambda s: b.zeroth_order(s, 1, smoothing=0.0), "smoothing must be positive, got 0.0"),
+        (lambda s: b.descend(quartic_case().problem, 0.1, -1), "inner steps must be at least 0, got -1"),
+        (lambda s: b.descend(quartic_case().problem, 0.1, 3, last=4), "last must be in 0..3"),
+    ],
+)
+def test_bad_arguments(make, rule):
+    with pytest.raises(ValueError, match=rule):
+        make(b.descend(quartic_case().problem, 0.1, 1))
+
+
+def test_responses_work_under_jit_and_vmap():
+    case = quartic_case()
+    for response in responses(case, 20).values():
+        assert isinstance(response, Response)
+
+        def gradient(x, response=response):
+            return b.hypergradient(case.problem, response, x, case.y, case.data, jax.random.key(0))[0]
+
+        xs = jnp.stack([case.x, 2 * case.x])
+        np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(xs)[1], gradient(2 * case.x), rtol=1e-9)

@@ -1,6 +1,10 @@
-"""float64, strict promotion and errors for warnings: tests measure numbers, not runs."""
+"""Settings of all tests: float64, strict promotion, a compilation cache, one worker a file.
 
-import itertools
+Warnings are errors (see `pyproject.toml`): tests measure numbers, not runs.
+"""
+
+import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -9,7 +13,22 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-_ENDED = itertools.count(1)
+# Compiling takes most of the time: programs are kept from one run of the tests to the next.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Give each file to one worker, where its tests share compiled programs.
+
+    Files whose tests have groups of their own are spread by these.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture
@@ -17,9 +36,8 @@ def key():
     return jax.random.key(0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _forget_compiled_programs():
-    # Hardly any program serves two tests, and thousands of them would fill the memory.
+    # Hardly any program serves two files, and thousands of them would fill the memory.
     yield
-    if next(_ENDED) % 30 == 0:
-        jax.clear_caches()
+    jax.clear_caches()

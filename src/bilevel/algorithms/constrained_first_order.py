@@ -80,6 +80,7 @@ def constrained_first_order(
     Cost per step: 3 T + 3 gradients, no products. Products with h are not counted.
 
     Differs from the paper: the inner problems are solved by warm-started primal-dual steps of our choice.
+    Equations: derived by us, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> constrained_first_order(tasks.quadratic().problem).cost

@@ -54,8 +54,8 @@ def accbio(
 ) -> Algorithm:
     """Return AccBiO: Nesterov momentum on x and y, heavy ball for the adjoint.
 
-        y <- T steps of `accelerate` on g(ahead, .), from the first y
-        v <- N steps of `heavy_ball` on H v = f_y, from 0
+        y: T steps of `accelerate` on g(ahead, .), from the first y
+        v: N steps of `heavy_ball` on H v = f_y, from 0
         x' = ahead - outer_optimizer(f_x - J v + ridge ahead)                 at (ahead, y)
         ahead <- x' + m (x' - x),   m = (sqrt(outer_condition) - 1) / (sqrt(outer_condition) + 1)
         x <- x'

@@ -50,8 +50,8 @@ def accbio_bg(
     """Return AccBiO-BG: two coupled outer sequences, inner solves from the last y.
 
         between = eta slow + (1 - eta) x
-        y <- T steps of `accelerate` on g(between, .), from the last y
-        v <- N steps of `heavy_ball` on H v = f_y, from 0
+        y: T steps of `accelerate` on g(between, .), from the last y
+        v: N steps of `heavy_ball` on H v = f_y, from 0
         x <- between - outer_optimizer(G),   G = f_x - J v                    at (between, y)
         slow <- tau between + (1 - tau) slow - beta G
 

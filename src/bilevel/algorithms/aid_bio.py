@@ -25,8 +25,8 @@ def aid_bio(
 ) -> Algorithm:
     """Return AID-BiO: inner steps, a linear solve, one outer step.
 
-        y <- T steps of inner_optimizer on g(x, .), from the last y
-        v <- linear_solver on H v = f_y, from the last v
+        y: T steps of inner_optimizer on g(x, .), from the last y
+        v: linear_solver on H v = f_y, from the last v
         x <- x - outer_optimizer(f_x - J v)
 
     Args:

@@ -48,7 +48,7 @@ def bome(
 ) -> Algorithm:
     """Return BOME: descend f along a direction in which the value gap of g falls.
 
-        y <- T steps of inner_optimizer on g(x, .), from z
+        y: T steps of inner_optimizer on g(x, .), from z
         q = g(x, z) - g(x, y),   y held fixed:   grad q = (g_x(x, z) - g_x(x, y), g_y(x, z))
         d = grad f + penalty grad q,   penalty = max(phi - <grad f, grad q>, 0) / |grad q|^2,   at (x, z)
         x <- x - outer_optimizer(d_x),   z <- z - penalised_optimizer(d_z)

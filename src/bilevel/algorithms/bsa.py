@@ -25,7 +25,7 @@ def bsa(
 ) -> Algorithm:
     """Return BSA: warm-started inner steps, a random Hessian product, one outer step.
 
-        y <- T steps of inner_optimizer(g_y / (k + 1)^inner_exponent), from the last y
+        y: T steps of inner_optimizer(g_y / (k + 1)^inner_exponent), from the last y
         v = K rate prod_{i < p} (I - rate H(B_i)) f_y,   p uniform on 0 .. K - 1
         x <- x - outer_optimizer((f_x - J v) / (k + 1)^outer_exponent)
 

@@ -54,7 +54,7 @@ def constrained_first_order(
 
         y*(x) = argmin over y of g(x, y)   subject to h(x, y) = 0,   h linear: A y - B x - c
 
-        (y, l) <- T primal-dual steps on g + <l, h>;   (z, m) <- T on g + perturbation f + <m, h>:
+        (y, l): T primal-dual steps on g + <l, h>,   (z, m): T on g + perturbation f + <m, h>:
           y <- y - inner_optimizer(g_y + h_y' (l + dual_step h)),   l <- l + dual_step h(x, y) at the new y
         x <- x - outer_optimizer(f_x(x, y) + (g_x(x, z) + h_x' m - g_x(x, y) - h_x' l) / perturbation)
 

@@ -50,8 +50,8 @@ def hoag(
 ) -> Algorithm:
     """Return HOAG: inner and linear solves to a tolerance that falls every step.
 
-        y <- steps of inner_optimizer on g(x, .), from the last y, until |g_y| <= e_k
-        v <- conjugate gradients on H v = f_y, from the last v, until |f_y - H v| <= e_k
+        y: steps of inner_optimizer on g(x, .), from the last y, until |g_y| <= e_k
+        v: conjugate gradients on H v = f_y, from the last v, until |f_y - H v| <= e_k
         x <- x - outer_optimizer(f_x - J v),   e_k = tolerance decay^k
 
     The method converges when the sum of the e_k is finite. Each solve stays on one minibatch.

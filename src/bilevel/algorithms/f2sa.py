@@ -59,8 +59,8 @@ def f2sa(
         x <- x - outer_optimizer(f_x(x, z) + penalty (g_x(x, z) - g_x(x, y)))
 
     The error at the fixed point is O(1 / penalty). `order=2` takes a central difference, whose error is
-    O(1 / penalty^2): y is then trained on g - f / penalty, the difference is halved, and f_x is averaged
-    over y and z.
+    O(1 / penalty^2): the two variables are then trained on g - f / penalty and on g + f / penalty, the
+    difference is halved, and f_x is averaged over both.
 
     The penalty may grow: we recall the schedule `lambda k: (k + 1.0) ** (1 / 7)` from the paper. Increments
     delta_k of the penalty must then fall like k^(-6/7); increments 0.1 (k + 1)^(-1/7) reach 314 after 10,000

@@ -1,4 +1,4 @@
-"""Which minibatch goes where: two steps of every algorithm against numpy with explicit indices.
+"""Which minibatch each term reads: two steps of an algorithm against numpy with explicit indices.
 
 g_i = y'A_i y / 2 + y'C_i x,  f_j = |y - b_j|^2 / 2 + e_j'x, all different for every i and j.
 """
@@ -29,7 +29,7 @@ def itd_bio(x, y, memory):
 
 
 def aid_bio(x, y, v):
-    """Three dimensions, so that three steps of conjugate gradients are exact."""
+    """With three entries of y, three steps of conjugate gradients are exact."""
     y = train(x, y, 4)[-1]
     v = np.linalg.solve(A[4], y - B[0])
     return x - ALPHA * (E[0] - C[5].T @ v), y, v
@@ -69,7 +69,7 @@ def fsla(x, y, memory):
     y = y - RHO * (A[0] @ y + C[0] @ x)
     v = v - RHO * (A[1] @ v - (y - B[0]))
     fresh = E[1] - C[2].T @ v
-    # P at the old point reads the same minibatches; here it depends on x not at all.
+    # The direction at the previous point reads the same minibatches; here it does not depend on x.
     d = fresh if d is None else fresh + 0.8 * (d - (E[1] - C[2].T @ old_v))
     return x - ALPHA * d, y, (v, d, x)
 
@@ -94,7 +94,7 @@ def test_every_minibatch_is_read_where_the_paper_reads_it(reference):
         state, metrics = algorithm.step(state, BATCH, KEY)
         x_before = x
         x, y, memory = reference(x, y, memory)
-        # PZOBO divides a difference of paths by 0.01.
+        # PZOBO divides the rounding errors of a difference of paths by 0.01.
         np.testing.assert_allclose(state.x, x, atol=1e-11)
         np.testing.assert_allclose(state.y, y, atol=1e-12)
     last = {"soba": 0}.get(reference.__name__, algorithm.draws.inner - 1)

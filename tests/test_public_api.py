@@ -34,3 +34,11 @@ def test_table_of_claims_has_a_row_for_each():
 def test_table_of_algorithms_has_a_row_for_each():
     table = (REFERENCE.parent / "algorithms.md").read_text()
     assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(bilevel.algorithms.ALGORITHMS)
+
+
+def test_table_of_algorithms_cites_the_paper_of_each():
+    table = (REFERENCE.parent / "algorithms.md").read_text()
+    for name, paper in re.findall(r"^\| `(\w+)` \|.*\| ([^|]+) \|$", table, re.MULTILINE):
+        authors, _, venue = paper.rpartition(", ")
+        reference = bilevel.algorithms.about(bilevel.algorithms.ALGORITHMS[name]).reference
+        assert authors.removesuffix(" et al.") in reference and venue in reference

@@ -1,4 +1,4 @@
-"""AccBiO and the worst-case instance: the facts that its theory and its closed forms give."""
+"""AccBiO and the worst-case instance: closed forms, rates of convergence and minibatches."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ from bilevel.tasks.worst_case import anti_difference, anti_difference_matrix
 from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from cases.problems import quadratic_case, quartic_case
 
-KAPPA_Y, KAPPA_X, N, M = 6.0, 9.0, 4, 3
+KAPPA_Y, KAPPA_X, INNER_STEPS, LINEAR_STEPS = 6.0, 9.0, 4, 3
 
 
 def gaps(algorithm, task, steps):
-    """Relative gap of Phi after 0, 1, .. steps, by its quadratic form."""
+    """Relative gap of Phi after 0, 1, .. steps, computed from its quadratic form."""
     data = task.data(None)
 
     def step(state, _):
@@ -31,7 +31,7 @@ def gaps(algorithm, task, steps):
 
 
 def fitted(factory, task, calls, **settings):
-    """An accelerated method with the constants of the task and N = M = calls."""
+    """An accelerated method with the constants of the task, and `calls` steps in both solves."""
     steps = dict(inner_optimizer=task.inner_step, outer_optimizer=task.outer_step)
     conditions = dict(inner_condition=task.inner_condition, outer_condition=task.outer_condition)
     return factory(task.problem, **(steps | conditions | settings), inner_steps=calls, linear_steps=calls)
@@ -52,11 +52,11 @@ def first_below(gaps, level):
 
 
 def near(want):
-    """5 % or 2 iterations: the counts depend on rounding only through the last one."""
+    """Within 5 % or 2 iterations, since rounding can change a count only slightly."""
     return pytest.approx(want, rel=0.05, abs=2)
 
 
-# The instance
+# The worst-case instance
 
 
 def test_z_is_symmetric_its_square_is_the_matrix_of_second_differences_and_its_norm_is_below_two():
@@ -75,7 +75,7 @@ def test_z_is_symmetric_its_square_is_the_matrix_of_second_differences_and_its_n
     assert np.linalg.norm(anti_difference_matrix(400), 2) == pytest.approx(1.99998, abs=1e-5)
 
 
-def test_closed_forms_of_the_instance_are_those_of_its_losses():
+def test_closed_forms_of_the_instance_agree_with_its_losses():
     task = tasks.worst_case(dim=300, outer_convexity=0.01, inner_convexity=0.2)
     zero = jnp.zeros(300)
     (f_xx, f_xy), (_, f_yy) = jax.hessian(task.problem.outer, argnums=(0, 1))(zero, zero, None)
@@ -110,7 +110,7 @@ def test_metrics_of_the_instance_are_exact(key):
 
 
 def decay(mu_x, mu_y):
-    """`(lambda, tau, roots)` of the recurrence of x*, from the definitions of the lower bound."""
+    """`(lambda, tau, roots)` of the recurrence of x* in the lower bound of Ji and Liang, JMLR 2023."""
     a, c = (1 - mu_x) / 4, (1 - mu_y) / 4
     s = a * mu_y + 0.5
     den = mu_x * c**2 + s * c
@@ -130,14 +130,14 @@ def test_minimiser_decays_from_entry_to_entry_at_the_rate_of_the_lower_bound():
     "mu_x, lengths",
     [(1e-2, [15.51, 30.53, 55.54]), (1e-3, [47.94, 95.38, 174.44]), (1e-4, [150.50, 300.50, 550.50])],
 )
-def test_length_of_the_decay_grows_like_one_over_the_root_of_mu_x_times_mu_y(mu_x, lengths):
+def test_length_of_the_decay_grows_like_one_over_root_mu_x_times_mu_y(mu_x, lengths):
     for mu_y, length in zip((0.5, 0.2, 0.1), lengths, strict=True):
         got = 1 / (1 - decay(mu_x, mu_y)[2][1])
         assert got == pytest.approx(length, abs=0.01)
         assert 1 < got / (0.5 / (np.sqrt(mu_x) * mu_y)) < 1.6
 
 
-def test_compare_hands_the_conditions_of_a_task_to_those_that_ask_for_them():
+def test_compare_passes_the_condition_numbers_of_a_task_to_the_algorithms_that_need_them():
     task = tasks.worst_case(dim=20)
     record, plain = compare(task, ["accbio", "itd_bio"], Budget(steps=200), progress=False)
     assert record["hyperparameters"]["outer_condition"] == task.outer_condition
@@ -145,7 +145,7 @@ def test_compare_hands_the_conditions_of_a_task_to_those_that_ask_for_them():
     assert record["final"]["suboptimality"] < 1e-9 and "inner_condition" not in plain["hyperparameters"]
 
 
-def test_instance_refuses_what_it_has_not():
+def test_instance_refuses_convexities_out_of_range_and_minibatches():
     with pytest.raises(ValueError, match=r"outer_convexity must be in \[0, 1\], got 2"):
         tasks.worst_case(outer_convexity=2)
     with pytest.raises(ValueError, match=r"inner_convexity must be in \(0, 1\], got 0"):
@@ -154,11 +154,11 @@ def test_instance_refuses_what_it_has_not():
         tasks.worst_case().data(10)
 
 
-# The rates
+# Rates of convergence
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_accbio_iterations_to_a_gap_whether_y_starts_warm_or_cold(warm):
+def test_accbio_needs_the_same_iterations_with_warm_and_cold_starts(warm):
     task = tasks.worst_case(dim=200)
     got = gaps(fitted(b.accbio, task, 40, warm=warm), task, 600)
     assert first_below(got, 1e-6) == near(57) and first_below(got, 1e-10) == near(122)
@@ -174,7 +174,9 @@ def test_accbio_iterations_to_a_gap_whether_y_starts_warm_or_cold(warm):
         (1e-3, "aid_bio", (1238, 10282), 10900),
     ],
 )
-def test_acceleration_grows_with_the_root_of_the_condition_number(mu_x, method, counts, steps):
+def test_iterations_of_accelerated_methods_grow_with_the_root_of_the_condition_number(
+    mu_x, method, counts, steps
+):
     task = tasks.worst_case(dim=200, outer_convexity=mu_x)
     algorithm = {
         "accbio": lambda: fitted(b.accbio, task, 40),
@@ -190,7 +192,7 @@ def test_gap_has_a_floor_that_falls_geometrically_with_the_inner_steps():
     found = {}
     for calls, floor, count in ((5, 7.7e-4, None), (10, 1.3e-6, None), (20, 7e-12, 57), (40, 3e-22, 57)):
         found[calls] = gaps(fitted(b.accbio, task, calls), task, 400)
-        # The last floor is near rounding, which differs from machine to machine.
+        # The last floor is near rounding error, which differs between machines.
         assert found[calls][-1] == pytest.approx(floor, rel=0.1) if calls < 40 else found[calls][-1] < 1e-20
         assert first_below(found[calls], 1e-6) == (count and near(count))
 
@@ -204,7 +206,9 @@ def test_gap_has_a_floor_that_falls_geometrically_with_the_inner_steps():
         (1e-3, 0.2, 34, 119, 1238),
     ],
 )
-def test_oracle_calls_to_a_gap_of_a_millionth(mu_x, mu_y, calls, count, aid_count):
+def test_accbio_reaches_a_gap_of_a_millionth_with_fewer_oracle_calls_than_aid_bio(
+    mu_x, mu_y, calls, count, aid_count
+):
     task = tasks.worst_case(dim=200, outer_convexity=mu_x, inner_convexity=mu_y)
     assert calls == np.ceil(15 * np.sqrt(task.inner_condition))
     algorithm = fitted(b.accbio, task, calls)
@@ -214,7 +218,8 @@ def test_oracle_calls_to_a_gap_of_a_millionth(mu_x, mu_y, calls, count, aid_coun
     assert accelerated * (algorithm.cost.gradients - 1 + algorithm.cost.hessian_products) < plain * 50 / 3
 
 
-def test_no_coordinate_is_seen_before_information_has_come_to_it():
+def test_each_step_reaches_only_a_few_more_coordinates():
+    """Ji and Liang, JMLR 2023: the zero-chain of the lower bound."""
     task = tasks.worst_case(dim=200)
     algorithm = fitted(b.accbio, task, 3)
     state, reached = algorithm.init(*task.start(None)), []
@@ -226,7 +231,7 @@ def test_no_coordinate_is_seen_before_information_has_come_to_it():
 
 
 @pytest.mark.parametrize("eps, count, plain_count", [(1e-2, 6, 7), (1e-3, 24, 33), (1e-4, 70, 152)])
-def test_convex_case_with_a_ridge_beats_gradient_descent_more_and_more(eps, count, plain_count):
+def test_ridge_on_a_convex_problem_beats_gradient_descent_by_more_at_higher_accuracy(eps, count, plain_count):
     task = tasks.worst_case(dim=120, outer_convexity=0.0)
     best, curvature, _ = map(np.asarray, task.held)
     smoothness, radius = 1 / task.outer_step, best @ best
@@ -248,27 +253,27 @@ def test_convex_case_with_a_ridge_beats_gradient_descent_more_and_more(eps, coun
     assert steps == pytest.approx(plain_count, rel=0.05, abs=1)
 
 
-# The letter, and which minibatch goes where
+# Update rules and minibatches
 
 
-def nesterov(x, y):
-    """`y^N` of the notes' AGD, gradient t on minibatch t."""
+def train(x, y):
+    """The last y of Nesterov's method, gradient t on minibatch t."""
     weight = (np.sqrt(KAPPA_Y) - 1) / (np.sqrt(KAPPA_Y) + 1)
     s = y
-    for i in range(N):
+    for i in range(INNER_STEPS):
         new_y = s - RHO * (A[i] @ s + C[i] @ x)
         s, y = new_y + weight * (new_y - y), new_y
     return y
 
 
-def heavy_ball(y):
-    """`v^M` of the notes' HB from 0, on the minibatch behind those of y."""
+def solve(y):
+    """The last v of the heavy-ball method from 0, on the minibatch after those of y."""
     L, mu = 1 / RHO, 1 / (RHO * KAPPA_Y)
     lam = 4 / (np.sqrt(L) + np.sqrt(mu)) ** 2
     theta = max((1 - np.sqrt(lam * mu)) ** 2, (1 - np.sqrt(lam * L)) ** 2)
     v = last = np.zeros_like(y)
-    for _ in range(M):
-        v, last = v - lam * (A[N] @ v - (y - B[0])) + theta * (v - last), v
+    for _ in range(LINEAR_STEPS):
+        v, last = v - lam * (A[INNER_STEPS] @ v - (y - B[0])) + theta * (v - last), v
     return v
 
 
@@ -276,8 +281,8 @@ def accbio(steps, warm, ridge=0.0):
     weight = (np.sqrt(KAPPA_X) - 1) / (np.sqrt(KAPPA_X) + 1)
     z, ahead, y = X, X, Y
     for _ in range(steps):
-        y = nesterov(ahead, y if warm else Y)
-        new_z = ahead - ALPHA * (E[0] - C[N + 1].T @ heavy_ball(y) + ridge * ahead)
+        y = train(ahead, y if warm else Y)
+        new_z = ahead - ALPHA * (E[0] - C[INNER_STEPS + 1].T @ solve(y) + ridge * ahead)
         z, ahead = new_z, new_z + weight * (new_z - z)
     return z, y
 
@@ -289,8 +294,8 @@ def accbio_bg(steps):
     x, z, y = X, X, Y
     for _ in range(steps):
         between = eta * x + (1 - eta) * z
-        y = nesterov(between, y)
-        G = E[0] - C[N + 1].T @ heavy_ball(y)
+        y = train(between, y)
+        G = E[0] - C[INNER_STEPS + 1].T @ solve(y)
         x, z = tau * between + (1 - tau) * x - beta * G, between - ALPHA * G
     return z, y
 
@@ -307,17 +312,17 @@ def accbio_bg(steps):
     ],
     ids=["cold", "warm", "ridge", "rate", "bg", "bg_rate"],
 )
-def test_three_steps_on_minibatches_are_those_of_the_notes(factory, settings, want):
+def test_three_steps_on_minibatches_follow_the_update_rule(factory, settings, want):
     algorithm = factory(
         PROBLEM,
         outer_optimizer=ALPHA,
         inner_condition=KAPPA_Y,
         outer_condition=KAPPA_X,
-        inner_steps=N,
-        linear_steps=M,
+        inner_steps=INNER_STEPS,
+        linear_steps=LINEAR_STEPS,
         **(dict(inner_optimizer=RHO) | settings),
     )
-    assert algorithm.draws == b.Draws(1, N + 2)
+    assert algorithm.draws == b.Draws(1, INNER_STEPS + 2)
     state = algorithm.init(jnp.asarray(X), jnp.asarray(Y))
     step = jax.jit(lambda state: algorithm.step(state, BATCH, None))
     for _ in range(3):
@@ -327,21 +332,21 @@ def test_three_steps_on_minibatches_are_those_of_the_notes(factory, settings, wa
     assert metrics.keys() >= {"inner_residual", "linear_residual"}
 
 
-def test_accelerated_descent_answers_one_momentum_step_before_optax_s_nesterov():
+def test_accelerated_descent_returns_y_one_momentum_step_before_nesterov_in_optax():
     case = quartic_case()
     weight = (np.sqrt(10) - 1) / (np.sqrt(10) + 1)
 
-    def answer(steps):
+    def last_y(steps):
         solver = b.accelerate(case.problem, 0.2, steps, condition=10.0)
         return solver.solve(case.x, case.y + 1, case.data)
 
-    ahead = answer(6) + weight * (answer(6) - answer(5))
+    ahead = last_y(6) + weight * (last_y(6) - last_y(5))
     optimizer = optax.sgd(0.2, momentum=weight, nesterov=True)
-    optax_s = b.descend(case.problem, optimizer, 6).solve(case.x, case.y + 1, case.data)
-    np.testing.assert_allclose(optax_s, ahead, rtol=1e-12)
+    in_optax = b.descend(case.problem, optimizer, 6).solve(case.x, case.y + 1, case.data)
+    np.testing.assert_allclose(in_optax, ahead, rtol=1e-12)
 
 
-def test_accelerated_descent_of_condition_one_is_descent():
+def test_accelerated_descent_with_condition_number_one_is_descent():
     case = quadratic_case()
     got = b.accelerate(case.problem, 0.5, 5, condition=1.0).solve(case.x, case.y, case.data)
     want = b.descend(case.problem, 0.5, 5).solve(case.x, case.y, case.data)
@@ -350,23 +355,23 @@ def test_accelerated_descent_of_condition_one_is_descent():
 
 
 def heavy_ball_error(condition, claimed, steps=200):
-    """Relative error of v, with L claimed to be so many times its true value."""
+    """Relative error of v when `heavy_ball` is given L multiplied by `claimed`."""
     task = tasks.worst_case(dim=100, inner_convexity=1 / condition)
     zero = jnp.zeros(100)
     H = jax.hessian(task.problem.inner, argnums=1)(zero, zero, None)
     f_y = jax.grad(task.problem.outer, argnums=1)(zero, zero, None)
     truth = np.linalg.solve(H, f_y)
     solver = b.heavy_ball(steps, claimed * float(np.linalg.eigvalsh(H)[-1]), 1 / condition)
-    return np.linalg.norm(solver.solve(lambda i: lambda w: H @ w, f_y, zero)[0] - truth) / np.linalg.norm(
-        truth
-    )
+    v, _ = solver.solve(lambda i: lambda w: H @ w, f_y, zero)
+    return np.linalg.norm(v - truth) / np.linalg.norm(truth)
 
 
 def test_heavy_ball_momentum_is_squared():
-    assert heavy_ball_error(500, 1.0) == pytest.approx(1.6e-8, rel=0.05)  # 9.2e-5 without the square
+    # Without the square the error would be 9.2e-5.
+    assert heavy_ball_error(500, 1.0) == pytest.approx(1.6e-8, rel=0.05)
 
 
-def test_heavy_ball_diverges_below_the_largest_eigenvalue_and_is_slower_far_above_it():
+def test_heavy_ball_diverges_if_l_is_too_small_and_is_slower_if_l_is_too_large():
     assert heavy_ball_error(5, 0.5) > 1e50 and heavy_ball_error(50, 0.8) > 1e50
     assert heavy_ball_error(500, 2.0) == pytest.approx(3.2e-6, rel=0.05)
 
@@ -376,12 +381,12 @@ def test_heavy_ball_diverges_below_the_largest_eigenvalue_and_is_slower_far_abov
     [
         (lambda p: b.accbio(p, inner_condition=0.5), "a condition number must be at least 1, got 0.5"),
         (lambda p: b.accbio(p, outer_condition=0.5), "a condition number must be at least 1, got 0.5"),
-        (lambda p: b.accbio_bg(p, outer_condition=0.5), "a condition number must be at least 1, got 0.5"),
+        (lambda p: b.accbio_bg(p, outer_condition=0.5), "outer_condition must be at least 1, got 0.5"),
         (lambda p: b.accbio(p, ridge=-0.1), "ridge must be at least 0, got -0.1"),
         (lambda p: b.accbio(p, inner_optimizer=optax.adam(0.1)), "rate must be given"),
         (lambda p: b.accelerate(p, 0.1, -1, condition=1.0), "inner steps must be at least 0, got -1"),
     ],
 )
-def test_bad_arguments(make, rule):
+def test_arguments_out_of_range_are_refused(make, rule):
     with pytest.raises(ValueError, match=rule):
         make(quartic_case().problem)

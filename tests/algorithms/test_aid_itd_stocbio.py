@@ -1,4 +1,8 @@
-"""AID-BiO, ITD-BiO, stocBiO, HOAG and truncation: the facts that their theory and formulas give."""
+"""AID-BiO, ITD-BiO, stocBiO, HOAG and truncation: closed forms, error floors and biases.
+
+Papers: Ji, Yang and Liang, ICML 2021 (AID-BiO, ITD-BiO, stocBiO); Shaban et al., AISTATS 2019 (truncation);
+Pedregosa, ICML 2016 (HOAG).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +22,7 @@ TASK = tasks.worst_case(dim=60, outer_convexity=0.1, inner_convexity=0.05)
 
 
 def last_stationarity(algorithm, steps, task=TASK):
-    """`|grad Phi|`, by its formula, after so many steps from zero."""
+    """`|grad Phi|`, by its closed form, after `steps` steps from zero."""
     data = task.data(None)
 
     def step(state, _):
@@ -29,7 +33,7 @@ def last_stationarity(algorithm, steps, task=TASK):
 
 
 def gradient_of_one_step(factory, problem, x, y, **settings):
-    """What a double loop subtracts from x in its first step of size 1."""
+    """The hypergradient that a double loop subtracts from x in its first step, of size 1."""
     algorithm = factory(problem, outer_optimizer=1.0, **settings)
     step = jax.jit(lambda state: algorithm.step(state, b.full(None, None), None)[0])
     return np.asarray(x - step(algorithm.init(x, y)).x)
@@ -58,7 +62,7 @@ def test_aid_itd_and_stocbio_tend_to_the_closed_form(factory, settings):
 
 
 def quartic_path(steps, alpha, rng):
-    """T2: x, the losses, and the inner path of g_y = A y + 0.1 y^3 + B'x from 0."""
+    """A problem, a point x, and the inner path of g_y = A y + 0.1 y^3 + B'x from 0."""
     A, B = rng.uniform(0.5, 1.5, 5), rng.normal(size=(4, 5))
     c, D, x = rng.normal(size=5), rng.normal(size=(5, 4)), 0.3 * rng.normal(size=4)
 
@@ -76,14 +80,14 @@ def quartic_path(steps, alpha, rng):
     return problem, x, train, A, B, c, D
 
 
-def test_itd_is_the_papers_sum_of_products_and_the_difference_quotient_of_the_path():
+def test_itd_is_the_sum_of_products_in_the_paper_and_the_difference_quotient_of_the_path():
     alpha, steps = 0.3, 7
     problem, x, train, A, B, c, D = quartic_path(steps, alpha, np.random.default_rng(0))
     path = train(x)
     f_y = path[-1] - c + D @ x
     want = x + D.T @ path[-1]
     for t in range(steps):
-        # H is diagonal, so the product over later steps is one of numbers.
+        # H is diagonal, so the product over later steps is entry-wise.
         factors = np.prod([1 - alpha * (A + 0.3 * y**2) for y in path[t + 1 : steps]], axis=0)
         want = want - alpha * B @ (factors * f_y)
     got = gradient_of_one_step(
@@ -98,7 +102,7 @@ def test_itd_is_the_papers_sum_of_products_and_the_difference_quotient_of_the_pa
     np.testing.assert_allclose(got, slopes, atol=1e-8)
 
 
-# Floors
+# Error floors
 
 
 @pytest.mark.parametrize(
@@ -114,9 +118,7 @@ def test_itd_is_the_papers_sum_of_products_and_the_difference_quotient_of_the_pa
         (20, 4, False, False, 0.182),
     ],
 )
-def test_aid_with_both_warm_starts_has_no_floor_and_with_fewer_has_one(
-    inner_steps, products, warm_y, warm_v, want
-):
+def test_aid_has_an_error_floor_unless_both_y_and_v_start_warm(inner_steps, products, warm_y, warm_v, want):
     algorithm = b.aid_bio(
         TASK.problem,
         inner_optimizer=TASK.inner_step,
@@ -140,14 +142,12 @@ def test_aid_with_both_warm_starts_has_no_floor_and_with_fewer_has_one(
         (80, 0.000619, 0.00270),
     ],
 )
-def test_itd_has_a_floor_that_falls_with_the_inner_steps_and_is_lower_for_warm_starts(
-    inner_steps, warm, cold
-):
+def test_itd_has_a_floor_that_falls_with_the_inner_steps_and_with_warm_starts(inner_steps, warm, cold):
     settings = dict(
         inner_optimizer=TASK.inner_step, outer_optimizer=0.5 * TASK.outer_step, inner_steps=inner_steps
     )
     assert last_stationarity(b.itd_bio(TASK.problem, **settings), 2000) == pytest.approx(warm, rel=0.05)
-    # A cold start at every outer step is the algorithm `reverse`.
+    # With a cold start at every outer step it is the algorithm `reverse`.
     assert last_stationarity(b.reverse(TASK.problem, **settings), 2000) == pytest.approx(cold, rel=0.05)
 
 
@@ -170,7 +170,7 @@ def test_aid_by_fixed_point_has_the_floor_of_itd_unless_the_adjoint_starts_warm(
         linear_solver=b.richardson(10, TASK.inner_step),
     )
     assert last_stationarity(b.aid_bio(TASK.problem, **settings), 3000) < 1e-10
-    # Once y has settled, ten terms from zero are what back-propagation through ten steps sees.
+    # Once y has converged, ten terms from zero equal back-propagation through ten steps.
     floor = last_stationarity(b.aid_bio(TASK.problem, warm_v=False, **settings), 3000)
     assert floor == pytest.approx(0.0654, rel=0.05)
 
@@ -179,7 +179,7 @@ def test_aid_by_fixed_point_has_the_floor_of_itd_unless_the_adjoint_starts_warm(
 
 
 @pytest.mark.parametrize("last", [0, 1, 4, 12])
-def test_truncated_at_the_inner_solution_is_the_sum_of_as_many_terms(last):
+def test_truncated_at_the_inner_solution_is_a_neumann_sum_of_the_same_length(last):
     H, J, f_x, f_y, x, y = frozen()
     terms = [np.linalg.matrix_power(np.eye(60) - TASK.inner_step * H, q) @ f_y for q in range(last)]
     got = gradient_of_one_step(
@@ -188,7 +188,7 @@ def test_truncated_at_the_inner_solution_is_the_sum_of_as_many_terms(last):
     np.testing.assert_allclose(got, f_x - TASK.inner_step * J @ sum(terms, np.zeros(60)), atol=1e-12)
 
 
-def test_truncated_to_all_steps_is_reverse_and_cold_unless_told_otherwise():
+def test_truncated_to_all_steps_is_reverse_or_itd_with_a_warm_start():
     case = quartic_case()
     settings = dict(inner_optimizer=0.3, outer_optimizer=0.05, inner_steps=6)
     pairs = [
@@ -202,7 +202,7 @@ def test_truncated_to_all_steps_is_reverse_and_cold_unless_told_otherwise():
         np.testing.assert_allclose(states[0].x, states[1].x, rtol=1e-13)
 
 
-def test_truncated_reads_every_minibatch_of_the_path_and_goes_back_through_the_last():
+def test_truncated_trains_on_every_minibatch_and_differentiates_the_last_ones():
     y, path = Y, [Y]
     for i in range(4):
         y = y - RHO * (A[i] @ y + C[i] @ X)
@@ -219,7 +219,7 @@ def test_truncated_reads_every_minibatch_of_the_path_and_goes_back_through_the_l
 
 
 def frozen():
-    """H, J, f_x, f_y of the instance at a random x and y*(x)."""
+    """H, J, f_x, f_y of `TASK` at a random x and y*(x), then x and y."""
     x = jnp.asarray(np.random.default_rng(1).normal(size=60))
     (_, J), (_, H) = jax.hessian(TASK.problem.inner, argnums=(0, 1))(x, x, None)
     y = x - jnp.linalg.solve(H, jax.grad(TASK.problem.inner, argnums=1)(x, x, None))
@@ -227,7 +227,7 @@ def frozen():
     return *map(np.asarray, (H, J, f_x, f_y)), x, y
 
 
-def test_aid_by_k_fixed_point_steps_from_zero_is_the_k_term_sum_and_stocbio_has_one_term_more():
+def test_k_fixed_point_steps_from_zero_are_k_terms_of_the_series_and_stocbio_has_one_more():
     H, J, f_x, f_y, x, y = frozen()
     rate = TASK.inner_step
     total = rate * sum(np.linalg.matrix_power(np.eye(60) - rate * H, q) @ f_y for q in range(6))
@@ -240,7 +240,7 @@ def test_aid_by_k_fixed_point_steps_from_zero_is_the_k_term_sum_and_stocbio_has_
     np.testing.assert_allclose(series, f_x - J @ total, atol=1e-12)
 
 
-def test_aid_solves_a_system_whose_right_hand_side_is_an_eigenvector_by_one_step():
+def test_one_step_of_cg_solves_for_an_eigenvector():
     H, J, *_, x, y = frozen()
     vector = jnp.asarray(np.linalg.eigh(H)[1][:, 7])
     problem = b.Problem(lambda x, y, batch: vector @ y, TASK.problem.inner)
@@ -248,11 +248,11 @@ def test_aid_solves_a_system_whose_right_hand_side_is_an_eigenvector_by_one_step
     np.testing.assert_allclose(got, -J @ np.linalg.solve(H, vector), atol=1e-12)
 
 
-# The factors of stocBiO
+# Minibatches of the factors of stocBiO
 
 
 def samples():
-    """T6: 400 matrices of rank two plus 0.2 I, their bound L, and a right-hand side."""
+    """400 matrices of rank two plus 0.2 I, their bound L, and a right-hand side."""
     rng = np.random.default_rng(0)
     a = rng.normal(size=(400, 10, 2))
     gram = np.einsum("nij,nkj->nik", a, a)
@@ -264,19 +264,19 @@ def samples():
 SCHEDULE = (80, 75, 70, 66, 62, 58, 54, 51, 48, 45, 42, 39, 37, 35, 33, 31, 29, 27, 25, 24)
 
 
-def test_decreasing_batches_are_those_of_the_papers_formula():
+def test_decreasing_batches_follow_the_formula_of_the_paper():
     _, top, _ = samples()
     assert top == pytest.approx(3.2145, abs=1e-4)
     assert b.decreasing_batches(20, 4, 1 / top, 0.2) == SCHEDULE and sum(SCHEDULE) == 931
 
 
 @pytest.mark.parametrize("counts, rmse", [(SCHEDULE, 0.034), ((46,) * 20, 0.040), (None, 0.286)])
-def test_larger_batches_for_the_first_factors_beat_equal_ones_and_neither_is_biased(counts, rmse):
+def test_larger_minibatches_for_the_first_factors_beat_equal_ones_and_neither_is_biased(counts, rmse):
     got_bias, got_rmse = bias_and_rmse(b.neumann(20, 1 / samples()[1], counts=counts), 1000)
     assert got_rmse == pytest.approx(rmse, rel=0.1) and got_bias < 3 * got_rmse / np.sqrt(1000)
 
 
-def test_twenty_terms_leave_the_noted_truncation_error():
+def test_truncation_error_of_twenty_terms_is_below_its_bound():
     matrices, top, vector = samples()
     mean, truth = matrices.mean(0), np.linalg.solve(matrices.mean(0), vector)
     v, _ = b.neumann(20, 1 / top).solve(lambda i: lambda w: jnp.asarray(mean) @ w, jnp.asarray(vector), None)
@@ -286,7 +286,7 @@ def test_twenty_terms_leave_the_noted_truncation_error():
 
 
 def bias_and_rmse(solver, draws, reuse=0):
-    """Of draws of T6, relative to the deterministic sum; `reuse` rows make one operator for all factors."""
+    """Relative to the deterministic sum. With `reuse`, one minibatch of `reuse` rows serves all factors."""
     matrices, top, vector = samples()
     stack, rhs = jnp.asarray(matrices), jnp.asarray(vector)
     exact, _ = b.neumann(20, 1 / top).solve(lambda i: lambda w: stack.mean(0) @ w, rhs, rhs)
@@ -309,16 +309,16 @@ def bias_and_rmse(solver, draws, reuse=0):
 def test_one_minibatch_reused_for_all_factors_is_biased_and_noisier():
     bias, rmse = bias_and_rmse(b.neumann(20, 1 / samples()[1]), 4000, reuse=46)
     assert rmse == pytest.approx(0.136, rel=0.1) and bias == pytest.approx(0.0146, rel=0.3)
-    # Three times what chance gives the mean of unbiased draws.
+    # Chance alone gives the mean of unbiased draws a third of this.
     assert bias > 3 * rmse / np.sqrt(4000)
 
 
-def test_the_sum_beats_one_random_product_three_times_at_the_same_minibatch():
+def test_a_random_product_is_unbiased_and_noisier_than_the_sum():
     bias, rmse = bias_and_rmse(b.random_product(21, 1 / samples()[1]), 20_000)
     assert rmse == pytest.approx(0.840, rel=0.1) and bias < 3 * rmse / np.sqrt(20_000)
 
 
-def test_counts_average_their_minibatches_in_the_order_of_use():
+def test_counts_average_consecutive_minibatches():
     counts, terms = (3, 1, 2), [Y - B[0]]
     algorithm = b.stocbio(
         PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, inner_steps=2, terms=3, counts=counts
@@ -337,7 +337,7 @@ def test_counts_average_their_minibatches_in_the_order_of_use():
     np.testing.assert_allclose(state.x, x, rtol=1e-12)
 
 
-def test_declared_products_of_counts_are_those_that_are_made(key):
+def test_products_with_counts_equal_the_declared_cost(key):
     case = quartic_case()
     problem, calls = counted(case.problem)
     algorithm = b.stocbio(problem, inner_steps=2, terms=3, counts=(3, 1, 2))
@@ -348,7 +348,7 @@ def test_declared_products_of_counts_are_those_that_are_made(key):
     assert calls == algorithm.cost._asdict()
 
 
-def test_counts_of_one_are_the_plain_series_in_either_precision():
+def test_counts_of_one_give_the_plain_series_in_both_precisions():
     for dtype in (jnp.float32, jnp.float64):
         rhs, diagonal = jnp.arange(3, dtype=dtype), jnp.linspace(0.2, 1, 3, dtype=dtype)
 
@@ -362,7 +362,7 @@ def test_counts_of_one_are_the_plain_series_in_either_precision():
 
 
 @pytest.mark.parametrize("counts", [(1, 2), (1, 0, 2)])
-def test_counts_are_as_many_positive_numbers_as_there_are_factors(counts):
+def test_counts_must_be_one_positive_number_for_each_factor(counts):
     with pytest.raises(ValueError, match="counts must be 3 positive numbers"):
         b.neumann(3, 0.1, counts=counts)
 
@@ -391,23 +391,23 @@ def hoag_path(steps, **settings):
     return [np.asarray(values) for values in jax.jit(lambda s: lax.scan(measured, s, length=steps)[1])(state)]
 
 
-def test_hoag_solves_both_problems_to_a_tolerance_that_falls_and_so_has_no_floor():
+def test_hoag_solves_both_problems_to_a_falling_tolerance_and_has_no_floor():
     inner_residual, linear_residual, slope = hoag_path(1000, tolerance=0.1, decay=0.97)
     levels = 0.1 * 0.97 ** np.arange(1000)
-    # Rounding of the residual that conjugate gradients update against the one computed afresh.
+    # Conjugate gradients update their residual, which differs from the true one by rounding.
     assert (inner_residual <= levels * (1 + 1e-9)).all() and (linear_residual <= levels + 1e-12).all()
-    # And hardly more than asked: the solves stop.
+    # The solves stop once they reach the tolerance.
     assert np.median(inner_residual / levels) > 0.5
     _, _, constant = hoag_path(1000, tolerance=0.1, decay=1.0)
     assert slope[-1] < 1e-6 and constant[-1] > 1e-2
 
 
-def test_hoag_takes_a_schedule_of_tolerances():
+def test_hoag_accepts_a_schedule_of_tolerances():
     inner_residual, _, _ = hoag_path(50, tolerance=lambda k: 0.1 / (k.astype(float) + 1) ** 2)
     assert (inner_residual <= 0.1 / (np.arange(50) + 1) ** 2).all()
 
 
-def test_hoag_of_tolerance_zero_is_aid_with_all_steps():
+def test_hoag_with_tolerance_zero_is_aid():
     settings = dict(inner_optimizer=TASK.inner_step, outer_optimizer=0.5 * TASK.outer_step, inner_steps=7)
     pair = (
         b.hoag(TASK.problem, tolerance=0.0, linear_steps=3, **settings),
@@ -420,7 +420,7 @@ def test_hoag_of_tolerance_zero_is_aid_with_all_steps():
     np.testing.assert_allclose(states[0].v, states[1].v, rtol=1e-12, atol=1e-15)
 
 
-def test_hoag_stays_on_one_minibatch_for_each_solve():
+def test_hoag_uses_one_minibatch_for_each_solve():
     algorithm = b.hoag(PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, tolerance=1e-13)
     assert algorithm.draws == b.Draws(1, 3)
     state, x = algorithm.init(jnp.asarray(X), jnp.asarray(Y)), X
@@ -433,7 +433,7 @@ def test_hoag_stays_on_one_minibatch_for_each_solve():
         assert metrics["inner_loss"] == pytest.approx(float(want), rel=1e-10)
 
 
-def test_hoag_makes_no_more_calls_than_its_tolerance_needs():
+def test_hoag_stops_calling_the_losses_at_its_tolerance():
     case = quartic_case()
     problem, calls = counted(case.problem)
     algorithm = b.hoag(problem, inner_optimizer=0.3, tolerance=0.5, inner_steps=500, linear_steps=50)
@@ -442,7 +442,7 @@ def test_hoag_makes_no_more_calls_than_its_tolerance_needs():
     assert calls["gradients"] < 20 and calls["hessian_products"] < 10
 
 
-def test_hoag_under_vmap_is_one_run_each():
+def test_hoag_under_vmap_equals_separate_runs():
     case = quartic_case()
 
     def last(tolerance):
@@ -459,7 +459,7 @@ def test_hoag_under_vmap_is_one_run_each():
 
 
 def test_hyper_cleaning_oracles_are_those_of_automatic_differentiation():
-    """The closed forms of the notes, with W as columns: rows of x are training rows."""
+    """Closed forms of g_y, H V and the cross product; x has one entry for each training row."""
     rng = np.random.default_rng(0)
     rows, columns, classes, penalty = 12, 5, 3, 1e-3
     features, labels = rng.normal(size=(rows, columns)), rng.integers(0, classes, rows)

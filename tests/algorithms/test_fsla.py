@@ -1,6 +1,7 @@
-"""What the FSLA paper and its relatives SOBA, SABA, SRBA and MA-SOBA claim, on P1 of the notes.
+"""FSLA and its relatives SOBA, SABA, SRBA and MA-SOBA: paths, memories, bias and noise.
 
-S, R and X number the facts in the papers' notes (fsla.md, relatives.md).
+Papers: Li, Gu and Huang, AAAI 2022 (FSLA); Dagréou et al., NeurIPS 2022 (SOBA, SABA) and AISTATS 2024 (SRBA);
+Chen, Xiao and Balasubramanian, JMLR 2024 (MA-SOBA).
 """
 
 import jax
@@ -11,6 +12,8 @@ from jax import lax
 
 import bilevel as b
 from bilevel import tasks
+from bilevel.estimators import SagaTable
+from bilevel.estimators.saga import SagaState
 from bilevel.types import Point
 from cases.problems import logistic_case
 
@@ -39,13 +42,13 @@ def derivatives(x, y):
     return f_x, f_y, jax.grad(g, argnums=1)(x, y, inner), H, J
 
 
-def plain(point):
+def outer_direction(point):
     f_x, _, _, _, J = derivatives(point.x, point.y)
     return f_x - J @ point.v
 
 
 def path(step, steps):
-    """x after 1 to `steps` steps of a rule written out with matrices."""
+    """x after 1 to `steps` steps of an update rule written with matrices."""
 
     def follow(point, _):
         point = step(point)
@@ -60,7 +63,7 @@ def gauss_seidel(point):
     y = y - RHO * derivatives(x, y)[2]
     _, f_y, _, H, _ = derivatives(x, y)
     v = v - RHO * (H @ v - f_y)
-    return Point(x - ALPHA * plain(Point(x, y, v)), y, v)
+    return Point(x - ALPHA * outer_direction(Point(x, y, v)), y, v)
 
 
 def simultaneous(point):
@@ -71,18 +74,18 @@ def simultaneous(point):
 
 @pytest.mark.parametrize("weight", [0.3, 1.0])
 def test_fsla_on_full_batches_is_the_gauss_seidel_recursion_whatever_the_weight(weight):
-    """S1, S8."""
+    """The STORM correction vanishes on full batches."""
     got = states(b.fsla(CASE.problem, weight=weight, **STEPS), 50).x
     np.testing.assert_allclose(got, path(gauss_seidel, 50), atol=1e-14)
 
 
-def test_soba_takes_all_three_directions_at_the_old_point():
+def test_soba_takes_all_three_directions_at_the_current_point():
     got = states(b.soba(CASE.problem, **STEPS), 50).x
     np.testing.assert_allclose(got, path(simultaneous, 50), atol=1e-14)
 
 
-def test_soba_in_both_signs_of_v_is_one_path():
-    """S11, R3: v_theirs = -v with the cross term added."""
+def test_soba_has_one_path_in_both_sign_conventions_of_v():
+    """With -v for v, the cross term is added."""
 
     def other_sign(point):
         x, y, v = point
@@ -93,47 +96,49 @@ def test_soba_in_both_signs_of_v_is_one_path():
 
 
 def test_nbo_fsla_and_soba_are_three_different_methods():
-    """S2: x after 1, 2, 3 steps, NBO without extra steps against Gauss-Seidel and against SOBA."""
+    """Distances of x after 1, 2 and 3 steps: NBO without extra steps to FSLA and to SOBA."""
     nbo = states(b.nbo(CASE.problem, extra_steps=0, **STEPS), 3).x
     for rule, distances in (
         (gauss_seidel, [1.2e-5, 4.7e-5, 1.0e-4]),
         (simultaneous, [1.1e-4, 3.5e-4, 6.1e-4]),
     ):
-        # The notes give two digits.
+        # The distances are given to two digits.
         np.testing.assert_allclose(jnp.abs(nbo - path(rule, 3)).max(axis=1), distances, rtol=0.05)
 
 
 def test_soba_and_fsla_end_at_the_same_stationary_point():
-    """S3: the exact norm of the hypergradient after 3000 steps."""
+    """The exact norm of the hypergradient after 3000 steps."""
     for algorithm, norm in ((b.soba(CASE.problem, **STEPS), 6.8e-7), (b.fsla(CASE.problem, **STEPS), 6.7e-7)):
         last = states(algorithm, 3000).x[-1]
         assert np.linalg.norm(CASE.exact(last)[1]) == pytest.approx(norm, rel=0.05)
 
 
-def test_fsla_direction_forgets_a_wrong_start_like_the_product_of_one_minus_weight():
-    """S4, for any first direction and any schedule of weights."""
+def test_error_of_the_first_direction_of_fsla_decays_as_the_product_of_one_minus_weight():
+    """This holds for every first direction and every schedule of weights."""
     algorithm = b.fsla(CASE.problem, weight=lambda k: 0.1 / jnp.sqrt(k.astype(float) + 1), **STEPS)
     first = algorithm.step(algorithm.init(CASE.x, CASE.y), CASE.data, None)[0]
     wrong = states(algorithm, 39, start=first._replace(direction=first.direction + 1.0))
     weights = 0.1 / np.sqrt(np.arange(1, 40) + 1)
-    errors = wrong.direction - jax.vmap(plain)(Point(wrong.last_x, wrong.y, wrong.v))
+    errors = wrong.direction - jax.vmap(outer_direction)(Point(wrong.last_x, wrong.y, wrong.v))
     np.testing.assert_allclose(errors, np.cumprod(1 - weights)[:, None] * np.ones(10), atol=1e-12)
 
 
 def test_a_memory_that_starts_at_zero_is_wrong_for_hundreds_of_steps():
-    """S5, the start of benchopt's FSLA: d = 0 and last x = 0 before the first step."""
-    # One step counted, so that the memory is used; the schedule is that of the step before.
+    """FSLA in benchopt's bilevel benchmark starts with d = 0 and last x = 0."""
+    # The count starts at 1, so that the memory is used, and the schedule is shifted back by one.
     algorithm = b.fsla(CASE.problem, weight=lambda k: 0.1 / jnp.sqrt(k.astype(float)), **STEPS)
     start = algorithm.init(CASE.x, CASE.y)._replace(last_x=jnp.zeros(10), count=jnp.ones((), jnp.int32))
     run = states(algorithm, 400, start=start)
-    errors = jnp.linalg.norm(run.direction - jax.vmap(plain)(Point(run.last_x, run.y, run.v)), axis=1)
+    errors = jnp.linalg.norm(
+        run.direction - jax.vmap(outer_direction)(Point(run.last_x, run.y, run.v)), axis=1
+    )
     np.testing.assert_allclose(
         errors[jnp.array([0, 10, 100, 399])], [1.4e-1, 9.1e-2, 2.4e-2, 3.2e-3], rtol=0.05
     )
 
 
-def test_shared_samples_bound_the_variance_of_the_direction_and_fresh_ones_do_not():
-    """S6, S7: weight / (2 - weight) = .0526 at weight .1, and 9.53 with fresh samples at the old point."""
+def test_shared_samples_bound_the_variance_of_the_direction_and_fresh_samples_do_not():
+    """At weight 0.1: weight / (2 - weight) = 0.0526, and 9.53 with fresh samples at the previous point."""
     problem = b.Problem(lambda x, y, batch: batch.mean() * x, lambda x, y, batch: 0.5 * y**2)
     algorithm = b.fsla(problem, outer_optimizer=0.0, weight=0.1)
     rows = np.random.default_rng(0).normal(size=8192)
@@ -151,8 +156,8 @@ def test_shared_samples_bound_the_variance_of_the_direction_and_fresh_ones_do_no
     assert np.var(wrong) == pytest.approx((1 + 0.81) / (1 - 0.81), rel=0.05)
 
 
-def test_least_squares_of_the_fsla_paper_have_the_noted_hypergradient():
-    """S10, X1: m = 1000, n = 5, numpy's old generator, seed 0."""
+def test_hypergradient_of_the_least_squares_problem_of_the_fsla_paper():
+    """Our draw of it: m = 1000 rows, n = 5 columns, numpy's `RandomState(0)`."""
     rng = np.random.RandomState(0)
     A, u, noise = rng.uniform(size=(1000, 5)), rng.uniform(size=5), rng.normal(size=1000)
     target = A @ u + 0.01 * noise
@@ -171,8 +176,8 @@ def test_least_squares_of_the_fsla_paper_have_the_noted_hypergradient():
 
 
 def test_saba_srba_storm_and_ma_soba_are_soba_on_full_batches():
-    """R1: zero tables, any period, any weight of STORM, weight 1 of the moving average."""
-    # A step of its own for v, which must reach v in each of them.
+    """With tables of zeros, any period, any weight of STORM, and weight 1 of the moving average."""
+    # v has its own step size, which each of the algorithms must use.
     settings = STEPS | dict(adjoint_optimizer=0.8)
     want = states(b.soba(CASE.problem, **settings), 40).x
     assert jnp.abs(want - states(b.soba(CASE.problem, **STEPS), 40).x).max() > 1e-3
@@ -185,8 +190,8 @@ def test_saba_srba_storm_and_ma_soba_are_soba_on_full_batches():
         np.testing.assert_allclose(states(algorithm, 40).x, want, atol=1e-12)
 
 
-def test_storm_from_a_memory_of_zeros_leaves_soba_s_path():
-    """R2: point and direction start at zero instead of at the first direction."""
+def test_storm_with_a_memory_of_zeros_leaves_the_path_of_soba():
+    """Point and direction start at zero instead of at the first point and direction."""
     algorithm = b.fsla(CASE.problem, momentum="all", weight=0.2, **STEPS)
     start = algorithm.init(CASE.x, CASE.y)
     memory = start.estimator._replace(
@@ -214,7 +219,7 @@ def test_ma_soba_averages_the_outer_direction_alone():
 
 @pytest.mark.parametrize("batch_size", [8, 7], ids=["even", "ragged"])
 def test_saba_direction_is_unbiased_for_any_table(batch_size):
-    """R4: its mean over minibatches, each counted by its rows, is the full direction."""
+    """Its mean over the minibatches, weighted by their rows, is the full direction."""
     task = tasks.quadratic(rows=24, outer_dim=3, inner_dim=4)
     data = task.data(batch_size)
     blocks = b.count_blocks(data)
@@ -228,9 +233,6 @@ def test_saba_direction_is_unbiased_for_any_table(batch_size):
         shares = np.full(count, batch_size / 24)
         shares[-1] = 1 - shares[:-1].sum()
         return entries, jax.tree.map(lambda leaf: jnp.tensordot(jnp.asarray(shares), leaf, 1), entries)
-
-    from bilevel.estimators import SagaTable
-    from bilevel.estimators.saga import SagaState
 
     state = SagaState(*(SagaTable(*random_table(count)) for count in blocks))
 
@@ -246,7 +248,7 @@ def test_saba_direction_is_unbiased_for_any_table(batch_size):
         np.testing.assert_allclose(got, want, atol=1e-12)
 
 
-def test_tables_and_refreshes_take_the_noise_away_and_soba_keeps_it(key):
+def test_tables_and_refreshes_remove_the_noise_that_soba_keeps(key):
     task = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
     data = task.data(8)  # a ragged last minibatch of two rows
     x, y = task.start(key)
@@ -267,7 +269,7 @@ def test_tables_and_refreshes_take_the_noise_away_and_soba_keeps_it(key):
     assert ends["soba"] > 0.1 and ends["ma_soba"] > 0.1
 
 
-def test_saba_tells_what_its_tables_must_hold():
+def test_saba_refuses_a_state_of_another_size_and_data_from_a_host():
     task = tasks.quadratic(rows=24, outer_dim=3, inner_dim=4)
     algorithm = b.saba(task.problem)
     x, y = task.start(jax.random.key(0))
@@ -283,7 +285,7 @@ def test_saba_tells_what_its_tables_must_hold():
             b.run(keeper, *task.start(jax.random.key(0)), host, steps=1, key=jax.random.key(0))
 
 
-def test_a_table_refuses_an_oracle_that_mixes_minibatches():
+def test_tables_refuse_an_oracle_that_reads_several_minibatches():
     oracle = b.neumann_direction(CASE.problem, b.neumann(3, 0.1))
     for estimator in (b.saga(), b.momentum(0.5, of=b.saga())):
         with pytest.raises(ValueError, match="one outer and one inner minibatch, got 1 and 5"):

@@ -1,4 +1,4 @@
-"""First-order, finite-difference and proximal methods: the facts of the papers' notes, and their minibatches.
+"""First-order, finite-difference and proximal methods: errors, limits and minibatches.
 
 The letters are the library's: y is trained on g alone, z sees f too.
 """
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 
 import bilevel as b
 from bilevel.calculus import cross_difference, products
 from bilevel.sampling import Stacked
+from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from cases.problems import flat, logistic_case, quadratic_case, quartic_case, relative_error
 
 PENALTIES = np.array([10.0, 100.0, 1000.0])
@@ -23,7 +23,7 @@ def slope(errors, sizes):
 
 
 def direction(algorithm, x, y, data):
-    """What the first step of an algorithm of outer step 1 takes from x, and the state after it."""
+    """What an algorithm of outer step 1 subtracts from x in its first step, and the state after it."""
     state = algorithm.init(x, y)
     new, _ = jax.jit(algorithm.step)(state, data, None)
     return jax.tree.map(jnp.subtract, state.x, new.x), new
@@ -37,8 +37,8 @@ def direction(algorithm, x, y, data):
     [(1, [5.9e-4, 6.2e-5, 6.2e-6], 1), (2, [4.6e-5, 4.6e-7, 4.6e-9], 2)],
     ids=["forward", "central"],
 )
-def test_f2sa_is_off_by_one_over_the_penalty_and_its_central_difference_by_its_square(order, want, power):
-    """R10: exact solves on P1."""
+def test_error_of_f2sa_is_one_over_the_penalty_and_squared_for_the_central_difference(order, want, power):
+    """Kwon et al., ICML 2023, and for the central difference Chen et al., arXiv:2509.02937."""
     case = logistic_case()
     exact = case.exact(case.x)[1]
     assert np.linalg.norm(exact) == pytest.approx(0.0444, rel=2e-3)
@@ -56,13 +56,13 @@ def test_f2sa_is_off_by_one_over_the_penalty_and_its_central_difference_by_its_s
         return jnp.linalg.norm(got - exact)
 
     errors = np.array(jax.jit(jax.vmap(error))(jnp.asarray(PENALTIES)))
-    np.testing.assert_allclose(errors, want, rtol=0.02)  # two digits are noted
+    np.testing.assert_allclose(errors, want, rtol=0.02)  # two digits are given
     np.testing.assert_allclose(slope(errors, PENALTIES), -power, atol=0.05)
 
 
 @pytest.mark.parametrize("name", ["f2sa", "f3sa"])
 def test_fixed_point_of_the_penalty_is_stationary_up_to_one_over_the_penalty(name):
-    """R10: |grad Phi| = 6.1e-3 / penalty where the direction vanishes, on P1 with direct term."""
+    """On `logistic_case` with its direct term, |grad Phi| = 6.1e-3 / penalty at the fixed point."""
     case = logistic_case(direct=True)
 
     def last(penalty):
@@ -74,14 +74,14 @@ def test_fixed_point_of_the_penalty_is_stationary_up_to_one_over_the_penalty(nam
     states = jax.jit(jax.vmap(last))(jnp.asarray(PENALTIES))
     norms = [np.linalg.norm(case.exact(x)[1]) for x in states.x]
     np.testing.assert_allclose(norms[1:], 6.1e-3 / PENALTIES[1:], rtol=0.02)
-    # y is the solution of the inner problem, z is not.
+    # y solves the inner problem, z does not.
     for x, y, z, penalty in zip(states.x, states.y, states.z, PENALTIES, strict=True):
         solution = case.exact(x)[0]
         assert np.linalg.norm(y - solution) < 1e-8 < 0.1 / penalty < np.linalg.norm(z - solution)
 
 
-def test_increments_of_the_penalty_add_up():
-    """The notes' trap: delta_k = .1 (k + 1)^(-1/7) is not a penalty that grows like k^(1/7)."""
+def test_a_penalty_built_from_increments_grows_by_their_sum():
+    """Increments of 0.1 (k + 1)^(-1/7) do not make a penalty that grows like k^(1/7)."""
     grown = 1 + np.cumsum(0.1 * np.arange(1, 10_001) ** (-1 / 7))
     np.testing.assert_allclose(grown[[99, 999, 9999]], [7, 44, 314], rtol=0.05)
     case = quartic_case()
@@ -133,8 +133,8 @@ def test_paired_minibatches_cancel_the_noise_that_the_penalty_multiplies():
 
 @pytest.mark.parametrize("barrier", ["gradient", "value"])
 @pytest.mark.parametrize("seed", range(4))
-def test_bome_lets_the_value_gap_fall_at_exactly_the_rate_it_promises(barrier, seed):
-    """R11: <grad q, direction> = max(<grad f, grad q>, phi)."""
+def test_bome_decreases_the_value_gap_at_exactly_the_rate_of_its_barrier(barrier, seed):
+    """Liu et al., NeurIPS 2022: <grad q, direction> = max(<grad f, grad q>, phi)."""
     case, rng = quartic_case(), np.random.default_rng(seed)
     f, g = case.problem
     x, y = (jnp.asarray(rng.normal(size=n)) for n in (4, 5))
@@ -154,13 +154,13 @@ def test_bome_lets_the_value_gap_fall_at_exactly_the_rate_it_promises(barrier, s
     phi = 0.7 * (q @ q if barrier == "gradient" else float(value))
     moved = np.concatenate([x - state.x, y - state.z])
     assert q @ moved == pytest.approx(max(slope @ q, phi), rel=1e-12)
-    # Along grad q alone: the rest of the direction is that of f.
+    # The penalty acts along grad q alone: the rest of the direction is that of f.
     np.testing.assert_allclose(
         moved - q * (q @ moved) / (q @ q), slope - q * (q @ slope) / (q @ q), atol=1e-12
     )
 
 
-def test_bome_at_the_inner_solution_of_zero_slope_has_no_penalty_and_no_nan():
+def test_bome_at_the_inner_solution_has_no_penalty_and_no_nan():
     problem = b.Problem(lambda x, y, batch: (y - 1.0) ** 2 + x**2, lambda x, y, batch: y**2)
     algorithm = b.bome(problem, outer_optimizer=0.5, penalised_optimizer=0.5)
     state, _ = algorithm.step(algorithm.init(3.0, 0.0), b.full(None, None), None)
@@ -170,6 +170,7 @@ def test_bome_at_the_inner_solution_of_zero_slope_has_no_penalty_and_no_nan():
 # V-PBGD
 
 
+# The toy problem of Shen and Chen, ICML 2023, arXiv:2302.05185.
 def toy(x, y, batch):
     return jnp.cos(4 * y + 2) / (1 + jnp.exp(2 - 4 * x)) + 0.5 * jnp.log((4 * x - 2) ** 2 + 1)
 
@@ -178,8 +179,8 @@ def toy_inner(x, y, batch):
     return (x + y) ** 2 + x * jnp.sin(x + y) ** 2
 
 
-def test_pbgd_toy_has_the_right_gradient():
-    """R12: the official f_x has 1 + e^2 where (1 + e)^2 belongs, and gives 0.458."""
+def test_gradient_of_the_toy_problem_of_v_pbgd():
+    """The authors' code has 1 + e^2 in f_x where (1 + e)^2 belongs, and gives 0.458."""
     x, y = 0.7, 0.3
     central = (toy(x + 1e-6, y, None) - toy(x - 1e-6, y, None)) / 2e-6
     assert float(jax.grad(toy)(x, y, None)) == pytest.approx(float(central), abs=1e-8)
@@ -189,8 +190,8 @@ def test_pbgd_toy_has_the_right_gradient():
 @pytest.mark.parametrize(
     "penalty, ends, gap", [(10.0, [0.367, 1.188, 2.824], None), (100.0, [0.381, 1.213, 2.829], 0.003)]
 )
-def test_v_pbgd_ends_at_the_local_minima_of_the_toy(penalty, ends, gap):
-    """R12: biased by O(1 / penalty) from the minima of Phi, .3824, 1.2152 and 2.8296."""
+def test_v_pbgd_ends_near_the_local_minima_of_the_toy_problem(penalty, ends, gap):
+    """The distance to the minima of Phi, 0.3824, 1.2152 and 2.8296, is O(1 / penalty)."""
     box = optax.chain(optax.sgd(0.1), b.constrain(lambda x: jnp.clip(x, 0, 3)))
     algorithm = b.v_pbgd(b.Problem(toy, toy_inner), outer_optimizer=box, penalty=penalty)
     rng = np.random.default_rng(0)
@@ -199,14 +200,14 @@ def test_v_pbgd_ends_at_the_local_minima_of_the_toy(penalty, ends, gap):
     @jax.jit
     @jax.vmap
     def last(x, y):
-        # The value gap is that of the authors from the first step on: its y is the solution -x.
+        # As in the authors' code, the value gap is taken at the solution y = -x from the first step on.
         state = algorithm.init(x, y)._replace(y=-x)
         return b.advance(algorithm, state, b.full(None, None), jax.random.key(0), start=0, steps=30_000)
 
     states = last(x, y)
     found = np.asarray(states.x)
     nearest = np.argmin(np.abs(found[:, None] - np.array(ends)), axis=1)
-    np.testing.assert_allclose(found, np.array(ends)[nearest], atol=1e-3)  # three digits are noted
+    np.testing.assert_allclose(found, np.array(ends)[nearest], atol=1e-3)  # three digits are given
     assert set(nearest) == {0, 1, 2}
     assert np.max(np.abs(states.x + states.y)) < 1e-6
     if gap:
@@ -230,7 +231,7 @@ def test_v_pbgd_starts_without_a_penalty():
 
 
 def test_cross_difference_has_slope_two_and_is_exact_where_g_x_is_quadratic_in_y():
-    """R13. With e^x y^4 / 4 the error is exactly e^x y u^3 eps^2."""
+    """With g = e^x y^4 / 4 the error is exactly e^x y u^3 eps^2."""
     rng = np.random.default_rng(0)
     x, y, u = (jnp.asarray(rng.normal(size=6)) for _ in range(3))
     u = u / jnp.linalg.norm(u)
@@ -252,7 +253,7 @@ def test_cross_difference_has_slope_two_and_is_exact_where_g_x_is_quadratic_in_y
 
 
 def test_darts_is_the_derivative_of_one_inner_step():
-    """U7: one-step unrolling; the finite difference is exact on P1, and of slope 2 elsewhere."""
+    """The finite difference is exact on `logistic_case`, and of second order on a quartic problem."""
     case = logistic_case(direct=True)
     y = jnp.asarray(np.random.default_rng(0).normal(size=10))
 
@@ -303,7 +304,7 @@ def test_sama_of_gradient_descent_replaces_the_inverse_hessian_by_the_identity()
 
 
 @pytest.mark.parametrize("length", [None, 0.1])
-def test_sama_takes_its_difference_at_the_given_length_which_is_one_by_default(length):
+def test_sama_takes_a_difference_of_the_given_length_which_is_one_by_default(length):
     """g = e^x y^4 / 4: the central difference along u is off by e^x y u^3 eps^2, eps = length / |u|."""
     problem = b.Problem(
         lambda x, y, batch: 0.5 * jnp.sum((y - 1) ** 2), lambda x, y, batch: jnp.sum(jnp.exp(x) * y**4) / 4
@@ -318,7 +319,7 @@ def test_sama_takes_its_difference_at_the_given_length_which_is_one_by_default(l
 
 
 def test_adam_derivative_is_that_of_optax_after_many_steps():
-    """Without bias correction, which is forgotten after 100,000 steps."""
+    """`adam_derivative` has no bias correction, whose effect is gone after 100,000 steps."""
     rng = np.random.default_rng(0)
     mu, g = {"a": jnp.asarray(rng.normal(size=5))}, {"a": jnp.asarray(rng.normal(size=5))}
     nu = {"a": jnp.asarray(rng.uniform(0.5, 2, size=5))}
@@ -327,7 +328,7 @@ def test_adam_derivative_is_that_of_optax_after_many_steps():
     errors = []
     for count in (10, 100_000):
         state = optax.tree.set(adam.init(g), count=jnp.full((), count, jnp.int32), mu=mu, nu=nu)
-        # An optax update is minus the step. Optax mixes integers and floats.
+        # An optax update is minus the step. optax.adam mixes integers and floats.
         with jax.numpy_dtype_promotion("standard"):
             exact = -jnp.diagonal(jax.jacobian(lambda g, s=state: adam.update(g, s)[0]["a"])(g)["a"])
         errors.append(relative_error(derivative(state, g), exact))
@@ -338,7 +339,7 @@ def test_adam_derivative_is_that_of_optax_after_many_steps():
 
 
 def constrained_quadratic(seed=0, size=10, count=3):
-    """R15: g = y'Qy / 2 - (Px)'y under A y = B x, f = |y - t|^2 / 2, solved by the KKT system."""
+    """g = y'Qy / 2 - (Px)'y under A y = B x, f = |y - t|^2 / 2, solved by the KKT system."""
     rng = np.random.default_rng(seed)
     M, P = rng.normal(size=(size, size)), rng.normal(size=(size, size))
     A, B = rng.normal(size=(count, size)), rng.normal(size=(count, size))
@@ -356,8 +357,8 @@ def constrained_quadratic(seed=0, size=10, count=3):
     return problem, lambda x, y: A @ y - B @ x, jnp.asarray(x), value, answer
 
 
-def test_constrained_first_order_is_off_by_the_perturbation():
-    """R15: slope 1 against central differences of Phi."""
+def test_error_of_constrained_first_order_is_proportional_to_the_perturbation():
+    """Error of first order in the perturbation, against central differences of Phi."""
     problem, constraint, x, value, answer = constrained_quadratic()
     steps = 1e-5 * np.eye(10)
     exact = np.array([(value(x + step) - value(x - step)) / 2e-5 for step in steps])
@@ -377,12 +378,11 @@ def test_constrained_first_order_is_off_by_the_perturbation():
     np.testing.assert_allclose(np.concatenate([state.y, state.multipliers[0]]), answer @ x, atol=1e-10)
     np.testing.assert_allclose(constraint(x, state.z), 0, atol=1e-10)
     np.testing.assert_allclose(slope(errors, sizes), 1, atol=0.1)
-    # The notes do not tell the order of their draws.
     np.testing.assert_allclose(errors, [7.7e-2, 8.4e-3, 8.4e-4], rtol=0.05)
 
 
 def test_constrained_first_order_without_constraints_is_f2sa():
-    """f does not depend on x directly here, so that where f_x is taken makes no difference."""
+    """Here f does not depend on x directly, so the point at which f_x is taken does not matter."""
     case = logistic_case()
     settings = dict(inner_optimizer=0.5, outer_optimizer=1.0, inner_steps=5)
     got, _ = direction(
@@ -393,7 +393,7 @@ def test_constrained_first_order_without_constraints_is_f2sa():
 
 
 def test_prox_aid_ends_at_a_stationary_point_of_the_nonsmooth_problem_with_exact_zeros():
-    """R18: quadratic losses, h = .3 |x|_1."""
+    """Quadratic losses, h = 0.3 |x|_1."""
     case = quadratic_case()
     rate = 0.05
 
@@ -435,7 +435,7 @@ def test_nesterov_is_the_accelerated_recursion_and_its_derivative_is_exact():
         b.nesterov(3, 0.1, 1)
 
 
-# Which minibatch goes where: g_i = y'A_i y / 2 + y'C_i x,  f_j = |y - b_j|^2 / 2 + e_j'x
+# Minibatches: g_i = y'A_i y / 2 + y'C_i x,  f_j = |y - b_j|^2 / 2 + e_j'x
 
 
 def g_y(i, x, y):
@@ -510,7 +510,7 @@ def v_pbgd(x, memory, scale=1 / 7, level=7):
 
 
 def v_pbgd_scheduled(x, memory):
-    """Penalties 0, .6 and 1.2: below 1 nothing is scaled. z moves by a step size of its own."""
+    """Penalties 0, 0.6 and 1.2: below 1 nothing is scaled. z moves by its own step size."""
     k, memory = memory or (0, None)
     before = (Y, Y) if memory is None else memory
     x, y, (_, z) = v_pbgd(x, before, 1 / max(0.6 * k, 1), 0.6 * k)
@@ -612,12 +612,12 @@ def test_every_minibatch_is_read_where_the_paper_reads_it(reference):
         with jax.numpy_dtype_promotion("standard"):
             state, _ = step(state, BATCH, None)
         x, y, memory = reference(x, memory)
-        # The finite differences divide rounding by .01, the penalties multiply it by 7.
+        # The finite differences divide rounding errors by 0.01, the penalties multiply them by 7.
         np.testing.assert_allclose(state.x, x, atol=1e-12)
         np.testing.assert_allclose(state.y, y, atol=1e-12)
 
 
-def test_what_cannot_work_is_refused():
+def test_arguments_out_of_range_are_refused():
     problem = quartic_case().problem
     for build, match in [
         (lambda: b.f2sa(problem, penalty=0), "penalty must be positive, got 0"),
@@ -630,7 +630,7 @@ def test_what_cannot_work_is_refused():
         (lambda: b.sama(problem, inner_steps=0), "inner steps must be at least 1, got 0"),
         (lambda: b.sama(problem, difference=0.0), "difference must be positive, got 0.0"),
         (lambda: b.darts(problem, difference=0.0), "difference must be positive, got 0.0"),
-        (lambda: b.darts(problem, virtual_step=-0.1), "virtual_step must not be negative, got -0.1"),
+        (lambda: b.darts(problem, virtual_step=-0.1), "virtual_step must be at least 0, got -0.1"),
         (lambda: b.constrained_first_order(problem, dual_step=0), "dual_step must be positive, got 0"),
         (lambda: b.constrained_first_order(problem, perturbation=0), "perturbation must be positive, got 0"),
     ]:

@@ -1,4 +1,4 @@
-"""Product tests of the algorithms over tasks, on quadratic tasks with a closed form."""
+"""Tests of every algorithm over tasks, on quadratic tasks with a closed form."""
 
 from functools import partial
 
@@ -45,17 +45,17 @@ def test_converges(name, key):
     case = case_of(name)
     result = b.run(build(name, case), case.x, case.y, case.data, steps=3000, key=key, log_every=3000)
     assert np.linalg.norm(gradient_of(name, case, result.state.x)) < 1e-8
-    # What is no gradient ends elsewhere.
+    # A direction that is not the exact gradient has another limit.
     stationary = np.linalg.norm(case.exact(result.state.x)[1]) < 1e-8
     assert stationary == (META[name].gradient == "exact")
 
 
 @pytest.mark.parametrize("name", META)
-def test_minibatches_of_tasks_with_falling_steps_come_close(name, key):
+def test_converges_on_minibatches_of_tasks_with_falling_steps(name, key):
     case = case_of(name)
     algorithm = build(name, case, outer_optimizer=lambda count: 0.5 / (1 + count.astype(float) / 50))
     result = b.run(algorithm, case.x, case.y, data_of(case, 2), steps=4000, key=key, log_every=4000)
-    # 4000 steps at rates that fall to 0.006 leave noise of this order.
+    # Step sizes fall to 0.006 in 4000 steps, which leaves noise of this order.
     assert np.linalg.norm(gradient_of(name, case, result.state.x)) < 0.02
 
 
@@ -75,7 +75,7 @@ def test_step_is_the_same_under_jit_and_keeps_its_structure(name, key):
 
 
 @pytest.mark.parametrize("name", META)
-def test_tasks_at_once_and_one_after_the_other_are_the_same(name, key):
+def test_tasks_at_once_equal_tasks_one_after_the_other(name, key):
     case = case_of(name)
     together, after = (build(name, case, vectorize=vectorize) for vectorize in (True, False))
     state = together.init(case.x, case.y)
@@ -87,7 +87,7 @@ def test_tasks_at_once_and_one_after_the_other_are_the_same(name, key):
 
 
 @pytest.mark.parametrize("name", META)
-def test_one_task_without_data_is_a_mean_of_one(name, key):
+def test_losses_without_data_are_one_task(name, key):
     case = case_of(name)
     task = jax.tree.map(lambda a: a[0], case.data.outer.arrays)
     alone = b.Problem(
@@ -105,7 +105,7 @@ def test_one_task_without_data_is_a_mean_of_one(name, key):
 
 
 @pytest.mark.parametrize("name", META)
-def test_vmap_over_seeds_and_step_sizes_equals_one_run_each(name):
+def test_vmap_over_seeds_and_step_sizes_equals_separate_runs(name):
     case, data = case_of(name), data_of(case_of(name), 2)
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
 
@@ -139,13 +139,13 @@ def test_budget_calls_per_step_equal_the_declared_cost_of_each_task(name, vector
     step = jax.jit(lambda state: algorithm.step(state, case.data, key)[0])
     jax.block_until_ready(step(algorithm.init(case.x, case.y)))
     if name in ("imaml", "maml"):
-        # The losses do not see x: the cross product is a constant zero, counted once where it is folded.
+        # The losses do not read x, so XLA folds the cross product to zero and counts it once.
         counts["cross_products"] = 0
     assert counts == algorithm.cost.times(4)._asdict()
 
 
 @pytest.mark.parametrize("name", META)
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(name, key):
+def test_resumed_run_equals_the_uninterrupted_run_bit_for_bit(name, key):
     case = case_of(name)
     algorithm, data = build(name, case), data_of(case, 3)
     run = partial(b.run, algorithm, case.x, case.y, data, key=key)
@@ -161,11 +161,11 @@ def test_constraints_hold(name, key):
     algorithm = build(name, case, outer_optimizer=box)
     x = jax.tree.map(jnp.zeros_like, case.x)
     state = b.run(algorithm, x, case.y, case.data, steps=30, key=key).state
-    # x + (projection - x) may round by one unit in the last place.
+    # x + (projection - x) may be off by one unit in the last place.
     assert 0.05 < np.abs(flat(state.x)).max() <= 0.1 + 1e-15
 
 
-def test_anil_moves_head_and_features_by_their_own_optimisers(key):
+def test_anil_moves_head_and_features_by_separate_optimisers(key):
     case = case_of("anil")
     box = optax.chain(optax.sgd(1.0), b.constrain(lambda p: optax.tree.clip(p, 0.0, 0.01)))
     algorithm = build("anil", case, outer_optimizer=0.2, features_optimizer=box)
@@ -176,7 +176,13 @@ def test_anil_moves_head_and_features_by_their_own_optimisers(key):
     np.testing.assert_allclose(flat(state.x["features"]), want, atol=1e-15)
 
 
-def test_anil_tells_how_its_two_blocks_are_named():
+@pytest.mark.parametrize(
+    "x, found",
+    [(jnp.zeros(3), "an x of type "), ({"body": jnp.zeros(3)}, r"a dict with keys \['body'\]")],
+    ids=["array", "dict"],
+)
+def test_anil_refuses_an_x_without_its_two_blocks(x, found, key):
     algorithm = b.anil(tasks.quadratic().problem)
-    with pytest.raises(ValueError, match="anil learns x = {'head': .., 'features': ..}, got "):
-        b.run(algorithm, jnp.zeros(3), jnp.zeros(3), b.full(None, None), steps=1, key=jax.random.key(0))
+    rule = f"anil needs x to be a dict with the keys 'head' and 'features', got {found}"
+    with pytest.raises(ValueError, match=rule):
+        b.run(algorithm, x, jnp.zeros(3), b.full(None, None), steps=1, key=key)

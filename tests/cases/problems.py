@@ -11,14 +11,22 @@ from bilevel import Problem, full
 
 
 class Case(NamedTuple):
-    """A problem on full data, a point, and the inner step size that suits it."""
+    """A problem on full data with a known answer.
+
+    Attributes:
+      problem: the two losses.
+      x, y: a starting point.
+      data: full data of the problem.
+      step: inner step size that suits it.
+      exact: `x -> (y*, hypergradient)` as flat vectors.
+    """
 
     problem: Problem
     x: Any
     y: Any
     data: Any
     step: float
-    exact: Any  # x -> (y*, hypergradient) as flat vectors
+    exact: Any
 
 
 def flat(pytree):
@@ -96,9 +104,10 @@ def quartic_case():
 
 
 def logistic_case(direct=False):
-    """P1 of the papers' notes: logistic losses, one L2 strength exp(x_j) a weight; f_x = 0.
+    """Logistic regression of 10 weights on 200 rows, each weight with its own L2 strength exp(x_j).
 
-    `direct` adds 0.025 |x - 1|^2 to f and starts at x = -2.
+    f is the logistic loss on 200 other rows, so f_x = 0. `direct` adds 0.025 |x - 1|^2 to f and starts at
+    x = -2.
     """
     rng = np.random.default_rng(0)
     scale = np.linspace(1, 0.3, 10)
@@ -134,6 +143,16 @@ def logistic_case(direct=False):
 
 
 class Directions(NamedTuple):
+    """Closed forms of few-task directions, each a flat mean over the tasks.
+
+    Attributes:
+      y: y_N, the inner variable after N inner steps.
+      exact: gradient of the loss after N inner steps.
+      first_order: that gradient without second derivatives.
+      reptile: x - y_N.
+      implicit: gradient of iMAML with a pull of 2.
+    """
+
     y: Any
     exact: Any
     first_order: Any
@@ -142,8 +161,7 @@ class Directions(NamedTuple):
 
 
 def few_tasks_case(features=False, steps=5, step=0.3):
-    """Four quadratic tasks; support and query differ. `exact(x)` is the mean over tasks of y_N, of the
-    exact and the first-order meta-gradient, of x - y_N, and of iMAML's gradient with a pull of 2."""
+    """Four quadratic tasks whose support and query losses differ; `exact(x)` gives `Directions`."""
     rng = np.random.default_rng(0)
     tasks, p, q = 4, 2, 3
 
@@ -206,7 +224,7 @@ CASES = {"quadratic": quadratic_case, "quartic": quartic_case}
 
 
 def central_difference(function, x, step=1e-6):
-    """Gradient of a scalar function of a pytree, entry by entry."""
+    """Gradient of a scalar function of a pytree, flat, one entry after the other."""
     vector, unravel = ravel_pytree(x)
     slopes = []
     for i in range(vector.size):
@@ -216,10 +234,10 @@ def central_difference(function, x, step=1e-6):
 
 
 def counted(problem):
-    """The problem with a counter of oracle calls that are really evaluated, at run time.
+    """The problem with a counter of the oracle calls that are evaluated at run time.
 
-    `counts["gradients"]` counts gradients of f and of g, `counts["hessian_products"]` and
-    `counts["cross_products"]` the two products; each is counted where its values are made.
+    `counts["gradients"]` counts gradients of f and of g; `counts["hessian_products"]` and
+    `counts["cross_products"]` count the two products. A call is counted where its values are computed.
     """
     counts = {"gradients": 0, "hessian_products": 0, "cross_products": 0}
 
@@ -228,7 +246,7 @@ def counted(problem):
             counts[kind] += 1
             return np.zeros((), value.dtype)
 
-        # The argument ties the call to the value, so that it is made whenever the value is.
+        # The argument ties the callback to the value, so that both are evaluated together.
         shape = jax.ShapeDtypeStruct((), value.dtype)
         return jax.pure_callback(add, shape, value.sum(), vmap_method="sequential")
 
@@ -237,7 +255,7 @@ def counted(problem):
 
     @jax.custom_jvp
     def mark(g_x, g_y):
-        # One call, whichever of the two parts is used.
+        # One call, whichever of the two parts is read.
         once = zero("gradients", g_x.sum() + g_y.sum())
         return g_x + jnp.broadcast_to(once, g_x.shape), g_y + jnp.broadcast_to(once, g_y.shape)
 
@@ -269,8 +287,8 @@ def counted(problem):
         return problem.outer(x, y, batch), (x, y, batch)
 
     def backward(saved, scale):
-        # Both parts of one gradient of f share one call, tied to the loss so that no loop over iterates or
-        # over minibatches hoists it.
+        # Both parts of one gradient of f share one call. It is tied to the loss, so that XLA does not move it
+        # out of a loop over iterates or minibatches.
         scale = tick("gradients", scale + 0 * problem.outer(*saved))
         gradients = jax.grad(problem.outer, argnums=(0, 1))(*saved)
         return *jax.tree.map(lambda g: scale * g, gradients), None

@@ -19,11 +19,11 @@ class AccbioState(NamedTuple):
     """State of AccBiO.
 
     Attributes:
-      x: the outer variable, z in the lines that are followed.
-      ahead: x moved on by its momentum, where the next hypergradient is taken.
-      y: the inner variable, trained at the last `ahead`.
+      x: outer variable (z in the paper).
+      ahead: `x` extrapolated by momentum; the next hypergradient is taken here.
+      y: inner variable, trained at the last `ahead`.
       optimizer: state of the outer optimiser.
-      start: where every inner solve starts, `()` when it starts at y.
+      start: start of every inner solve; `()` if each solve starts at the last `y`.
     """
 
     x: PyTree
@@ -35,8 +35,8 @@ class AccbioState(NamedTuple):
 
 @describe(
     family="double loop, implicit, accelerated",
-    reference="following Ji and Liang, Lower Bounds and Accelerated Algorithms for Bilevel Optimization, "
-    "JMLR 2023, arXiv:2102.03926, AccBiO (its lines from memory, checked by their rates)",
+    reference="Ji and Liang, Lower Bounds and Accelerated Algorithms for Bilevel Optimization, JMLR 2023, "
+    "arXiv:2102.03926, AccBiO",
     problem_facts=("inner_condition", "outer_condition"),
 )
 def accbio(
@@ -52,35 +52,41 @@ def accbio(
     ridge: float = 0.0,
     warm: bool = False,
 ) -> Algorithm:
-    """Nesterov's momentum on x and on y, heavy ball for the adjoint.
+    """Return AccBiO: Nesterov momentum on x and y, heavy ball for the adjoint.
 
-        y: inner_steps steps of `accelerate` on g(ahead, .), from the first y
-        v: linear_steps steps of `heavy_ball` on H v = f_y, from 0
-        x_new = ahead - outer_optimizer (f_x - J v + ridge ahead)             all at (ahead, y)
-        ahead = x_new + m (x_new - x),   m = (sqrt(outer_condition) - 1) / (sqrt(outer_condition) + 1)
+        y: T steps of `accelerate` on g(ahead, .), from the first y
+        v: N steps of `heavy_ball` on H v = f_y, from 0
+        x' = ahead - outer_optimizer(f_x - J v + ridge ahead)                 at (ahead, y)
+        ahead <- x' + m (x' - x),   m = (sqrt(outer_condition) - 1) / (sqrt(outer_condition) + 1)
+        x <- x'
 
-    Both step counts are needed for accuracy: about 15 sqrt(inner_condition) each end at rounding,
-    fewer leave a floor that rises geometrically.
+    About 15 sqrt(inner_condition) steps in each of the two solves reach rounding error. Fewer steps leave
+    an error floor, which rises geometrically with every step that is left out.
 
     Args:
       problem: the two losses.
-      inner_optimizer: optax optimiser, or the step size 1/L; L at least the largest eigenvalue of H.
-      outer_optimizer: optax optimiser, or the step size 1/L_Phi; Phi(x) = f(x, y*(x)).
-      inner_condition, outer_condition: L/mu of g in y, and of Phi in x.
-      inner_steps, linear_steps: steps N of each inner and M of each linear solve.
-      rate: 1/L for heavy ball; None takes `inner_optimizer`, which then must be a number.
-      ridge: adds `ridge |x|^2 / 2` to f, for a Phi that is convex and no more: eps / R for an accuracy
-        eps and R about |x*|^2, with outer_condition = (L_Phi + ridge) / ridge.
-      warm: start each inner solve at the last y, else at the first.
+      inner_optimizer: optimiser of y, see `Optimizer`; as a step size 1/L, with L at least the largest
+        eigenvalue of H.
+      outer_optimizer: optimiser of x; as a step size 1/L_Phi, with Phi(x) = f(x, y*(x)).
+      inner_condition: condition number L/mu of g in y.
+      outer_condition: condition number of Phi in x.
+      inner_steps: number T of steps of each inner solve.
+      linear_steps: number N of steps of each linear solve.
+      rate: 1/L for heavy ball; default: `inner_optimizer`, which must then be a number.
+      ridge: adds `ridge |x|^2 / 2` to f. Use it where Phi is convex but not strongly convex: for an accuracy
+        eps and R about |x*|^2, take `ridge = eps / R` and `outer_condition = (L_Phi + ridge) / ridge`.
+      warm: start each inner solve at the last y; else at the y given to `init`.
 
     Returns:
-      An `Algorithm` that reads N + 2 inner minibatches a step. Its metrics are those at `ahead`.
+      An `Algorithm` that reads T + 2 inner minibatches per step. Its metrics are taken at `ahead`.
 
     Raises:
-      ValueError: when a condition is below 1, `ridge` < 0, or `rate` is None and `inner_optimizer` no
-        number.
+      ValueError: if a condition number is below 1, `ridge` is negative, or `rate` is None and
+        `inner_optimizer` is not a number.
 
-    Cost per step: N + 1 gradients, M Hessian products, 1 cross product.
+    Cost per step: T + 1 gradients, N Hessian products, 1 cross product.
+
+    Equations: recalled, not checked against the paper's text. The tests check the rates they give.
 
     >>> from bilevel import tasks
     >>> accbio(tasks.quadratic().problem).cost
@@ -92,7 +98,7 @@ def accbio(
 
     def init(x, y):
         x, y = as_variables(x, y)
-        return AccbioState(x, x, y, optimizer.init(x), () if warm else y)
+        return AccbioState(x=x, ahead=x, y=y, optimizer=optimizer.init(x), start=() if warm else y)
 
     def step(state, batch, key):
         ahead, start = state.ahead, state.y if warm else state.start
@@ -101,13 +107,21 @@ def accbio(
         metrics = measures(problem, ahead, y, batch, response.draws - 1, gradient, info.linear_residual)
         x, optimizer_state = move(optimizer, gradient, state.optimizer, ahead)
         ahead = tree.add_scale(x, weight, tree.sub(x, state.x))
-        return AccbioState(x, ahead, y, optimizer_state, state.start), metrics
+        return AccbioState(x=x, ahead=ahead, y=y, optimizer=optimizer_state, start=state.start), metrics
 
-    return Algorithm(init, step, Draws(1, response.draws), Cost(gradients=1).plus(response.cost), "accbio")
+    cost = Cost(gradients=1).plus(response.cost)
+    return Algorithm(init=init, step=step, draws=Draws(1, response.draws), cost=cost, name="accbio")
 
 
-def accelerated(problem, inner_optimizer, condition, inner_steps, linear_steps, rate) -> Response:
-    """The response of both accelerated methods: Nesterov's momentum for y, heavy ball for v from 0."""
+def accelerated(
+    problem: Problem,
+    inner_optimizer: Optimizer,
+    condition: float,
+    inner_steps: int,
+    linear_steps: int,
+    rate: float | None,
+) -> Response:
+    """Return the response of both accelerated methods: Nesterov for y, heavy ball for v from 0."""
     rate = as_rate(rate, inner_optimizer)
     solver = accelerate(problem, inner_optimizer, inner_steps, condition=condition)
     return implicit(problem, solver, heavy_ball(linear_steps, 1 / rate, 1 / (rate * condition)), warm=False)

@@ -10,8 +10,8 @@ from bilevel.types import Algorithm, Optimizer, Problem
 
 @describe(
     family="double loop, implicit",
-    reference="following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced "
-    "Design, ICML 2021, arXiv:2010.07962, AID-BiO",
+    reference="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, "
+    "ICML 2021, arXiv:2010.07962, AID-BiO",
 )
 def aid_bio(
     problem: Problem,
@@ -23,23 +23,29 @@ def aid_bio(
     warm_y: bool = True,
     warm_v: bool = True,
 ) -> Algorithm:
-    """Implicit differentiation: inner steps, a linear solve, one outer step.
+    """Return AID-BiO: inner steps, a linear solve, one outer step.
 
-        y: inner_steps steps of inner_optimizer on g(x, .), from the last y
+        y: T steps of inner_optimizer on g(x, .), from the last y
         v: linear_solver on H v = f_y, from the last v
-        x <- x - outer_optimizer (f_x - J v)
+        x <- x - outer_optimizer(f_x - J v)
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps D of each inner solve.
-      linear_solver: 10 steps of `cg` when None; `richardson` gives the fixed-point variant.
-      warm_y, warm_v: start y, v at their last values; both are needed for a rate without a floor.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner solve.
+      linear_solver: solver of the adjoint system; default: `cg(10)`. `richardson` gives the
+        fixed-point variant.
+      warm_y, warm_v: start y and v at their last values. Without both, the error has a floor.
 
     Returns:
-      An `Algorithm` that reads D + 2 inner minibatches a step.
+      An `Algorithm` that reads T + 2 inner minibatches per step.
 
-    Cost per step: D + 1 gradients, N + 1 Hessian products for N steps of `cg`, 1 cross product.
+    Raises:
+      ValueError: if `inner_steps` is negative.
+
+    Cost per step: T + 1 gradients, N + 1 Hessian products for N steps of `cg`, 1 cross product.
+
+    Equations: recalled, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> aid_bio(tasks.quadratic().problem).cost

@@ -1,4 +1,4 @@
-"""AmIGO: inner steps and adjoint steps, both from where the step before left them."""
+"""AmIGO: inner steps and adjoint steps, both warm-started."""
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
@@ -10,9 +10,8 @@ from bilevel.types import Algorithm, Optimizer, Problem
 
 @describe(
     family="double loop, implicit, stochastic",
-    reference="following Arbel and Mairal, Amortized Implicit Differentiation for Stochastic Bilevel "
-    "Optimization, ICLR 2022, arXiv:2111.14580, AmIGO; equations as in published code of others, not "
-    "checked against the paper",
+    reference="Arbel and Mairal, Amortized Implicit Differentiation for Stochastic Bilevel Optimization, "
+    "ICLR 2022, arXiv:2111.14580, AmIGO",
 )
 def amigo(
     problem: Problem,
@@ -22,26 +21,29 @@ def amigo(
     inner_steps: int = 10,
     linear_solver: LinearSolver | None = None,
 ) -> Algorithm:
-    """Warm-started steps on y, then on the adjoint's quadratic, then one of x.
+    """Return AmIGO: warm-started steps on y, then on the adjoint, then one on x.
 
-        y <- y - inner_optimizer g_y,            Q times, each on its own minibatch
-        v <- v - inner_optimizer (H v - f_y),    Q times, each on its own minibatch, f_y drawn once
-        x <- x - outer_optimizer (f_x - J v),    f_x on the minibatch of f_y
+        y <- y - inner_optimizer(g_y)           T times, each on its own minibatch
+        v <- v - inner_optimizer(H v - f_y)     T times, each H on its own minibatch, f_y on one
+        x <- x - outer_optimizer(f_x - J v)     f_x on the minibatch of f_y
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes; the inner one starts afresh
-        for y and for v at every step.
-      inner_steps: steps Q of either loop, at least 1.
-      linear_solver: moves v instead, from its last value: `cg(5)` gives AmIGO-CG.
+      inner_optimizer: optimiser of y and of v, see `Optimizer`; its state starts afresh for each of them
+        at every step.
+      outer_optimizer: optimiser of x.
+      inner_steps: number T of steps on y, and of steps on v.
+      linear_solver: replaces the steps on v, from the last v; `cg(5)` gives AmIGO-CG.
 
     Returns:
-      An `Algorithm` that reads 2 Q + 1 inner minibatches a step.
+      An `Algorithm` that reads 2 T + 1 inner minibatches per step.
 
     Raises:
-      ValueError: when `inner_steps` is negative, or 0 without a linear solver.
+      ValueError: if `inner_steps` is negative, or 0 without a linear solver.
 
-    Cost per step: Q + 1 gradients, Q Hessian products (N + 1 for N steps of `cg`), 1 cross product.
+    Cost per step: T + 1 gradients, T Hessian products (N + 1 for N steps of `cg`), 1 cross product.
+
+    Equations: taken from published code of others, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> amigo(tasks.quadratic().problem).cost

@@ -1,4 +1,4 @@
-"""ANIL: tasks adapt the head only, upon features that all of them share."""
+"""ANIL: tasks train the head alone, on features that all tasks share."""
 
 from typing import Any
 
@@ -13,9 +13,8 @@ from bilevel.types import Algorithm, Optimizer, Problem
 
 @describe(
     family="double loop over tasks, unrolled",
-    reference="following Ji, Lee, Liang and Poor, Convergence of Meta-Learning with Task-Specific "
-    "Adaptation over Partial Parameters, NeurIPS 2020, arXiv:2006.09486, whose equations we could not check "
-    "against the text",
+    reference="Ji, Lee, Liang and Poor, Convergence of Meta-Learning with Task-Specific Adaptation over "
+    "Partial Parameters, NeurIPS 2020, arXiv:2006.09486, ANIL",
     learns_start=True,
 )
 def anil(
@@ -27,28 +26,34 @@ def anil(
     inner_steps: int = 10,
     vectorize: bool = True,
 ) -> Algorithm:
-    """Learn features and a start of the head, while tasks train the head alone.
+    """Return ANIL: learn features and a start of the head; tasks train the head.
 
-        x = {"head": w, "features": p};   y_0 = w;   y_{m+1} = y_m - inner_optimizer g_y(x, y_m)
-        u_N = f_y;   u_m = u_{m+1} - inner_optimizer H(y_m) u_{m+1},   m = N - 1 .. 0
-        w <- w - outer_optimizer mean over tasks of u_0
-        p <- p - features_optimizer mean over tasks of f_p - inner_optimizer sum_m J(y_m) u_{m+1}
+        x = {"head": w, "features": p};   y_0 = w;   y_{t+1} = y_t - s g_y(x, y_t)
+        u_T = f_y;   u_t = u_{t+1} - s H(y_t) u_{t+1},   t = T - 1 .. 0
+        w <- w - outer_optimizer(mean over tasks of u_0)
+        p <- p - features_optimizer(mean over tasks of f_p - s sum_t J(y_t) u_{t+1})
 
-    Second derivatives act on the head alone: that is what it saves over `maml`.
+    The lines are those of an `inner_optimizer` that is a step size s. Second derivatives act on the head
+    alone, which makes it cheaper than `maml`.
 
     Args:
-      problem: the two losses; they read y and `x["features"]`, and get a single task as `batch`.
-      inner_optimizer: optax optimiser or step size.
-      outer_optimizer: that of the head, or of all x when `features_optimizer` is None.
-      features_optimizer: that of the features.
-      inner_steps: steps N on each task.
-      vectorize: all tasks at once by `vmap`, else one after the other.
+      problem: the two losses. They read y and `x["features"]`, and receive one task as `batch`.
+      inner_optimizer: optimiser of y, see `Optimizer`.
+      outer_optimizer: optimiser of the head; of all of x if `features_optimizer` is None.
+      features_optimizer: optimiser of the features; default: `outer_optimizer`.
+      inner_steps: number T of steps on each task.
+      vectorize: run all tasks at once by `vmap`; else one after the other.
 
     Returns:
-      An `Algorithm` that reads one outer minibatch of tasks a step. The y given to `init` has the
-      structure of the head and is not used.
+      An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the
+      structure of the head; its values are not used.
 
-    Cost per step: for each task N + 1 gradients, N Hessian products, N cross products.
+    Raises:
+      ValueError: if `inner_steps` is negative; at the first step, if x lacks one of the two blocks.
+
+    Cost per step: for each task T + 1 gradients, T Hessian products, T cross products.
+
+    Equations: recalled, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> anil(tasks.quadratic().problem).cost
@@ -57,31 +62,32 @@ def anil(
     response = unrolled(descend(problem, inner_optimizer, inner_steps), start=_head)
     optimizer = as_optimizer(outer_optimizer)
     if features_optimizer is not None:
-        optimizer = block_by_block({"head": optimizer, "features": as_optimizer(features_optimizer)})
+        optimizer = _block_by_block({"head": optimizer, "features": as_optimizer(features_optimizer)})
     return nested_over_tasks(problem, response, optimizer, vectorize=vectorize, name="anil")
 
 
 def _head(x):
     if not (isinstance(x, dict) and x.keys() >= {"head", "features"}):
+        found = f"a dict with keys {list(x)}" if isinstance(x, dict) else f"an x of type {type(x).__name__}"
         raise ValueError(
-            f"anil learns x = {{'head': .., 'features': ..}}, got {type(x).__name__}; name the two blocks so"
+            f"anil needs x to be a dict with the keys 'head' and 'features', got {found}; "
+            "pass x={'head': ..., 'features': ...}"
         )
     return x["head"]
 
 
-def block_by_block(optimizers: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
-    """An optimiser for each block of x, which sees that block alone (constraints fit in)."""
+def _block_by_block(optimizers):
+    """Return an optimiser that moves each block of x by its own optimiser, constraints included."""
 
     def init(params: Any):
         return {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
 
     def update(updates, state, params: Any = None):
-        moves = {
+        results = {
             name: optimizer.update(updates[name], state[name], params[name])
             for name, optimizer in optimizers.items()
         }
-        return {name: move[0] for name, move in moves.items()}, {
-            name: move[1] for name, move in moves.items()
-        }
+        moves = {name: result[0] for name, result in results.items()}
+        return moves, {name: result[1] for name, result in results.items()}
 
     return optax.GradientTransformation(init, update)

@@ -1,4 +1,4 @@
-"""BOME: descent on the outer loss that never lets the value gap of the inner loss grow."""
+"""BOME: descent on the outer loss while the value gap of the inner loss falls."""
 
 from typing import Any, NamedTuple
 
@@ -20,9 +20,9 @@ class BomeState(NamedTuple):
 
     Attributes:
       x: outer variable.
-      y: z after the last T steps on g alone: the model to report.
-      z: the variable that moves together with x and sees both losses, so the outer data too.
-      optimizer: the states of the optimisers of x and z.
+      y: z after T steps on g alone; the model to report.
+      z: inner variable that moves together with x; it sees both losses, so the outer data too.
+      optimizer: states of the optimisers of x and z.
     """
 
     x: PyTree
@@ -34,7 +34,7 @@ class BomeState(NamedTuple):
 @describe(
     family="double loop, penalty",
     reference="Liu, Ye, Wright, Stone and Liu, BOME! Bilevel Optimization Made Easy: A Simple First-Order "
-    "Approach, NeurIPS 2022, arXiv:2209.08709",
+    "Approach, NeurIPS 2022, arXiv:2209.08709, BOME",
 )
 def bome(
     problem: Problem,
@@ -46,35 +46,36 @@ def bome(
     control: float = 0.5,
     barrier: str = "gradient",
 ) -> Algorithm:
-    """First-order: x and z descend f under the condition that g(x, z) - min g falls.
+    """Return BOME: descend f along a direction in which the value gap of g falls.
 
         y: T steps of inner_optimizer on g(x, .), from z
-        q = g(x, z) - g(x, y),   with y held:  grad q = (g_x(x, z) - g_x(x, y), g_y(x, z))
-        penalty = max(phi - <grad f, grad q>, 0) / |grad q|^2
-        (x, z) <- (x, z) - step (grad f + penalty grad q),   grad f at (x, z)
+        q = g(x, z) - g(x, y),   y held fixed:   grad q = (g_x(x, z) - g_x(x, y), g_y(x, z))
+        d = grad f + penalty grad q,   penalty = max(phi - <grad f, grad q>, 0) / |grad q|^2,   at (x, z)
+        x <- x - outer_optimizer(d_x),   z <- z - penalised_optimizer(d_z)
 
-    phi is `control |grad q|^2`, or `control q`. The direction d has <grad q, d> = max(<grad f, grad q>,
-    phi): q falls at least as fast as phi tells.
+    The barrier phi is `control |grad q|^2` or `control q`. Since <grad q, d> = max(<grad f, grad q>, phi),
+    the gap q falls at least at the rate phi, to first order.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      penalised_optimizer: that of z; None takes `inner_optimizer` (the paper has one step size for
-        x and z). At constant steps z keeps a distance of that order from argmin g.
-      inner_steps: steps T.
-      control: eta, positive.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      penalised_optimizer: optimiser of z; default: `inner_optimizer` (the paper has one step size for x
+        and z). With constant steps, z stays off argmin g by the order of the step size.
+      inner_steps: number T of steps of each inner solve.
+      control: factor eta of phi, positive.
       barrier: "gradient" or "value", the two forms of phi.
 
     Returns:
-      An `Algorithm` that reads T + 1 inner minibatches and 1 outer minibatch a step.
+      An `Algorithm` that reads T + 1 inner minibatches and 1 outer minibatch per step.
 
     Raises:
-      ValueError: when `control` is not positive or `barrier` is another word.
+      ValueError: if `control` is not positive, `barrier` is not one of the two words, or `inner_steps` is
+        negative.
 
     Cost per step: T + 3 gradients, no products.
 
-    Differs from the paper: the moving variable is called z, its approximate minimiser of g y. No
-    1e-8 below the fraction, which the authors' code has; at grad q = 0 the penalty is 0.
+    Differs from the paper: the variable that moves with x is called z, and its approximate minimiser of
+    g is called y. The authors' code adds 1e-8 to |grad q|^2; here the penalty is 0 where grad q = 0.
 
     >>> from bilevel import tasks
     >>> bome(tasks.quadratic().problem).cost
@@ -89,7 +90,7 @@ def bome(
 
     def init(x, y):
         x, y = as_variables(x, y)
-        return BomeState(x, y, y, (optimizers[0].init(x), optimizers[1].init(y)))
+        return BomeState(x=x, y=y, z=y, optimizer=(optimizers[0].init(x), optimizers[1].init(y)))
 
     def step(state, batch, key):
         x, z = state.x, state.z
@@ -103,11 +104,13 @@ def bome(
         descent = jax.grad(problem.outer, argnums=(0, 1))(x, z, batch.outer[0])
         square = tree.vdot(slope, slope)
         phi = control * (square if barrier == "gradient" else value)
-        level = jnp.maximum(phi - tree.vdot(descent, slope), 0) / jnp.where(jnp.greater(square, 0), square, 1)
-        direction = tree.add_scale(descent, level, slope)
+        excess = jnp.maximum(phi - tree.vdot(descent, slope), 0)
+        penalty = excess / jnp.where(jnp.greater(square, 0), square, 1)
+        direction = tree.add_scale(descent, penalty, slope)
         metrics = measures(problem, x, y, batch, inner_steps, direction[0], 0.0)
         moved = map(move, optimizers, direction, state.optimizer, (x, z))
         (x, z), states = zip(*moved, strict=True)
-        return BomeState(x, y, z, states), metrics
+        return BomeState(x=x, y=y, z=z, optimizer=states), metrics
 
-    return Algorithm(init, step, Draws(1, inner_steps + 1), Cost(inner_steps + 3), "bome")
+    draws, cost = Draws(1, inner_steps + 1), Cost(gradients=inner_steps + 3)
+    return Algorithm(init=init, step=step, draws=draws, cost=cost, name="bome")

@@ -1,4 +1,4 @@
-"""First-order hypergradients where the inner problem has linear equality constraints."""
+"""First-order hypergradients under linear equality constraints on the inner variable."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,10 +22,10 @@ class ConstrainedState(NamedTuple):
 
     Attributes:
       x: outer variable.
-      y: the inner variable, a solution of the inner problem: the model to report.
-      z: the solution of the problem perturbed by f, so it has seen the outer data too.
-      multipliers: those of y and of z.
-      optimizer: the states of the optimisers of x, y and z.
+      y: inner variable, which solves the inner problem; the model to report.
+      z: second inner variable, which solves the problem perturbed by f, so it sees the outer data too.
+      multipliers: Lagrange multipliers of the constraints on y and on z.
+      optimizer: states of the optimisers of x, and of y and z.
     """
 
     x: PyTree
@@ -38,7 +38,7 @@ class ConstrainedState(NamedTuple):
 @describe(
     family="double loop, penalty, inner constraints",
     reference="Kornowski, Padmanabhan, Wang, Zhang and Sra, First-Order Methods for Linearly Constrained "
-    "Bilevel Optimization, NeurIPS 2024, arXiv:2406.12771; following its method for equality constraints",
+    "Bilevel Optimization, NeurIPS 2024, arXiv:2406.12771, the method for equality constraints",
 )
 def constrained_first_order(
     problem: Problem,
@@ -50,41 +50,43 @@ def constrained_first_order(
     dual_step: float = 0.1,
     perturbation: float = 0.01,
 ) -> Algorithm:
-    """First-order, for an inner problem with linear equality constraints.
+    """Return a first-order method for linear equality constraints on y.
 
-        y*(x) = argmin over y of g(x, y)   where h(x, y) = 0,   h linear: A y - B x - c
+        y*(x) = argmin over y of g(x, y)   subject to h(x, y) = 0,   h linear: A y - B x - c
 
         (y, l): T primal-dual steps on g + <l, h>,   (z, m): T on g + perturbation f + <m, h>:
-          y <- y - inner_optimizer (g_y + h_y' (l + dual_step h)),   l <- l + dual_step h(x, y) at the new y
-        x <- x - outer_optimizer (f_x(x, y) + (g_x(x, z) + h_x' m - g_x(x, y) - h_x' l) / perturbation)
+          y <- y - inner_optimizer(g_y + h_y' (l + dual_step h)),   l <- l + dual_step h(x, y) at the new y
+        x <- x - outer_optimizer(f_x(x, y) + (g_x(x, z) + h_x' m - g_x(x, y) - h_x' l) / perturbation)
 
-    The error with exact inner solves is O(perturbation). Without constraints it is `f2sa` of
-    penalty 1 / perturbation, f_x apart. The term `dual_step h` (an augmented Lagrangian) makes the inner
-    loop converge faster and leaves its solution.
+    With exact inner solves the error is O(perturbation). Without constraints it is `f2sa` with penalty
+    1 / perturbation, except that f_x is taken at y. The term `dual_step h` (an augmented Lagrangian) speeds
+    up the inner loop and leaves its solution unchanged.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: primal-dual steps T.
-      constraint: `(x, y) -> h`, a vector or any pytree of arrays, linear in both; None has no constraint.
-      dual_step: of the multipliers, positive.
-      perturbation: delta, positive.
+      inner_optimizer: optimiser of y and of z, see `Optimizer`.
+      outer_optimizer: optimiser of x.
+      inner_steps: number T of primal-dual steps of each inner solve.
+      constraint: `(x, y) -> h`, a pytree of arrays, linear in x and y; default: no constraint.
+      dual_step: step size of the multipliers, positive.
+      perturbation: weight delta of f in the problem of z, positive.
 
     Returns:
-      An `Algorithm` that reads T + 1 minibatches at each level a step.
+      An `Algorithm` that reads T + 1 minibatches at each level per step.
 
     Raises:
-      ValueError: when `dual_step` or `perturbation` is not positive.
+      ValueError: if `inner_steps` is negative, or `dual_step` or `perturbation` is not positive.
 
-    Cost per step: 3 T + 3 gradients, no products; products with h are not counted.
+    Cost per step: 3 T + 3 gradients, no products. Products with h are not counted.
 
-    Differs from the paper: primal-dual steps of our choice for the inner solves, warm-started.
+    Differs from the paper: the inner problems are solved by warm-started primal-dual steps of our choice.
+    Equations: derived by us, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> constrained_first_order(tasks.quadratic().problem).cost
     Cost(gradients=33, hessian_products=0, cross_products=0)
     """
-    require(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
+    require(inner_steps >= 0, "inner_steps must be at least 0", inner_steps)
     require(dual_step > 0, "dual_step must be positive", dual_step)
     require(perturbation > 0, "perturbation must be positive", perturbation)
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
@@ -94,7 +96,7 @@ def constrained_first_order(
         x, y = as_variables(x, y)
         zero = tree.zeros_like(jax.eval_shape(h, x, y))
         states = outer_optimizer.init(x), (inner_optimizer.init(y),) * 2
-        return ConstrainedState(x, y, y, (zero, zero), states)
+        return ConstrainedState(x=x, y=y, z=y, multipliers=(zero, zero), optimizer=states)
 
     def primal_dual(x, variable, multiplier, state, slope):
         value, pull = jax.vjp(lambda y: h(x, y), variable)
@@ -107,12 +109,13 @@ def constrained_first_order(
         g_x, g_y = jax.grad(problem.inner), jax.grad(problem.inner, argnums=1)
 
         def train(carry, t):
-            (y, multiplier, y_state), (z, other, z_state) = carry
-            # Both see the same minibatches: their difference is divided by the perturbation.
+            (y, y_multiplier, y_state), (z, z_multiplier, z_state) = carry
+            # Both read the same minibatch, since the perturbation divides their difference and its noise.
+            minibatch = batch.inner[t]
             f_y = jax.grad(problem.outer, argnums=1)(x, z, batch.outer[t])
-            perturbed = tree.add_scale(g_y(x, z, batch.inner[t]), perturbation, f_y)
-            plain = primal_dual(x, y, multiplier, y_state, g_y(x, y, batch.inner[t]))
-            return (plain, primal_dual(x, z, other, z_state, perturbed)), None
+            z_slope = tree.add_scale(g_y(x, z, minibatch), perturbation, f_y)
+            new_y = primal_dual(x, y, y_multiplier, y_state, g_y(x, y, minibatch))
+            return (new_y, primal_dual(x, z, z_multiplier, z_state, z_slope)), None
 
         carry = tuple(zip((state.y, state.z), state.multipliers, inner_states, strict=True))
         carry, _ = lax.scan(train, carry, jnp.arange(inner_steps))
@@ -127,7 +130,8 @@ def constrained_first_order(
         direction = tree.add_scale(f_x, 1 / perturbation, change)
         metrics = measures(problem, x, y, batch, inner_steps, direction, 0.0)
         x, x_state = move(outer_optimizer, direction, x_state, x)
-        return ConstrainedState(x, y, z, multipliers, (x_state, inner_states)), metrics
+        states = x_state, inner_states
+        return ConstrainedState(x=x, y=y, z=z, multipliers=multipliers, optimizer=states), metrics
 
-    draws = Draws(inner_steps + 1, inner_steps + 1)
-    return Algorithm(init, step, draws, Cost(3 * inner_steps + 3), "constrained_first_order")
+    draws, cost = Draws(inner_steps + 1, inner_steps + 1), Cost(gradients=3 * inner_steps + 3)
+    return Algorithm(init=init, step=step, draws=draws, cost=cost, name="constrained_first_order")

@@ -20,7 +20,7 @@ class DartsState(NamedTuple):
 
     Attributes:
       x, y: outer and inner variable.
-      optimizer: the states of both optimisers.
+      optimizer: states of the optimisers of x and y.
     """
 
     x: PyTree
@@ -31,7 +31,7 @@ class DartsState(NamedTuple):
 @describe(
     family="single loop, unrolled, finite differences",
     reference="Liu, Simonyan and Yang, DARTS: Differentiable Architecture Search, ICLR 2019, "
-    "arXiv:1806.09055, Algorithm 1",
+    "arXiv:1806.09055, DARTS",
     cheap=True,
 )
 def darts(
@@ -42,30 +42,31 @@ def darts(
     virtual_step: float | None = None,
     difference: float = 0.01,
 ) -> Algorithm:
-    """One unrolled inner step, differentiated by a central difference.
+    """Return DARTS: one inner step, differentiated by a central difference.
 
-        y' = y - virtual_step g_y(x, y),   w = f_y(x, y'),   eps = difference / |w|
-        x <- x - outer_optimizer (f_x(x, y') - virtual_step (g_x(x, y + eps w) - g_x(x, y - eps w)) / (2 eps))
-        y <- y - inner_optimizer g_y(x, y)      at the new x
+        y' = y - s g_y(x, y),   w = f_y(x, y'),   eps = difference / |w|,   s = virtual_step
+        x <- x - outer_optimizer(f_x(x, y') - s (g_x(x, y + eps w) - g_x(x, y - eps w)) / (2 eps))
+        y <- y - inner_optimizer(g_y(x, y))      at the new x
 
-    All gradients of g are taken on one minibatch. For eps -> 0 the direction of x is that of
-    `truncated` with one step. It answers for one inner step, not for the solution, and is biased.
+    All gradients of g are taken on one minibatch. As eps falls to 0, the direction of x tends to that of
+    `truncated` with one inner step. It is the hypergradient of one step, not of the inner solution, so it is
+    biased.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      virtual_step: xi, not negative, the step that is differentiated; 0 is the first-order variant,
-        which drops the indirect term; None takes `inner_optimizer`, which then must be a number.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      virtual_step: step size xi that is differentiated, at least 0; default: `inner_optimizer`, which must
+        then be a number. 0 is the first-order variant, which drops the indirect term.
       difference: length of the finite difference in y, positive.
 
     Returns:
-      An `Algorithm` that reads one minibatch at each level a step.
+      An `Algorithm` that reads one minibatch at each level per step.
 
     Raises:
-      ValueError: when `virtual_step` is None and `inner_optimizer` is not a number, `virtual_step` is
-        negative, or `difference` is not positive.
+      ValueError: if `virtual_step` is negative, or is None and `inner_optimizer` is not a number, or if
+        `difference` is not positive.
 
-    Cost per step: 5 gradients, no products; 2 with `virtual_step=0`.
+    Cost per step: 5 gradients, no products; 2 gradients with `virtual_step=0`.
 
     >>> from bilevel import tasks
     >>> darts(tasks.quadratic().problem).cost
@@ -75,7 +76,7 @@ def darts(
         if callable(inner_optimizer) or isinstance(inner_optimizer, tuple):
             raise ValueError("virtual_step must be given when inner_optimizer is not a step size")
         virtual_step = inner_optimizer
-    require(virtual_step >= 0, "virtual_step must not be negative", virtual_step)
+    require(virtual_step >= 0, "virtual_step must be at least 0", virtual_step)
     require(difference > 0, "difference must be positive", difference)
     first_order = isinstance(virtual_step, int | float) and virtual_step == 0
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
@@ -83,9 +84,9 @@ def darts(
 
     def init(x, y):
         x, y = as_variables(x, y)
-        return DartsState(x, y, (outer_optimizer.init(x), inner_optimizer.init(y)))
+        return DartsState(x=x, y=y, optimizer=(outer_optimizer.init(x), inner_optimizer.init(y)))
 
-    def unrolled(x, y, batch):
+    def unrolled_direction(x, y, batch):
         ahead = tree.add_scale(y, -virtual_step, g_y(x, y, batch.inner[0]))
         f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, ahead, batch.outer[0])
         cross = cross_difference(problem.inner, x, y, batch.inner[0], f_y, difference)
@@ -94,10 +95,14 @@ def darts(
     def step(state, batch, key):
         x, y = state.x, state.y
         x_state, y_state = state.optimizer
-        direction = jax.grad(problem.outer)(x, y, batch.outer[0]) if first_order else unrolled(x, y, batch)
+        if first_order:
+            direction = jax.grad(problem.outer)(x, y, batch.outer[0])
+        else:
+            direction = unrolled_direction(x, y, batch)
         metrics = measures(problem, x, y, batch, 0, direction, 0.0)
         x, x_state = move(outer_optimizer, direction, x_state, x)
         y, y_state = move(inner_optimizer, g_y(x, y, batch.inner[0]), y_state, y)
-        return DartsState(x, y, (x_state, y_state)), metrics
+        return DartsState(x=x, y=y, optimizer=(x_state, y_state)), metrics
 
-    return Algorithm(init, step, Draws(1, 1), Cost(2 if first_order else 5), "darts")
+    cost = Cost(gradients=2 if first_order else 5)
+    return Algorithm(init=init, step=step, draws=Draws(1, 1), cost=cost, name="darts")

@@ -22,12 +22,12 @@ class F2saState(NamedTuple):
 
     Attributes:
       x: outer variable.
-      y: the inner variable, trained on g alone: the model to report. With `order=2` the midpoint of
-        both z, which is argmin g up to the square of 1 / penalty.
-      z: the penalised variable, trained on g + f / penalty, so it has seen the outer data too; with
-        `order=2` a pair, trained on g - f / penalty and on g + f / penalty.
-      optimizer: the states of the optimisers of x and of both inner variables.
-      count: steps made.
+      y: inner variable, trained on g alone; the model to report. With `order=2` it is the midpoint of the
+        pair z, which is argmin g up to O(1 / penalty^2).
+      z: penalised variable, trained on g + f / penalty, so it sees the outer data too. With `order=2` it is
+        a pair, trained on g - f / penalty and on g + f / penalty.
+      optimizer: states of the optimisers of x and of both inner variables.
+      count: number of steps made.
     """
 
     x: PyTree
@@ -39,8 +39,8 @@ class F2saState(NamedTuple):
 
 @describe(
     family="double loop, penalty, stochastic",
-    reference="Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel "
-    "optimization, ICML 2023, arXiv:2301.10945, F2SA",
+    reference="Kwon, Kwon, Wright and Nowak, A Fully First-Order Method for Stochastic Bilevel "
+    "Optimization, ICML 2023, arXiv:2301.10945, F2SA",
 )
 def f2sa(
     problem: Problem,
@@ -52,52 +52,55 @@ def f2sa(
     order: int = 1,
     paired: bool = False,
 ) -> Algorithm:
-    """First-order: the response is a difference of two inner variables.
+    """Return F2SA: the response is a difference of two inner variables.
 
-        T times, on fresh minibatches, both with inner_optimizer:
-          y <- y - step g_y(x, y),   z <- z - step (g_y(x, z) + f_y(x, z) / penalty)
-        x <- x - outer_optimizer (f_x(x, z) + penalty (g_x(x, z) - g_x(x, y)))
+        T times, on fresh minibatches:
+          y <- y - inner_optimizer(g_y(x, y)),   z <- z - inner_optimizer(g_y(x, z) + f_y(x, z) / penalty)
+        x <- x - outer_optimizer(f_x(x, z) + penalty (g_x(x, z) - g_x(x, y)))
 
-    The error at the fixed point is O(1 / penalty). `order=2` takes a central difference, whose error
-    is O(1 / penalty^2): y is then trained on g - f / penalty, the difference is halved and f_x is
-    averaged over both. The penalty is a number or a schedule `step -> penalty`; as the paper's growth we
-    recall `lambda k: (k + 1.0) ** (1 / 7)`. Increments delta_k add up: for that law they must fall like
-    k^(-6/7), and .1 (k + 1)^(-1/7) makes 314 of it after 10,000 steps.
+    The error at the fixed point is O(1 / penalty). `order=2` takes a central difference, whose error is
+    O(1 / penalty^2): the two variables are then trained on g - f / penalty and on g + f / penalty, the
+    difference is halved, and f_x is averaged over both.
+
+    The penalty may grow: we recall the schedule `lambda k: (k + 1.0) ** (1 / 7)` from the paper. Increments
+    delta_k of the penalty must then fall like k^(-6/7); increments 0.1 (k + 1)^(-1/7) reach 314 after 10,000
+    steps.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes. The step of z is divided by
-        the penalty (the paper's alpha_k is `inner_optimizer / penalty`).
-      inner_steps: steps T on y and z.
+      inner_optimizer: optimiser of y and of z, see `Optimizer`. The direction of z is divided by the
+        penalty, so the paper's alpha_k is `inner_optimizer / penalty`.
+      outer_optimizer: optimiser of x.
+      inner_steps: number T of steps on y and on z.
       penalty: lambda, positive: a number, or a schedule `step -> penalty`.
-      order: 1, or 2 for the central difference, following F2SA-p with p = 2 (Chen, Li, Chayti and
-        Zhang, Faster Gradient Methods for Highly-Smooth Stochastic Bilevel Optimization,
-        arXiv:2509.02937).
-      paired: take both g_x on one minibatch, so that their noise, which is multiplied by the
-        penalty, cancels; else each reads its own.
+      order: 1, or 2 for the central difference, which is F2SA-p with p = 2 (Chen, Li, Chayti and Zhang,
+        Faster Gradient Methods for Highly-Smooth Stochastic Bilevel Optimization, arXiv:2509.02937).
+      paired: take both g_x on one minibatch, so that their noise, which the penalty multiplies, cancels;
+        else each on its own.
 
     Returns:
-      An `Algorithm` that reads 2 T + 2 inner (2 T + 1 with `paired`) and T + 1 outer minibatches a step
-      (2 T + 2 outer with `order=2`).
+      An `Algorithm` that reads 2 T + 2 inner minibatches (2 T + 1 with `paired`) and T + 1 outer
+      minibatches (2 T + 2 with `order=2`) per step.
 
     Raises:
-      ValueError: when a constant `penalty` is not positive or `order` is not 1 or 2.
+      ValueError: if `inner_steps` is negative, a constant `penalty` is not positive, or `order` is not 1
+        or 2.
 
     Cost per step: 3 T + 3 gradients (4 T + 4 with `order=2`), no products.
 
-    Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and
-    calls our z y. The penalty is constant unless it is given as a schedule; y and z share an optimiser;
-    the gradients of F2SA-p are not normalised.
+    Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and calls
+    our z y. The penalty is constant unless it is given as a schedule. One optimiser moves y and z. The
+    gradients of F2SA-p are not normalised.
 
     >>> from bilevel import tasks
     >>> f2sa(tasks.quadratic().problem).cost
     Cost(gradients=33, hessian_products=0, cross_products=0)
     """
-    require(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
+    require(inner_steps >= 0, "inner_steps must be at least 0", inner_steps)
     require(order in (1, 2), "order must be 1 or 2", order)
     check_penalty(penalty)
     inner_optimizer, outer_optimizer = as_optimizer(inner_optimizer), as_optimizer(outer_optimizer)
-    # Shares of f / penalty in the loss of either inner variable.
+    # Weight of f / penalty in the loss of each inner variable.
     shares = (0, 1) if order == 1 else (-1, 1)
 
     def tilted(level, x, share, variable, batches):
@@ -111,7 +114,8 @@ def f2sa(
     def init(x, y):
         x, y = as_variables(x, y)
         states = outer_optimizer.init(x), (inner_optimizer.init(y),) * 2
-        return F2saState(x, y, y if order == 1 else (y, y), states, jnp.zeros((), jnp.int32))
+        z, count = y if order == 1 else (y, y), jnp.zeros((), jnp.int32)
+        return F2saState(x=x, y=y, z=z, optimizer=states, count=count)
 
     def step(state, batch, key):
         x, level = state.x, penalty_at(penalty, state.count, state.y)
@@ -136,7 +140,9 @@ def f2sa(
         y, z = variables if order == 1 else (tree.scale(0.5, tree.add(*variables)), variables)
         metrics = measures(problem, x, y, batch, 2 * inner_steps, direction, 0.0)
         new_x, x_state = move(outer_optimizer, direction, x_state, x)
-        return F2saState(new_x, y, z, (x_state, inner_states), state.count + 1), metrics
+        states = x_state, inner_states
+        return F2saState(x=new_x, y=y, z=z, optimizer=states, count=state.count + 1), metrics
 
     draws = Draws(order * (inner_steps + 1), 2 * inner_steps + (1 if paired else 2))
-    return Algorithm(init, step, draws, Cost((2 + order) * (inner_steps + 1)), "f2sa")
+    cost = Cost(gradients=(2 + order) * (inner_steps + 1))
+    return Algorithm(init=init, step=step, draws=draws, cost=cost, name="f2sa")

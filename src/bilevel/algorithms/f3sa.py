@@ -1,4 +1,4 @@
-"""F3SA: the penalty method of F2SA in one loop, with recursive momentum on every gradient."""
+"""F3SA: the penalty method F2SA in one loop, with recursive momentum on every gradient."""
 
 from typing import Any, NamedTuple
 
@@ -22,12 +22,12 @@ class F3saState(NamedTuple):
 
     Attributes:
       x: outer variable.
-      y: the inner variable, trained on g alone: the model to report.
-      z: the penalised variable, trained on g + f / penalty, so it has seen the outer data too.
-      last: x, y and z of the step before.
-      gradients: the six estimates, those of the inner step and those of the outer step.
-      optimizer: the states of the optimisers of x, y and z.
-      count: steps made.
+      y: inner variable, trained on g alone; the model to report.
+      z: penalised variable, trained on g + f / penalty, so it sees the outer data too.
+      last: x, y and z of the previous step.
+      gradients: the six estimates: three for the inner step, three for the outer step.
+      optimizer: states of the optimisers of x, y and z.
+      count: number of steps made.
     """
 
     x: PyTree
@@ -41,8 +41,8 @@ class F3saState(NamedTuple):
 
 @describe(
     family="single loop, penalty, stochastic, momentum",
-    reference="Kwon, Kwon, Wright and Nowak, A fully first-order method for stochastic bilevel "
-    "optimization, ICML 2023, arXiv:2301.10945, F3SA",
+    reference="Kwon, Kwon, Wright and Nowak, A Fully First-Order Method for Stochastic Bilevel "
+    "Optimization, ICML 2023, arXiv:2301.10945, F3SA",
 )
 def f3sa(
     problem: Problem,
@@ -52,34 +52,35 @@ def f3sa(
     penalty: float | optax.Schedule = 10.0,
     weight: float | optax.Schedule = 0.1,
 ) -> Algorithm:
-    """F2SA with one inner step and recursive momentum on each of its six gradients.
+    """Return F3SA: F2SA in one loop, with recursive momentum on each gradient.
 
-        y <- y - inner_optimizer d[g_y(x, y)]
-        z <- z - inner_optimizer (d[g_y(x, z)] + d[f_y(x, z)] / penalty)
-        x <- x - outer_optimizer (d[f_x(x, z)] + penalty (d[g_x(x, z)] - d[g_x(x, y)]))   at the new y, z
+        y <- y - inner_optimizer(d[g_y(x, y)])
+        z <- z - inner_optimizer(d[g_y(x, z)] + d[f_y(x, z)] / penalty)
+        x <- x - outer_optimizer(d[f_x(x, z)] + penalty (d[g_x(x, z)] - d[g_x(x, y)]))   at the new y, z
 
-        d[h]_k = h(now; b_k) + (1 - weight) (d[h]_{k-1} - h(before; b_k)),   d[h]_0 = h(now; b_0)
+        d[h]_k = h(p_k; b_k) + (1 - weight) (d[h]_{k-1} - h(p_{k-1}; b_k)),   d[h]_0 = h(p_0; b_0)
 
-    The six are kept apart, since the penalty between them may grow; each reads its own minibatch,
-    the same at both of its points.
+    Here p_k is the point (x, y, z) at which h is taken in step k. Since the penalty may grow, each of the six
+    gradients has its own estimate d. Each reads its own minibatch b_k, the same at both points.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes. The step of z is divided by
-        the penalty.
+      inner_optimizer: optimiser of y and of z, see `Optimizer`. The direction of z is divided by the
+        penalty.
+      outer_optimizer: optimiser of x.
       penalty: lambda, positive: a number, or a schedule `step -> penalty` (see `f2sa`).
-      weight: share of the fresh gradient, in (0, 1], or a schedule `step -> weight`, cut at 1.
+      weight: share of the fresh gradient, in (0, 1]: a number, or a schedule `step -> weight`, capped at 1.
 
     Returns:
-      An `Algorithm` that reads 4 inner and 2 outer minibatches a step.
+      An `Algorithm` that reads 4 inner and 2 outer minibatches per step.
 
     Raises:
-      ValueError: when a constant `penalty` is not positive or a constant `weight` not in (0, 1].
+      ValueError: if a constant `penalty` is not positive, or a constant `weight` is not in (0, 1].
 
     Cost per step: 12 gradients, no products.
 
-    Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and
-    calls our z y. The penalty is constant unless it is given as a schedule.
+    Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and calls
+    our z y. The penalty is constant unless it is given as a schedule.
 
     >>> from bilevel import tasks
     >>> f3sa(tasks.quadratic().problem).cost
@@ -102,29 +103,45 @@ def f3sa(
         x, y = as_variables(x, y)
         zeros = tree.zeros_like((y, y, y)), tree.zeros_like((x, x, x))
         states = tuple(optimizer.init(value) for optimizer, value in zip(optimizers, (x, y, y), strict=True))
-        return F3saState(x, y, y, (x, y, y), zeros, states, jnp.zeros((), jnp.int32))
+        return F3saState(
+            x=x,
+            y=y,
+            z=y,
+            last=(x, y, y),
+            gradients=zeros,
+            optimizer=states,
+            count=jnp.zeros((), jnp.int32),
+        )
 
     def step(state, batch, key):
         def estimate(gradients, now, before, last):
-            # Both points see the same minibatches, or the momentum would add noise.
+            # Both points read the same minibatches. With different ones the momentum would add noise.
             drift = tree.sub(last, gradients(*before, batch))
             return remember(gradients(*now, batch), drift, weight, state.count)
 
         x, level = state.x, penalty_at(penalty, state.count, state.y)
         x_state, y_state, z_state = state.optimizer
         now = x, state.y, state.z
-        inner = estimate(inner_gradients, now, state.last, state.gradients[0])
-        g_y, g_y_z, f_y = inner
+        inner_estimates = estimate(inner_gradients, now, state.last, state.gradients[0])
+        g_y, g_y_z, f_y = inner_estimates
         y, y_state = move(optimizers[1], g_y, y_state, state.y)
         z, z_state = move(optimizers[2], tree.add_scale(g_y_z, 1 / level, f_y), z_state, state.z)
-        # What x read in the step before: the x of then, with the y and z of now.
-        outer = estimate(outer_gradients, (x, y, z), (state.last[0], state.y, state.z), state.gradients[1])
-        f_x, g_x_z, g_x = outer
+        # The previous step took its outer gradients at its x and at the y and z that it returned.
+        before = state.last[0], state.y, state.z
+        outer_estimates = estimate(outer_gradients, (x, y, z), before, state.gradients[1])
+        f_x, g_x_z, g_x = outer_estimates
         direction = tree.add_scale(f_x, level, tree.sub(g_x_z, g_x))
         metrics = measures(problem, x, y, batch, 2, direction, 0.0)
         new_x, x_state = move(optimizers[0], direction, x_state, x)
-        return F3saState(
-            new_x, y, z, now, (inner, outer), (x_state, y_state, z_state), state.count + 1
-        ), metrics
+        new_state = F3saState(
+            x=new_x,
+            y=y,
+            z=z,
+            last=now,
+            gradients=(inner_estimates, outer_estimates),
+            optimizer=(x_state, y_state, z_state),
+            count=state.count + 1,
+        )
+        return new_state, metrics
 
-    return Algorithm(init, step, Draws(2, 4), Cost(12), "f3sa")
+    return Algorithm(init=init, step=step, draws=Draws(2, 4), cost=Cost(gradients=12), name="f3sa")

@@ -1,4 +1,4 @@
-"""FO-BLO: the biased first-order parent of UFO-BLO."""
+"""FO-BLO: the biased first-order method that UFO-BLO makes unbiased."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.many_tasks import nested_over_tasks
 from bilevel.response import first_order
-from bilevel.types import Algorithm, Optimizer, Problem
+from bilevel.types import Algorithm, Optimizer, Problem, PyTree
 
 
 @describe(
@@ -22,31 +22,34 @@ def fo_blo(
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
-    start: Callable | None = None,
+    start: Callable[[PyTree], PyTree] | None = None,
     tasks: bool = False,
     vectorize: bool = True,
 ) -> Algorithm:
-    """First-order bilevel steps: every Hessian and cross derivative counts as zero.
+    """Return FO-BLO: every Hessian and cross derivative counts as zero.
 
-        y_0 = start(x);   y_{j+1} = y_j - inner_optimizer g_y(x, y_j),   j = 0 .. r - 1
-        x <- x - outer_optimizer (f_x(x, y_r) + (d start / dx)' f_y(x, y_r)),   the mean over tasks
+        y_0 = start(x);   y_{t+1} = y_t - inner_optimizer(g_y(x, y_t)),   t = 0 .. T - 1
+        x <- x - outer_optimizer(mean over tasks of f_x(x, y_T) + (d start / dx)' f_y(x, y_T))
 
-    With `start` the identity it is first-order MAML (`fomaml`). Its limit need not be stationary,
-    and without `start` and f_x it never moves.
+    With `start=lambda x: x` and tasks it is first-order MAML (`fomaml`). It is biased: its limit need not be
+    stationary. Without `start`, x moves along f_x alone, and not at all where f_x is zero.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps r of every inner solve.
-      start: `x -> y_0`; None starts at the y given to `init`.
-      tasks: the outer minibatch holds tasks along a leading axis, and each is the batch of both
-        its losses; else there is one task, with data at both levels.
-      vectorize: all tasks at once by `vmap`, else one after the other.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner solve.
+      start: `x -> y_0`; default: y_0 is the y given to `init`.
+      tasks: whether the outer minibatch holds tasks along a leading axis, each of them the batch of both its
+        losses; else there is one task, with data at both levels.
+      vectorize: run all tasks at once by `vmap`; else one after the other.
 
     Returns:
-      An `Algorithm` that reads r inner minibatches a step, or one outer minibatch of tasks.
+      An `Algorithm` that reads T inner minibatches per step, or one outer minibatch of tasks.
 
-    Cost per step: for each task r + 1 gradients, no products.
+    Raises:
+      ValueError: if `inner_steps` is negative.
+
+    Cost per step: for each task T + 1 gradients, no products.
 
     >>> from bilevel import tasks
     >>> fo_blo(tasks.quadratic().problem).cost

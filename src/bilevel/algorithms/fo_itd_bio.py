@@ -1,4 +1,4 @@
-"""FO-ITD-BiO: inner steps, and the direct gradient alone."""
+"""FO-ITD-BiO: inner steps and the direct gradient alone."""
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
@@ -9,8 +9,8 @@ from bilevel.types import Algorithm, Optimizer, Problem
 
 @describe(
     family="double loop, first order, biased",
-    reference="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML "
-    "2021, arXiv:2010.07962, FO-ITD-BiO of the authors' code",
+    reference="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, "
+    "ICML 2021, arXiv:2010.07962, FO-ITD-BiO in the authors' code",
     direct_term_only=True,
 )
 def fo_itd_bio(
@@ -21,22 +21,25 @@ def fo_itd_bio(
     inner_steps: int = 10,
     warm: bool = True,
 ) -> Algorithm:
-    """Iterative differentiation without its second derivatives.
+    """Return FO-ITD-BiO: iterative differentiation without second derivatives.
 
-        y^{t+1} = y^t - inner_optimizer g_y(x, y^t),  t = 0 .. inner_steps - 1,  y^0 = last y
-        x <- x - outer_optimizer f_x(x, y^T)
+        y_0 = the last y;   y_{t+1} = y_t - inner_optimizer(g_y(x, y_t)),   t = 0 .. T - 1
+        x <- x - outer_optimizer(f_x(x, y_T))
 
-    Where f does not depend on x directly, x never moves. It is for problems whose x and y act
-    together in f, such as features and the head upon them. Over tasks it is `fo_blo`.
+    Where f does not depend on x directly, x never moves. Use it where x and y act together in f, such as
+    features and a head on them. For many tasks use `fo_blo`.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps T of each inner solve.
-      warm: start each inner solve at the last y, else at the first.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner solve.
+      warm: start each inner solve at the last y; else at the y given to `init`.
 
     Returns:
-      An `Algorithm` that reads T inner minibatches a step.
+      An `Algorithm` that reads T inner minibatches per step.
+
+    Raises:
+      ValueError: if `inner_steps` is negative.
 
     Cost per step: T + 1 gradients, no products.
 

@@ -1,4 +1,4 @@
-"""FOMAML: MAML whose Hessians count as zero."""
+"""FOMAML: first-order MAML, whose Hessians count as zero."""
 
 from bilevel.algorithms.record import describe
 from bilevel.inner import descend
@@ -10,7 +10,7 @@ from bilevel.types import Algorithm, Optimizer, Problem
 @describe(
     family="double loop over tasks, first order, biased",
     reference="Finn, Abbeel and Levine, Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, "
-    "ICML 2017, arXiv:1703.03400",
+    "ICML 2017, arXiv:1703.03400, first-order MAML",
     learns_start=True,
     cheap=True,
 )
@@ -22,24 +22,28 @@ def fomaml(
     inner_steps: int = 5,
     vectorize: bool = True,
 ) -> Algorithm:
-    """First-order MAML: the gradient at the trained y, applied to the start.
+    """Return FOMAML: move the start along the gradient at the trained y.
 
-        y_0 = x;   y_{j+1} = y_j - inner_optimizer g_y(y_j),   j = 0 .. N - 1,   for each task
-        x <- x - outer_optimizer mean over tasks of f_y(y_N)
+        y_0 = x;   y_{t+1} = y_t - inner_optimizer(g_y(y_t)),   t = 0 .. T - 1,   for each task
+        x <- x - outer_optimizer(mean over tasks of f_y(y_T))
 
-    Biased: its limit need not be a stationary point of the N-step objective; `ufo_blo` debiases it.
+    It is biased: its limit need not be a stationary point of the loss after T steps. `ufo_blo` removes the
+    bias.
 
     Args:
-      problem: the two losses; x is where y starts, both get a single task as `batch`.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps N on each task.
-      vectorize: all tasks at once by `vmap`, else one after the other.
+      problem: the two losses; x is where y starts, and both receive one task as `batch`.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps on each task.
+      vectorize: run all tasks at once by `vmap`; else one after the other.
 
     Returns:
-      An `Algorithm` that reads one outer minibatch of tasks a step. The y given to `init` has the
-      structure of x and is not used.
+      An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the
+      structure of x; its values are not used.
 
-    Cost per step: for each task N + 1 gradients, no products.
+    Raises:
+      ValueError: if `inner_steps` is negative.
+
+    Cost per step: for each task T + 1 gradients, no products.
 
     >>> from bilevel import tasks
     >>> fomaml(tasks.quadratic().problem).cost

@@ -1,4 +1,4 @@
-"""FSLA: a fully single loop with a state for the adjoint and recursive momentum."""
+"""FSLA: a single loop that carries the adjoint, with recursive momentum on x."""
 
 from typing import NamedTuple
 
@@ -24,10 +24,10 @@ class FslaState(NamedTuple):
 
     Attributes:
       x, y, v: outer and inner variable, adjoint.
-      direction: the direction d of x.
-      last_x: the outer variable of the step before, at which d was taken with these y and v.
-      optimizer: the states of the three optimisers.
-      count: steps made.
+      direction: direction d of x.
+      last_x: outer variable of the previous step; `direction` was taken at (last_x, y, v).
+      optimizer: states of the three optimisers.
+      count: number of steps made.
     """
 
     x: PyTree
@@ -41,9 +41,8 @@ class FslaState(NamedTuple):
 
 @describe(
     family="single loop, implicit, stochastic, momentum",
-    reference="following Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization without "
-    "Hessian Inverse, AAAI 2022, arXiv:2112.04660; equations as in published code of others, not checked "
-    "against the paper",
+    reference="Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization without Hessian "
+    "Inverse, AAAI 2022, arXiv:2112.04660, FSLA",
     cheap=True,
 )
 def fsla(
@@ -55,29 +54,33 @@ def fsla(
     weight: float | optax.Schedule = 0.1,
     momentum: str = "outer",
 ) -> Algorithm:
-    """One step on y, then on v, then on x along a recursive-momentum direction.
+    """Return FSLA: one step on y, on v, then on x along a recursive momentum.
 
-        y <- y - inner_optimizer g_y(x, y; S1)
-        v <- v - adjoint_optimizer (H(x, y; S2) v - f_y(x, y; B1))            at the new y
-        P(.) = f_x(.; B2) - J(.; S3) v
-        d <- P(now) + (1 - weight) (d - P(where d was taken)),   d = P at the first step
-        x <- x - outer_optimizer d
+        y <- y - inner_optimizer(g_y(x, y; S1))
+        v <- v - adjoint_optimizer(H(x, y; S2) v - f_y(x, y; B1))            at the new y
+        h(x, y, v) = f_x(x, y; B2) - J(x, y; S3) v
+        d <- h(x, y, v) + (1 - weight) (d - h(x', y', v')),   d = h(x, y, v) at the first step
+        x <- x - outer_optimizer(d)
+
+    Here (x', y', v') is the point at which the previous step took h.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      adjoint_optimizer: that of v; None takes `inner_optimizer`.
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
-      momentum: "outer" (on x only), or "all": recursive momentum on the three directions, which
-        then are taken at one point, as the SOBA paper describes FSLA.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
+      weight: share of the fresh direction, in (0, 1]: a number, or a schedule `step -> weight`, capped at 1.
+      momentum: "outer" for momentum on x alone, or "all" for momentum on all three directions. With "all"
+        the three directions are taken at one point, as the SOBA paper describes FSLA.
 
     Returns:
-      An `Algorithm` that reads 3 inner and 2 outer minibatches a step (1 and 1 with "all").
+      An `Algorithm` that reads 3 inner and 2 outer minibatches per step (1 and 1 with "all").
 
     Raises:
-      ValueError: when a constant `weight` is not in (0, 1] or `momentum` is another word.
+      ValueError: if a constant `weight` is not in (0, 1], or `momentum` is not one of the two words.
 
     Cost per step: 4 gradients, 1 Hessian product, 2 cross products (with "all": 4, 2 and 2).
+
+    Equations: taken from published code of others, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> fsla(tasks.quadratic().problem).cost
@@ -95,7 +98,15 @@ def fsla(
         x, y = as_variables(x, y)
         v, direction = tree.zeros_like(y), tree.zeros_like(x)
         states = Point(optimizers.x.init(x), optimizers.y.init(y), optimizers.v.init(v))
-        return FslaState(x, y, v, direction, x, states, jnp.zeros((), jnp.int32))
+        return FslaState(
+            x=x,
+            y=y,
+            v=v,
+            direction=direction,
+            last_x=x,
+            optimizer=states,
+            count=jnp.zeros((), jnp.int32),
+        )
 
     def step(state, batch, key):
         x, last = state.x, Point(state.last_x, state.y, state.v)
@@ -105,16 +116,25 @@ def fsla(
         residual = tree.sub(hessian_product(problem.inner, x, y, batch.inner[1], state.v), f_y)
         v, v_state = move(optimizers.v, residual, state.optimizer.v, state.v)
 
-        def plain(point):
+        def fresh_direction(point):
             f_x = jax.grad(problem.outer)(point.x, point.y, batch.outer[1])
             return tree.sub(f_x, products(problem.inner, point.x, point.y, batch.inner[2], point.v).cross)
 
-        # Both points see the same minibatches, or the momentum would add noise instead of removing it.
-        drift = tree.sub(state.direction, plain(last))
-        direction = remember(plain(Point(x, y, v)), drift, weight, state.count)
+        # Both points read the same minibatches. With different ones the momentum would add noise.
+        drift = tree.sub(state.direction, fresh_direction(last))
+        direction = remember(fresh_direction(Point(x, y, v)), drift, weight, state.count)
         metrics = measures(problem, x, y, batch, 2, direction, relative_norm(residual, f_y))
         new_x, x_state = move(optimizers.x, direction, state.optimizer.x, x)
-        states = Point(x_state, y_state, v_state)
-        return FslaState(new_x, y, v, direction, x, states, state.count + 1), metrics
+        new_state = FslaState(
+            x=new_x,
+            y=y,
+            v=v,
+            direction=direction,
+            last_x=x,
+            optimizer=Point(x_state, y_state, v_state),
+            count=state.count + 1,
+        )
+        return new_state, metrics
 
-    return Algorithm(init, step, Draws(2, 3), Cost(4, 1, 2), "fsla")
+    cost = Cost(gradients=4, hessian_products=1, cross_products=2)
+    return Algorithm(init=init, step=step, draws=Draws(2, 3), cost=cost, name="fsla")

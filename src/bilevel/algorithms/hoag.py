@@ -23,7 +23,7 @@ class HoagState(NamedTuple):
     Attributes:
       x, y, v: outer and inner variable, adjoint.
       optimizer: state of the outer optimiser.
-      count: steps made.
+      count: number of steps made.
     """
 
     x: PyTree
@@ -35,8 +35,8 @@ class HoagState(NamedTuple):
 
 @describe(
     family="double loop, implicit, adaptive accuracy",
-    reference="following Pedregosa, Hyperparameter optimization with approximate gradient, ICML 2016, "
-    "arXiv:1602.02355",
+    reference="Pedregosa, Hyperparameter Optimization with Approximate Gradient, ICML 2016, "
+    "arXiv:1602.02355, HOAG",
 )
 def hoag(
     problem: Problem,
@@ -48,32 +48,34 @@ def hoag(
     tolerance: float | optax.Schedule = 0.1,
     decay: float = 0.9,
 ) -> Algorithm:
-    """Inner and linear problem solved to a tolerance that falls from step to step.
+    """Return HOAG: inner and linear solves to a tolerance that falls every step.
 
         y: steps of inner_optimizer on g(x, .), from the last y, until |g_y| <= e_k
         v: conjugate gradients on H v = f_y, from the last v, until |f_y - H v| <= e_k
-        x <- x - outer_optimizer (f_x - J v),   e_k = tolerance decay^k
+        x <- x - outer_optimizer(f_x - J v),   e_k = tolerance decay^k
 
-    The method converges when the e_k have a finite sum. Both solves stay on one minibatch each.
+    The method converges when the sum of the e_k is finite. Each solve stays on one minibatch.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps, linear_steps: the most steps of each inner and each linear solve.
-      tolerance: e_0, or a schedule `k -> e_k` that makes `decay` idle.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: largest number T of steps of each inner solve.
+      linear_steps: largest number N of steps of each linear solve.
+      tolerance: e_0, or a schedule `k -> e_k`, which replaces `decay`.
       decay: factor of the tolerance from one step to the next.
 
     Returns:
-      An `Algorithm` that reads 3 inner minibatches a step.
+      An `Algorithm` that reads 3 inner minibatches per step.
 
     Raises:
-      ValueError: when `inner_steps` < 0 or `linear_steps` < 1.
+      ValueError: if `inner_steps` is negative or `linear_steps` is below 1.
 
-    Cost per step: at most `inner_steps` + 1 gradients and `linear_steps` + 1 Hessian products, and 1
-    cross product. These are what budgets count; most steps take far fewer.
+    Cost per step: at most T + 1 gradients, at most N + 1 Hessian products, 1 cross product. `cost` holds
+    these bounds; most steps take far fewer calls.
 
-    Differs from the paper: any optax optimiser inside, stopped by |g_y| and not by the distance to the
-    solution, which |g_y| bounds up to the factor 1/mu; the outer step size is yours.
+    Differs from the paper: the inner solver is any optax optimiser, stopped by |g_y|, which bounds the
+    paper's distance to the solution up to the factor 1/mu. The outer step size is not adapted. Equations:
+    recalled, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> hoag(tasks.quadratic().problem).cost
@@ -87,17 +89,20 @@ def hoag(
 
     def init(x, y):
         x, y = as_variables(x, y)
-        return HoagState(x, y, tree.zeros_like(y), optimizer.init(x), jnp.zeros((), jnp.int32))
+        v, count = tree.zeros_like(y), jnp.zeros((), jnp.int32)
+        return HoagState(x=x, y=y, v=v, optimizer=optimizer.init(x), count=count)
 
     def step(state, batch, key):
-        level = (
-            tolerance(state.count) if callable(tolerance) else tolerance * decay ** state.count.astype(float)
-        )
-        response = response_at(level)
+        if callable(tolerance):
+            bound = tolerance(state.count)
+        else:
+            bound = tolerance * decay ** state.count.astype(float)
+        response = response_at(bound)
         gradient, y, info = hypergradient(problem, response, state.x, state.y, batch, key, state.v)
         metrics = measures(problem, state.x, y, batch, 2, gradient, info.linear_residual)
         x, optimizer_state = move(optimizer, gradient, state.optimizer, state.x)
-        return HoagState(x, y, info.v, optimizer_state, state.count + 1), metrics
+        count = state.count + 1
+        return HoagState(x=x, y=y, v=info.v, optimizer=optimizer_state, count=count), metrics
 
     cost = Cost(gradients=1).plus(response_at(0.0).cost)
-    return Algorithm(init, step, Draws(1, 3), cost, "hoag")
+    return Algorithm(init=init, step=step, draws=Draws(1, 3), cost=cost, name="hoag")

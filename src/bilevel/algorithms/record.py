@@ -1,18 +1,20 @@
-"""The record of what is known of a named algorithm, attached to its factory."""
+"""The record of each named algorithm, attached to its factory."""
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
-class About(NamedTuple):
-    """Facts about a named algorithm.
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """Facts about a named algorithm, and the decorator that attaches them to its factory.
 
     Attributes:
       family: kind of method, such as "single loop, implicit, stochastic".
-      reference: authors, title, venue and arXiv number, then the algorithm's name in the paper.
+      reference: authors, title, venue and year, arXiv number, then the algorithm's name in the paper.
       learns_start: whether `x` is the point where training on many small tasks starts. Such an
         algorithm does not solve a problem with one inner variable.
       direct_term_only: whether `x` moves along `f_x` alone. Nothing is learnt where f depends on `x`
@@ -30,36 +32,16 @@ class About(NamedTuple):
     cheap: bool = False
     problem_facts: tuple[str, ...] = ()
 
-
-def describe(
-    *,
-    family: str,
-    reference: str,
-    learns_start: bool = False,
-    direct_term_only: bool = False,
-    cheap: bool = False,
-    problem_facts: tuple[str, ...] = (),
-) -> Callable[[Factory], Factory]:
-    """Return a decorator that attaches an `About` to a factory and to its docstring.
-
-    Args:
-      family, reference, learns_start, direct_term_only, cheap, problem_facts: see `About`.
-    """
-    about = About(
-        family=family,
-        reference=reference,
-        learns_start=learns_start,
-        direct_term_only=direct_term_only,
-        cheap=cheap,
-        problem_facts=problem_facts,
-    )
-
-    def attach(factory: Factory) -> Factory:
-        factory.about = about
-        factory.__doc__ = f"{inspect.getdoc(factory)}\n\nFamily: {family}.\n\nReference: {reference}."
+    def __call__(self, factory: Factory) -> Factory:
+        """Attach the record to `factory`, and append family and reference to its docstring."""
+        factory.about = self
+        text = inspect.getdoc(factory)
+        factory.__doc__ = f"{text}\n\nFamily: {self.family}.\n\nReference: {self.reference}."
         return factory
 
-    return attach
+
+describe = About
+"""The name of `About` above a factory: `@describe(family=..., reference=...)`."""
 
 
 def about(factory: Callable[..., Any]) -> About:

@@ -72,20 +72,23 @@ def example_cleaning(rows=240, truth=True, tested=True, image_shape=(8, 8), clas
 
 
 def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
-    """Return records whose outer loss falls by a factor of e every 20 steps, times one plus the seed."""
-    step = np.arange(0, 101, 10)
+    """Return records whose outer loss is `(1 + seed) exp(-step / 20)`.
+
+    The history of a diverged run ends one point earlier than the others.
+    """
     records = []
     for algorithm in algorithms:
         for seed in range(seeds):
-            loss = (1 + seed) * np.exp(-step / 20)
             broken = (algorithm, seed) in diverged
+            step = np.arange(0, 100 if broken else 101, 10)
+            loss = (1 + seed) * np.exp(-step / 20)
             history = {
                 "step": step.tolist(),
                 "seconds": (step / 50).tolist(),
                 "gradients": (3 * step).tolist(),
                 "hessian_products": step.tolist(),
                 "cross_products": step.tolist(),
-                "outer_loss": [*loss[:-1].tolist(), float("nan")] if broken else loss.tolist(),
+                "outer_loss": loss.tolist(),
                 "inner_residual": (loss**2).tolist(),
                 "accuracy": (1 - loss / 10).tolist(),
             }
@@ -99,7 +102,9 @@ def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
                     "history": history,
                     "final": {name: values[-1] for name, values in history.items()},
                     "compile_seconds": 1.5,
-                    "diverged": "outer_loss is not finite; lower the step sizes" if broken else None,
+                    "diverged": "outer_loss is not finite at step 100; lower the step sizes"
+                    if broken
+                    else None,
                     "environment": {"device": "cpu", "cores": 2},
                 }
             )

@@ -180,7 +180,7 @@ def test_curves_are_logarithmic_where_values_span_decades():
 
 def test_the_cross_of_a_diverged_run_stays_inside_the_axes():
     records = example_records(["soba"], seeds=2, diverged=[("soba", 1)])
-    records[1]["history"]["outer_loss"] = [1.0, 1.0, 1e9, 1e20, 1e30, *[None] * 6]
+    records[1]["history"]["outer_loss"] = [1.0, 1.0, 1e9, 1e20, 1e30, *[1e40] * 5]
     axes = curves(records, "outer_loss", "step").axes[0]
     (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
     (x, y) = cross.get_xydata()[0]

@@ -203,5 +203,4 @@ def test_comparison_writes_its_files(tmp_path):
     paths = write_comparison(records, tmp_path)
     assert {path.stem for path in paths} == {"results", "report", *COMPARISON}
     read = json.loads((tmp_path / "results.json").read_text())
-    assert len(read) == len(records) and read[4]["history"]["outer_loss"][-1] is None
-    assert comparison_table(read) == comparison_table(records)
+    assert read == records

@@ -144,11 +144,13 @@ def precision_recall(
     chosen = (right / wrong.sum(), right / max(flagged.sum(), 1))
     axes.plot(*chosen, "o", color=BLUE, markersize=9, markeredgecolor="white", markeredgewidth=1.5, zorder=4,
               clip_on=False, label=f"flagged: {chosen[1]:.3f} at recall {chosen[0]:.3f}")  # fmt: skip
-    detected = [method for method in others if method.name != "cleaned" and method.detection[0] is not None]
-    for method, marker, colour in zip(detected, "Ds", (VERMILLION, ORANGE), strict=False):
+    markers = iter(zip("Ds", (VERMILLION, ORANGE), strict=True))
+    for method in others:
         at_precision, at_recall = method.detection[:2]
-        axes.plot(at_recall, at_precision, marker, color=colour, markersize=7, clip_on=False,
-                  zorder=3, label=method.title.lower())  # fmt: skip
+        if method.name != "cleaned" and at_precision is not None and at_recall is not None:
+            marker, colour = next(markers)
+            axes.plot(at_recall, at_precision, marker, color=colour, markersize=7, clip_on=False,
+                      zorder=3, label=method.title.lower())  # fmt: skip
     base = float(wrong.mean())
     axes.axhline(base, color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"by chance, {base:.2f}")
     axes.set_xlim(0, 1)

@@ -41,10 +41,9 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
             starts.append(line.x[line.x > 0][:1])
             label = None
         for run in (run for run in runs if run["diverged"]):
+            # The history ends before the first value that is not finite.
             x, y = track(run, against), track(run, quantity)
-            finite = np.isfinite(y)
-            if finite.any():
-                x, y = x[finite], y[finite]
+            if x.size:
                 axes.plot(x, y, color=colour, linewidth=1, label=label and f"{label}, diverged")
                 broken.append((x, y, colour))
                 label = None

@@ -13,7 +13,6 @@ from bilevel.report import (
     clean_page,
     cleaning_table,
     compare_page,
-    comparison_table,
     strict_json,
     text_table,
     write_cleaning,

@@ -10,11 +10,13 @@ from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims.types import Claim, Finding, Picture, Run, Search, at_least, at_most, shown, verdict
 
 HOSTILE = '<script>alert("$x")</script>'
-# For tests of a page's text: drawing figures takes most of the time.
+DIVERGED = "outer_loss is not finite at step 100; lower the step sizes"
+# Figures for tests of a page's text: drawing figures takes most of the time.
 PIXEL = picture_png(np.zeros((1, 1, 3), np.uint8))
 UNDRAWN = dict.fromkeys(
     ("weights", "learning_curves", "test_accuracy", "precision_recall", "corrections"), PIXEL
 )
+EPISODES = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
 COMPARISON = {
     f"{quantity}_by_{axis}": PIXEL
     for quantity in ("outer_loss", "accuracy", "inner_residual")
@@ -102,9 +104,7 @@ def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
                     "history": history,
                     "final": {name: values[-1] for name, values in history.items()},
                     "compile_seconds": 1.5,
-                    "diverged": "outer_loss is not finite at step 100; lower the step sizes"
-                    if broken
-                    else None,
+                    "diverged": DIVERGED if broken else None,
                     "environment": {"device": "cpu", "cores": 2},
                 }
             )

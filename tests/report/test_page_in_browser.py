@@ -10,6 +10,7 @@ from bilevel.report.fewshot import fewshot_page
 from bilevel_claims.page import index_page, run_page
 from cases.reports import (
     COMPARISON,
+    EPISODES,
     HOSTILE,
     UNDRAWN,
     example_cleaning,
@@ -28,20 +29,21 @@ LONG = "a_class_name_without_any_blank_that_is_longer_than_a_telephone_is_wide"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
-# The pages of hostile texts need no figures; drawing them takes longer than all else.
+# One page has its figures. The others have a pixel for each: drawing takes most of the time.
 PAGES = {
     "clean": lambda: clean_page(example_cleaning()),
     "clean, no images": lambda: clean_page(example_cleaning(image_shape=None, truth=False), UNDRAWN),
     "clean, hostile": lambda: clean_page(
         example_cleaning(classes=[HOSTILE, LONG] * 5, source=LONG, warnings=[HOSTILE, LONG]), UNDRAWN
     ),
-    "compare": lambda: compare_page(example_records(diverged=[("soba", 1)])),
+    "compare": lambda: compare_page(example_records(diverged=[("soba", 1)]), COMPARISON),
     "compare, hostile": lambda: compare_page(example_records([HOSTILE, LONG]), COMPARISON),
     "reproduce": lambda: run_page(example_run()),
     "reproduce, hostile": lambda: run_page(example_run(text=f"{HOSTILE} {LONG}")),
-    "fewshot": lambda: fewshot_page(example_fewshot()),
+    "fewshot": lambda: fewshot_page(example_fewshot(), EPISODES),
     "fewshot, hostile": lambda: fewshot_page(
-        example_fewshot(20, 5, f"{HOSTILE} {LONG}", dataset=LONG, stopped=f"diverged {HOSTILE} {LONG}")
+        example_fewshot(20, 5, f"{HOSTILE} {LONG}", dataset=LONG, stopped=f"diverged {HOSTILE} {LONG}"),
+        EPISODES,
     ),
 }
 

@@ -25,7 +25,7 @@ def coarse(monkeypatch):
 
 @pytest.fixture
 def unrendered(monkeypatch):
-    """Make the figures of a cleaning, but no PNGs of them, which takes most of the time."""
+    """Make the figures of a cleaning without their PNGs, which take most time."""
     monkeypatch.setattr("bilevel.report.clean_figures.png", lambda figure: PIXEL)
 
 

@@ -1,4 +1,4 @@
-"""Pages in a real browser: they load nothing, run without errors, sort, and fit a narrow screen."""
+"""Pages in a real browser: they load nothing, sort, and fit a narrow screen."""
 
 import shutil
 
@@ -75,7 +75,7 @@ def visit(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=PAGES)
 def page(request, visit):
-    """Open each page once for all tests; a test sets the width and the media that it needs."""
+    """Open each page once for all tests; a test sets its width and media."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figure_module, "RESOLUTION", 50)
         html = PAGES[request.param]()
@@ -85,7 +85,7 @@ def page(request, visit):
 
 
 def column(page, table, header):
-    """Return the header cell of a table's column, and a function that reads the column's texts."""
+    """Return the header of a table's column, and a reader of the column's texts."""
     titles = page.locator(f"table[aria-label='{table}'] th").all_inner_texts()
     index = [title.strip() for title in titles].index(header)
     cells = page.locator(f"table[aria-label='{table}'] tbody tr td:nth-child({index + 1})")

@@ -1,4 +1,4 @@
-"""Reports of a run: a self-contained HTML page, figures, data files, and tables for the terminal."""
+"""Reports of a run: page, figures, data files, and tables for the terminal."""
 
 from bilevel.report.clean import clean_page, cleaning_table, write_cleaning
 from bilevel.report.compare import compare_page, comparison_table, write_comparison

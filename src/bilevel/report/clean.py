@@ -1,4 +1,4 @@
-"""Output of `bilevel clean`: labels, numbers, figures, the page, and a table for the terminal."""
+"""Output of `bilevel clean`: labels, numbers, figures, page, and table."""
 
 import os
 import shlex
@@ -45,7 +45,7 @@ class Tile(NamedTuple):
 
 
 def write_cleaning(cleaning: Cleaning, out: str | os.PathLike) -> list[Path]:
-    """Write `labels.csv`, `summary.json`, `report.html` and the figures, and return their paths.
+    """Write `labels.csv`, `summary.json`, `report.html` and figures; return the paths.
 
     Args:
       cleaning: result of `bilevel.cleaning.clean`.
@@ -105,7 +105,7 @@ def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None) -
 
 
 def cleaning_table(cleaning: Cleaning) -> str:
-    """Return the number of flagged rows, the table of methods and the warnings, for the terminal."""
+    """Return text for the terminal: flagged rows, table of methods, warnings."""
     summary = cleaning.summary
     count, rows = int(cleaning.flagged.sum()), len(cleaning.given)
     lines = [f"{numeral(count)} of {numeral(rows)} labels look wrong ({duration(summary['seconds'])})"]

@@ -9,10 +9,10 @@ METHODS = {
     "trusted_only": ("Trusted rows only", "the trusted rows alone."),
     "disagreement": (
         "Drop disagreements",
-        "without the rows whose given label a model that never saw them disagrees with.",
+        "without the rows whose label differs from the prediction of a model that did not see them.",
     ),
     "cleaned": ("Cleaned", "without the rows that this run flagged."),
-    "oracle": ("Truth known", "without the rows whose label is wrong, where an experiment knows them."),
+    "oracle": ("Truth known", "without the rows whose label is wrong, which only an experiment knows."),
 }
 SCORES = ("precision", "recall", "f1", "auroc")
 

@@ -108,7 +108,7 @@ def cut(weights: np.ndarray, flagged: np.ndarray) -> float | None:
 
 @styled
 def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
-    """Draw the most frequent pairs of given and suggested class among the flagged rows."""
+    """Draw the most frequent pairs of given and suggested class of flagged rows."""
     changed = cleaning.flagged & (cleaning.given != cleaning.suggested)
     pairs = np.stack([cleaning.given[changed], cleaning.suggested[changed]], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -134,7 +134,10 @@ def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
 def precision_recall(
     weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray, others: Sequence[Method]
 ) -> Figure:
-    """Draw precision against recall over all thresholds, and a marker for the flags of each method."""
+    """Draw precision against recall over all thresholds on the weight.
+
+    A marker shows the flags of each method.
+    """
     figure, axes = panel("Finding the wrong labels", "recall: share of the wrong labels found", "precision")
     suspicion = 1.0 - np.asarray(weights, float)
     precision, recall, _ = precision_recall_curve(wrong, suspicion)

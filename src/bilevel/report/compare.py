@@ -1,4 +1,4 @@
-"""Output of `bilevel compare`: records, figures, a page that shows them, and a table for the terminal."""
+"""Output of `bilevel compare`: records, figures, page, and table for the terminal."""
 
 import math
 import os
@@ -23,7 +23,7 @@ CAPTIONS = {
 
 
 def write_comparison(records: Sequence[Record], out: str | os.PathLike) -> list[Path]:
-    """Write `results.json`, `report.html` and the figures, and return their paths.
+    """Write `results.json`, `report.html` and figures; return the paths.
 
     Args:
       records: records of the runs, from `bilevel.comparison.compare`.
@@ -87,7 +87,10 @@ def comparison_table(records: Sequence[Record]) -> str:
 
 
 def standings(records: Sequence[Record]) -> Table:
-    """Return one row per algorithm: last values over the runs that did not diverge, and costs."""
+    """Return the table of final values and costs, one row per algorithm.
+
+    Means and standard deviations are over the runs that did not diverge.
+    """
     measured = quantities(records)
     columns = [Column("algorithm", numeric=False), Column("runs")]
     columns += [Column(name.replace("_", " ")) for name in measured]
@@ -132,7 +135,7 @@ def _mean_and_deviation(values: Sequence[float]) -> Cell:
 
 
 def _best(groups: Mapping[str, Sequence[Record]]) -> tuple[str, str]:
-    """Return the algorithm of the lowest mean outer loss, and this loss; empty if all diverged."""
+    """Return the algorithm of the lowest mean outer loss and this loss, if any."""
     losses = {
         name: [last(run, "outer_loss") for run in runs if not run["diverged"]]
         for name, runs in groups.items()

@@ -22,7 +22,7 @@ def compare_figures(records: Sequence[Record]) -> dict[str, bytes]:
 
 @styled
 def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
-    """Draw one line per algorithm: the mean over seeds, with a band from minimum to maximum.
+    """Draw one line per algorithm: mean over seeds, band from minimum to maximum.
 
     A diverged run is left out of the mean: it is a thin line that ends in a cross.
     """

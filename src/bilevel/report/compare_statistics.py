@@ -1,4 +1,4 @@
-"""Statistics of a comparison: its records grouped by algorithm, and curves over the seeds."""
+"""Statistics of a comparison: records by algorithm, and curves over seeds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ def quantities(records: Sequence[Record]) -> list[str]:
 
 
 def track(record: Record, name: str) -> np.ndarray:
-    """Return the (points,) history of a quantity; `oracle_calls` is the sum of the three counts."""
+    """Return the (points,) history of a quantity; `oracle_calls` sums three counts."""
     history = record["history"]
     if name == "oracle_calls":
         return np.sum([np.asarray(history[call], float) for call in CALLS], axis=0)
@@ -50,7 +50,7 @@ def track(record: Record, name: str) -> np.ndarray:
 
 
 def curve(records: Sequence[Record], quantity: str, against: str) -> Curve | None:
-    """Return mean and range over the seeds that did not diverge, None where all diverged."""
+    """Return mean and range over the seeds that did not diverge, None if all did."""
     pairs = [
         (track(record, against), track(record, quantity)) for record in records if not record["diverged"]
     ]

@@ -1,4 +1,4 @@
-"""The contact sheet: flagged images side by side, as small PNGs for the page and as one figure."""
+"""Contact sheet of flagged images: small PNGs for the page, and one figure."""
 
 import io
 
@@ -17,7 +17,7 @@ LONGEST_SIDE = 96  # pixels of an image on the page
 
 
 def pictures(images: np.ndarray) -> np.ndarray:
-    """Return images of any range as (n, h, w, 3) uint8; they may be grey, colour, or have alpha."""
+    """Scale images, grey or coloured, to (n, h, w, 3) uint8; drop an alpha channel."""
     images = np.asarray(images)
     images = images[..., None] if images.ndim == 3 else images
     images = images[..., :3] if images.shape[-1] >= 3 else images.mean(-1, keepdims=True)

@@ -98,7 +98,7 @@ def panel(
 
 
 def spans_decades(values: np.ndarray, ratio: float = 30.0) -> bool:
-    """Return whether values are positive with a maximum above `ratio` times the minimum."""
+    """Return whether values are positive and span more than a factor of `ratio`."""
     values = values[np.isfinite(values)]
     return values.size > 0 and values.min() > 0 and values.max() > ratio * values.min()
 

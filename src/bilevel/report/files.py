@@ -1,4 +1,4 @@
-"""Output folders: checked before a long run, and written without half-written files."""
+"""Output folders: checked before a long run, and never half-written."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Flagged rows in order of suspicion, and `labels.csv`: weight, flag and suggested label of each row."""
+"""Flagged rows in order of suspicion, and `labels.csv` with all rows."""
 
 import csv
 import io
@@ -18,7 +18,10 @@ def suspects(cleaning: Cleaning) -> np.ndarray:
 
 
 def labels_csv(cleaning: Cleaning) -> str:
-    """Return the contents of `labels.csv`: one line per row of the data, in its order."""
+    """Return the contents of `labels.csv`, one line per row of the data, in its order.
+
+    The columns are row (from 0), given, weight, flagged and suggested.
+    """
     names = [spreadsheet_safe(name) for name in cleaning.classes]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

@@ -15,9 +15,9 @@ def is_number(value: Any) -> bool:
 
 
 def numeral(value: Any) -> str:
-    """Format a table cell: four significant digits, thousands separators, "–" for missing values.
+    """Format a table cell: four significant digits and thousands separators.
 
-    Text stays as it is, and a Boolean becomes yes or no.
+    A missing or non-finite value becomes "–", and a Boolean yes or no. Text stays as it is.
 
     >>> numeral(1397), numeral(0.00001234), numeral(12.3456), numeral(None), numeral("soba")
     ('1,397', '1.234e-05', '12.35', '–', 'soba')

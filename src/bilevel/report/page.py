@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: style, script and images inside, all text escaped, nothing loaded."""
+"""HTML pages of one file, with style, script and images inside; text is escaped."""
 
 import base64
 import functools

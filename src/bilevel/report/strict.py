@@ -9,7 +9,7 @@ import numpy as np
 
 
 def strict_json(value: Any) -> str:
-    """Return JSON of nested dicts, sequences, arrays and scalars; non-finite numbers become null."""
+    """Return JSON of nested values; numbers that are not finite become null."""
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

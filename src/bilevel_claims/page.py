@@ -82,7 +82,7 @@ def run_page(run: Run) -> str:
         raise ValueError(f"{claim.name} has no finding to show")
     return render(
         "claim.html.jinja",
-        Path(__file__).parent,
+        folder=Path(__file__).parent,
         title=f"bilevel reproduce · {claim.title}",
         warnings=[_edge(search) for search in finding.searches if search.edge],
         claim=claim,
@@ -119,7 +119,7 @@ def index_page(runs: Sequence[Run]) -> str:
     ]
     return render(
         "index.html.jinja",
-        Path(__file__).parent,
+        folder=Path(__file__).parent,
         title="bilevel reproduce",
         warnings=[f"{run.claim.name} failed: {run.failure}" for run in runs if run.failure],
         entries=entries,

@@ -1,44 +1,60 @@
-"""Runs made up for the tests of the reports."""
+"""Made-up runs for the tests of the reports."""
 
 from types import SimpleNamespace
 
 import numpy as np
 
 from bilevel.cleaning.result import Cleaning
-from bilevel.report.sheet import picture_png
+from bilevel.report.contact_sheet import picture_png
 from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims.types import Claim, Finding, Picture, Run, Search, at_least, at_most, shown, verdict
 
 HOSTILE = '<script>alert("$x")</script>'
-# For tests of a page's text: drawing figures takes most of the time.
+DIVERGED = "outer_loss is not finite at step 100; lower the step sizes"
+# Figures for tests of a page's text: drawing figures takes most of the time.
 PIXEL = picture_png(np.zeros((1, 1, 3), np.uint8))
-UNDRAWN = {name: PIXEL for name in ("weights", "learning_curves")}
+UNDRAWN = dict.fromkeys(
+    ("weights", "learning_curves", "test_accuracy", "precision_recall", "corrections"), PIXEL
+)
+EPISODES = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
+COMPARISON = {
+    f"{quantity}_by_{axis}": PIXEL
+    for quantity in ("outer_loss", "accuracy", "inner_residual")
+    for axis in ("step", "seconds", "oracle_calls")
+}
 
 
-def example_cleaning(rows=240, truth=True, image_shape=(8, 8), texts=False, classes=None, **summary):
-    """A run on random images that finds most wrong labels, with every number a report can show."""
+def example_cleaning(rows=240, truth=True, tested=True, image_shape=(8, 8), classes=None, **summary):
+    """Return a run on random images that finds most wrong labels."""
     random = np.random.default_rng(0)
     right = random.integers(0, 10, rows)
     wrong = random.random(rows) < 0.4
     given = np.where(wrong, (right + random.integers(1, 10, rows)) % 10, right)
     weights = 1 / (1 + np.exp(np.where(wrong, 3.0, -3.0) + 1.5 * random.standard_normal(rows)))
     step = np.arange(0, 101, 10)
+    accuracy = {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93}
+    accuracy["oracle"] = 0.95 if truth else None
     numbers = {
+        "source": "digits",
         "rows": rows,
         "trusted": 50,
         "flagged": int((weights < 0.5).sum()),
-        "seconds": 9.83,
-        "source": "digits",
         "weights": "shared",
-        "algorithm": "soba",
         "model": "linear",
+        "algorithm": "soba",
         "steps": 100,
-        "detection": {"precision": 0.95, "recall": 0.94, "f1": 0.945, "auroc": 0.98} if truth else None,
-        "baseline_detection": {"disagreement": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "auroc": None}},
-        "test_accuracy": {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93},
+        "seed": 0,
         "linear_residual": float("nan"),
+        "test_accuracy": accuracy if tested else dict.fromkeys(accuracy),
+        "seconds": 9.83,
         "warnings": ["few trusted rows"],
     }
+    if truth:
+        numbers["detection"] = {"precision": 0.95, "recall": 0.94, "f1": 0.945, "auroc": 0.98}
+        numbers["baseline_detection"] = {
+            "disagreement": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "auroc": 0.9},
+            "trusted_only": {"precision": 0.8, "recall": 0.7, "f1": 0.75, "auroc": 0.8},
+        }
     return Cleaning(
         given=given,
         weights=weights,
@@ -47,32 +63,34 @@ def example_cleaning(rows=240, truth=True, image_shape=(8, 8), texts=False, clas
         truth=right if truth else None,
         classes=classes or [f"class {digit}" for digit in range(10)],
         images=None if image_shape is None else random.random((rows, *image_shape)),
-        texts=[f"a text about {HOSTILE} {row}" for row in range(rows)] if texts else None,
         history={
             "step": step,
             "outer_loss": np.exp(-step / 30),
             "held_out_loss": 0.1 + np.exp(-step / 30),
-            "best_step": np.int64(70),
+            "best_step": 70,
         },
         summary=numbers | summary,
     )
 
 
 def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
-    """Runs whose outer loss falls by a factor of e every 20 steps, scaled by seed."""
-    step = np.arange(0, 101, 10)
+    """Return records whose outer loss is `(1 + seed) exp(-step / 20)`.
+
+    The history of a diverged run ends one point earlier than the others.
+    """
     records = []
     for algorithm in algorithms:
         for seed in range(seeds):
-            loss = (1 + seed) * np.exp(-step / 20)
             broken = (algorithm, seed) in diverged
+            step = np.arange(0, 100 if broken else 101, 10)
+            loss = (1 + seed) * np.exp(-step / 20)
             history = {
                 "step": step.tolist(),
                 "seconds": (step / 50).tolist(),
                 "gradients": (3 * step).tolist(),
                 "hessian_products": step.tolist(),
                 "cross_products": step.tolist(),
-                "outer_loss": [*loss[:-1].tolist(), float("nan")] if broken else loss.tolist(),
+                "outer_loss": loss.tolist(),
                 "inner_residual": (loss**2).tolist(),
                 "accuracy": (1 - loss / 10).tolist(),
             }
@@ -86,7 +104,7 @@ def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
                     "history": history,
                     "final": {name: values[-1] for name, values in history.items()},
                     "compile_seconds": 1.5,
-                    "diverged": "outer_loss is not finite; lower the step sizes" if broken else None,
+                    "diverged": DIVERGED if broken else None,
                     "environment": {"device": "cpu", "cores": 2},
                 }
             )
@@ -196,12 +214,7 @@ CLEANINGS = {
     "colour": {"image_shape": (12, 16, 3)},
     "large colour": {"image_shape": (200, 300, 4), "rows": 20},
     "no images": {"image_shape": None},
-    "texts, no truth": {"image_shape": None, "texts": True, "truth": False},
+    "no images, no truth": {"image_shape": None, "truth": False},
     "hostile names": {"classes": [HOSTILE] * 10},
-    "no optional number": {
-        "detection": None,
-        "test_accuracy": None,
-        "baseline_detection": None,
-        "warnings": [],
-    },
+    "no test rows, no truth": {"truth": False, "tested": False, "warnings": []},
 }

@@ -159,7 +159,6 @@ def clean(
         truth=truth,
         classes=list(dataset.classes),
         images=_images(dataset),
-        texts=None,
         history=learnt.history,
         summary=summary,
     )

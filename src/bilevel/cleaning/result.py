@@ -29,6 +29,5 @@ class Cleaning(NamedTuple):
     truth: np.ndarray | None
     classes: list[str]
     images: np.ndarray | None
-    texts: list[str] | None
     history: dict[str, Any]
     summary: dict[str, Any]

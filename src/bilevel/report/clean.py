@@ -1,4 +1,4 @@
-"""What `bilevel clean` leaves in its folder: labels, numbers, figures, and the page that shows them."""
+"""Output of `bilevel clean`: labels, numbers, figures, page, and table."""
 
 import os
 import shlex
@@ -9,23 +9,32 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilevel.cleaning.result import Cleaning
+from bilevel.report.clean_baselines import SCORES, methods
 from bilevel.report.clean_figures import clean_figures
-from bilevel.report.figures import brief
+from bilevel.report.contact_sheet import SHOWN, picture_png, pictures
 from bilevel.report.files import write_files
 from bilevel.report.labels import labels_csv, suspects
-from bilevel.report.methods import SCORES, methods
-from bilevel.report.numerals import duration, is_number, numeral, share
+from bilevel.report.numerals import ABSENT, duration, is_number, numeral, share
 from bilevel.report.page import render
-from bilevel.report.sheet import SHOWN, picture_png, pictures
 from bilevel.report.strict import strict_json
-from bilevel.report.tables import Cell, Column, Table
+from bilevel.report.tables import Cell, Column, Table, text_table
 
-LISTED = 500
+LISTED = 500  # flagged rows on the page
+WEIGHTS = {"shared": "one weighting net shared by all rows", "per-row": "one free weight per row"}
 OPTIONS = ("weights", "algorithm", "model", "steps", "seed")
 
 
 class Tile(NamedTuple):
-    """A flagged image on the page; `mark` is right, alarm, or nothing where the truth is not known."""
+    """A flagged image on the page.
+
+    Attributes:
+      row: row of the training data.
+      given: name of the given class.
+      suggested: name of the suggested class.
+      mark: "right" for a wrong label, "alarm" for a false alarm, "" where the truth is not known.
+      png: the image.
+      small: whether it is so small that the browser should enlarge it without smoothing.
+    """
 
     row: int
     given: str
@@ -36,14 +45,14 @@ class Tile(NamedTuple):
 
 
 def write_cleaning(cleaning: Cleaning, out: str | os.PathLike) -> list[Path]:
-    """Paths of `labels.csv`, `summary.json`, `report.html` and the figures, written together.
+    """Write `labels.csv`, `summary.json`, `report.html` and figures; return the paths.
 
     Args:
-      cleaning: the outcome of a run.
-      out: the output folder, made when it does not exist; other files in it stay as they are.
+      cleaning: result of `bilevel.cleaning.clean`.
+      out: output folder, created if missing; other files in it are kept.
 
     Raises:
-      ValueError: the folder cannot be made or written.
+      ValueError: the folder cannot be created or written.
     """
     figures = clean_figures(cleaning)
     files: dict[str, str | bytes] = {
@@ -55,28 +64,32 @@ def write_cleaning(cleaning: Cleaning, out: str | os.PathLike) -> list[Path]:
 
 
 def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None) -> str:
-    """The HTML page of a cleaning run.
+    """Return the HTML page of a cleaning run.
 
     Args:
-      cleaning: the outcome of a run.
-      figures: PNG bytes by name from `clean_figures`, drawn when not given.
+      cleaning: result of `bilevel.cleaning.clean`.
+      figures: PNG bytes by name, from `clean_figures`; None draws them.
     """
     summary = cleaning.summary
-    known = cleaning.truth is not None
     count = int(cleaning.flagged.sum())
-    note = f"The {numeral(LISTED)} of {numeral(count)} with the smallest weight; labels.csv holds all."
+    note = f"The {numeral(LISTED)} of {numeral(count)} with the smallest weight; labels.csv lists all."
     return render(
         "clean.html.jinja",
         title=f"{numeral(count)} of {numeral(len(cleaning.given))} labels look wrong",
-        warnings=summary.get("warnings") or [],
-        source=summary.get("source", "data"),
+        warnings=summary["warnings"],
+        source=summary["source"],
         flagged=numeral(count),
         rows=numeral(len(cleaning.given)),
-        lead=_lead(summary),
+        lead=(
+            f"Learnt by {summary['algorithm']} with {WEIGHTS[summary['weights']]} "
+            f"and a {summary['model']} model from {numeral(summary['trusted'])} trusted rows "
+            f"in {duration(summary['seconds'])}."
+        ),
         methods=_methods_table(summary),
-        meanings=[(method.title, method.meaning) for method in methods(summary) if method.meaning],
-        truth_known=known,
-        oracle_known=(summary.get("test_accuracy") or {}).get("oracle") is not None,
+        meanings=[(method.title, method.meaning) for method in methods(summary)],
+        truth_known=cleaning.truth is not None,
+        oracle_known=summary["test_accuracy"]["oracle"] is not None,
+        # The template asks for figures that not every run has.
         figures=dict.fromkeys(("test_accuracy", "precision_recall", "corrections"))
         | dict(clean_figures(cleaning) if figures is None else figures),
         sheet=_sheet(cleaning),
@@ -91,17 +104,18 @@ def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None) -
     )
 
 
-def _lead(summary: Mapping[str, Any]) -> str:
-    shared = {"shared": "one weighting net shared by all rows", "per-row": "one free weight a row"}
-    weights = shared.get(summary.get("weights", ""), "a weight for each row")
-    parts = [
-        f"Learnt by {summary['algorithm']}" if "algorithm" in summary else "Learnt",
-        f"with {weights}",
-        f"and a {summary['model']} model" if "model" in summary else "",
-        f"from {numeral(summary['trusted'])} trusted rows" if "trusted" in summary else "",
-        f"in {duration(summary['seconds'])}" if "seconds" in summary else "",
+def cleaning_table(cleaning: Cleaning) -> str:
+    """Return text for the terminal: flagged rows, table of methods, warnings."""
+    summary = cleaning.summary
+    count, rows = int(cleaning.flagged.sum()), len(cleaning.given)
+    lines = [f"{numeral(count)} of {numeral(rows)} labels look wrong ({duration(summary['seconds'])})"]
+    table = [
+        [method.title, share(method.test_accuracy), *map(share, method.detection)]
+        for method in methods(summary)
     ]
-    return " ".join(part for part in parts if part) + "."
+    if any(cell != ABSENT for row in table for cell in row[1:]):
+        lines += ["", text_table(["", "test accuracy", *SCORES], table)]
+    return "\n".join([*lines, *[f"warning: {warning}" for warning in summary["warnings"]]])
 
 
 def _methods_table(summary: Mapping[str, Any]) -> Table:
@@ -113,12 +127,13 @@ def _methods_table(summary: Mapping[str, Any]) -> Table:
         ]
         for method in methods(summary)
     ]
-    # A column that says nothing is noise.
-    told = [
-        0,
-        *[place for place in range(1, len(columns)) if any(is_number(row[place].value) for row in rows)],
+    # A column without any number is left out.
+    kept = [
+        place
+        for place in range(len(columns))
+        if not place or any(row[place].value is not None for row in rows)
     ]
-    return Table([columns[place] for place in told], [[row[place] for place in told] for row in rows])
+    return Table([columns[place] for place in kept], [[row[place] for place in kept] for row in rows])
 
 
 def _sheet(cleaning: Cleaning) -> list[Tile]:
@@ -127,19 +142,24 @@ def _sheet(cleaning: Cleaning) -> list[Tile]:
         return []
     tiles = pictures(cleaning.images[rows])
     small = max(tiles.shape[1:3]) < 48
-    return [
-        Tile(int(row), *_names(cleaning, row), _mark(cleaning, row), picture_png(tile), small)
-        for row, tile in zip(rows, tiles, strict=True)
-    ]
+    sheet = []
+    for row, tile in zip(rows, tiles, strict=True):
+        given, suggested = _names(cleaning, row)
+        mark = _mark(cleaning, row)
+        sheet.append(
+            Tile(
+                row=int(row), given=given, suggested=suggested, mark=mark, png=picture_png(tile), small=small
+            )
+        )
+    return sheet
 
 
 def _flagged_table(cleaning: Cleaning) -> Table:
-    texts, truth = cleaning.texts, cleaning.truth
+    truth = cleaning.truth
     columns = [
         Column("row"), Column("given", numeric=False), Column("suggested", numeric=False), Column("weight"),
     ]  # fmt: skip
     columns += [] if truth is None else [Column("truth", numeric=False)]
-    columns += [] if texts is None else [Column("text", numeric=False)]
     rows = []
     for row in suspects(cleaning)[:LISTED]:
         given, suggested = _names(cleaning, row)
@@ -148,8 +168,6 @@ def _flagged_table(cleaning: Cleaning) -> Table:
         if truth is not None:
             name, mark = str(cleaning.classes[truth[row]]), _mark(cleaning, row)
             cells.append(Cell(f"{name} ✗" if mark == "alarm" else name, mark=mark))
-        if texts is not None:
-            cells.append(Cell(brief(texts[row], 200)))
         rows.append(cells)
     return Table(columns, rows)
 
@@ -165,9 +183,8 @@ def _mark(cleaning: Cleaning, row: np.integer) -> str:
 
 
 def _command(summary: Mapping[str, Any]) -> str:
+    # `bilevel clean` adds its command line; a run from Python has none.
     if "command" in summary:
-        return str(summary["command"])
-    if "source" not in summary:
-        return ""
-    options = [f"--{name} {shlex.quote(str(summary[name]))}" for name in OPTIONS if name in summary]
-    return " ".join(["bilevel clean", shlex.quote(str(summary["source"])), *options])
+        return summary["command"]
+    options = [f"--{name} {shlex.quote(str(summary[name]))}" for name in OPTIONS]
+    return " ".join(["bilevel clean", shlex.quote(summary["source"]), *options])

@@ -1,4 +1,4 @@
-"""The figures of a cleaning run, one function each."""
+"""Figures of a cleaning run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +9,8 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from bilevel.cleaning.result import Cleaning
+from bilevel.report.clean_baselines import Method, methods
+from bilevel.report.contact_sheet import contact_sheet
 from bilevel.report.figures import (
     BLUE,
     INK,
@@ -21,12 +23,10 @@ from bilevel.report.figures import (
     spans_decades,
     styled,
 )
-from bilevel.report.methods import Method, methods
-from bilevel.report.sheet import contact_sheet
 
 
 def clean_figures(cleaning: Cleaning) -> dict[str, bytes]:
-    """PNG bytes of every figure that the run has the data for, by name."""
+    """Return a PNG of every figure that the run has data for, by name."""
     table = methods(cleaning.summary)
     wrong = None if cleaning.truth is None else cleaning.given != cleaning.truth
     figures = {
@@ -46,33 +46,31 @@ def clean_figures(cleaning: Cleaning) -> dict[str, bytes]:
 
 @styled
 def learning_curves(history: Mapping[str, Any]) -> Figure:
-    """Loss on the trusted rows that steer the weights, and on those held out, with the chosen step marked."""
+    """Draw the losses on the trusted rows and on the held-out trusted rows, by step."""
     figure, axes = panel("Learning curves", "step", "loss")
-    lines = (("outer_loss", "trusted rows", BLUE), ("held_out_loss", "held-out trusted rows", VERMILLION))
-    drawn = [np.empty(0)]
-    for name, label, colour in lines:
-        if name in history:
-            loss = np.asarray(history[name], float)
-            # A loss may be measured less often than the others.
-            known = np.isfinite(loss)
-            axes.plot(np.asarray(history["step"])[known], loss[known], color=colour, label=label)
-            drawn.append(loss)
-    if spans_decades(np.concatenate(drawn), ratio=10.0):
+    step = np.asarray(history["step"])
+    losses = [np.asarray(history[name], float) for name in ("outer_loss", "held_out_loss")]
+    names = ("trusted rows", "held-out trusted rows")
+    for loss, name, colour in zip(losses, names, (BLUE, VERMILLION), strict=True):
+        finite = np.isfinite(loss)
+        axes.plot(step[finite], loss[finite], color=colour, label=name)
+    if spans_decades(np.concatenate(losses), ratio=10.0):
         axes.set_yscale("log")
-    best = history.get("best_step")
-    if best is not None:
-        told = f"chosen step, {int(best):,}"
-        axes.axvline(float(best), color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=told)
+    best = int(history["best_step"])
+    axes.axvline(best, color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"chosen step, {best:,}")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.margins(x=0.02)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+    axes.legend()
     return figure
 
 
 @styled
 def weight_histogram(weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray | None = None) -> Figure:
-    """How many rows have which weight: wrong labels down, right labels up, where the truth is known."""
+    """Draw a histogram of the weights.
+
+    Wrong labels grow downwards and right labels upwards; where the truth is not known, flagged rows
+    and kept rows.
+    """
     figure, axes = panel("Learnt weights", "weight of a row", "rows")
     bins = np.linspace(0.0, 1.0, 41)
     upper = ~flagged if wrong is None else ~wrong
@@ -91,7 +89,7 @@ def weight_histogram(weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray
     threshold = cut(weights, flagged)
     if threshold is not None:
         axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (2, 2)), label="flagged below")
-    # Counts grow downwards too: the sign is only a direction.
+    # Counts are positive in both directions.
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
     axes.set_xlim(-0.01, 1.01)
@@ -100,9 +98,17 @@ def weight_histogram(weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray
     return figure
 
 
+def cut(weights: np.ndarray, flagged: np.ndarray) -> float | None:
+    """Return a weight that separates flagged from kept rows, or None if there is none."""
+    if not flagged.any() or flagged.all():
+        return None
+    below, above = float(weights[flagged].max()), float(weights[~flagged].min())
+    return (below + above) / 2 if below <= above else None
+
+
 @styled
 def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
-    """The pairs of given and suggested class that occur most often among the flagged rows."""
+    """Draw the most frequent pairs of given and suggested class of flagged rows."""
     changed = cleaning.flagged & (cleaning.given != cleaning.suggested)
     pairs = np.stack([cleaning.given[changed], cleaning.suggested[changed]], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -124,22 +130,14 @@ def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
     return figure
 
 
-def cut(weights: np.ndarray, flagged: np.ndarray) -> float | None:
-    """The weight that parts flagged rows from kept ones, or None when no single weight does."""
-    if not flagged.any() or flagged.all():
-        return None
-    below, above = float(weights[flagged].max()), float(weights[~flagged].min())
-    return (below + above) / 2 if below <= above else None
-
-
 @styled
 def precision_recall(
-    weights: np.ndarray,
-    flagged: np.ndarray,
-    wrong: np.ndarray,
-    others: Sequence[Method] = (),
+    weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray, others: Sequence[Method]
 ) -> Figure:
-    """Precision against recall as the threshold on the weight moves, with the flags of each method."""
+    """Draw precision against recall over all thresholds on the weight.
+
+    A marker shows the flags of each method.
+    """
     figure, axes = panel("Finding the wrong labels", "recall: share of the wrong labels found", "precision")
     suspicion = 1.0 - np.asarray(weights, float)
     precision, recall, _ = precision_recall_curve(wrong, suspicion)
@@ -149,12 +147,12 @@ def precision_recall(
     chosen = (right / wrong.sum(), right / max(flagged.sum(), 1))
     axes.plot(*chosen, "o", color=BLUE, markersize=9, markeredgecolor="white", markeredgewidth=1.5, zorder=4,
               clip_on=False, label=f"flagged: {chosen[1]:.3f} at recall {chosen[0]:.3f}")  # fmt: skip
-    marks = iter(zip("DsPX", (VERMILLION, ORANGE, INK, QUIET), strict=True))
+    markers = iter(zip("Ds", (VERMILLION, ORANGE), strict=True))
     for method in others:
         at_precision, at_recall = method.detection[:2]
         if method.name != "cleaned" and at_precision is not None and at_recall is not None:
-            mark, colour = next(marks, ("X", QUIET))
-            axes.plot(at_recall, at_precision, mark, color=colour, markersize=7, clip_on=False,
+            marker, colour = next(markers)
+            axes.plot(at_recall, at_precision, marker, color=colour, markersize=7, clip_on=False,
                       zorder=3, label=method.title.lower())  # fmt: skip
     base = float(wrong.mean())
     axes.axhline(base, color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"by chance, {base:.2f}")
@@ -165,13 +163,11 @@ def precision_recall(
 
 
 @styled
-def accuracy_chart(table: list[Method]) -> Figure:
-    """Test accuracy of each method as a dot; the axis starts near the worst."""
+def accuracy_chart(table: Sequence[Method]) -> Figure:
+    """Draw the test accuracy of each method as a dot."""
     known = [method for method in table if method.test_accuracy is not None][::-1]
     values = np.array([method.test_accuracy for method in known], float)
-    figure, axes = panel(
-        "Accuracy on the test part", "share of test rows right", height=1.3 + 0.44 * len(known)
-    )
+    figure, axes = panel("Accuracy on the test rows", "test accuracy", height=1.3 + 0.44 * len(known))
     for place, (method, value) in enumerate(zip(known, values, strict=True)):
         own, ceiling = method.name == "cleaned", method.name == "oracle"
         colour = BLUE if own else QUIET
@@ -182,7 +178,7 @@ def accuracy_chart(table: list[Method]) -> Figure:
     axes.set_yticks(range(len(known)), [method.title for method in known])
     for label, method in zip(axes.get_yticklabels(), known, strict=True):
         label.set_fontweight("bold" if method.name == "cleaned" else "normal")
-    # Dots, not bars, may start anywhere; room to the right is for the numbers.
+    # Unlike bars, dots need no axis that starts at 0. The room to the right is for the numbers.
     spread = max(float(np.ptp(values)), 0.01)
     axes.set_xlim(max(values.min() - 0.12 * spread, 0.0), values.max() + 0.25 * spread)
     axes.set_ylim(-0.6, len(known) - 0.4)

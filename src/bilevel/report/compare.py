@@ -1,34 +1,36 @@
-"""What `bilevel compare` leaves in its folder: the records, figures, and the page that shows them."""
+"""Output of `bilevel compare`: records, figures, page, and table for the terminal."""
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from bilevel.report.compare_figures import AXES, compare_figures
+from bilevel.report.compare_statistics import Record, by_algorithm, last, quantities
 from bilevel.report.files import write_files
-from bilevel.report.numerals import ABSENT, numeral
+from bilevel.report.numerals import ABSENT, duration, numeral
 from bilevel.report.page import render
-from bilevel.report.runs import Record, by_algorithm, last, quantities, standings
 from bilevel.report.strict import strict_json
-from bilevel.report.tables import Cell, Column, Table
+from bilevel.report.tables import Cell, Column, Table, text_table
 
 CAPTIONS = {
-    "step": "Against steps: what one step achieves.",
-    "seconds": "Against seconds on this machine, compiling left out.",
-    "oracle_calls": "Against gradients, Hessian and cross products: the cost that no machine changes.",
+    "step": "Against steps: progress of one step.",
+    "seconds": "Against seconds on this machine, without compilation.",
+    "oracle_calls": "Against gradients, Hessian and cross products: the same cost on every machine.",
 }
 
 
 def write_comparison(records: Sequence[Record], out: str | os.PathLike) -> list[Path]:
-    """Paths of `results.json`, `report.html` and the figures, written together.
+    """Write `results.json`, `report.html` and figures; return the paths.
 
     Args:
-      records: one dict a run: task, dataset, algorithm, seed, hyperparameters, history, final,
-        compile_seconds, diverged, environment.
-      out: the output folder, made when it does not exist; other files in it stay as they are.
+      records: records of the runs, from `bilevel.comparison.compare`.
+      out: output folder, created if missing; other files in it are kept.
 
     Raises:
-      ValueError: the folder cannot be made or written.
+      ValueError: the folder cannot be created or written.
     """
     figures = compare_figures(records)
     files: dict[str, str | bytes] = {
@@ -39,21 +41,27 @@ def write_comparison(records: Sequence[Record], out: str | os.PathLike) -> list[
 
 
 def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None = None) -> str:
-    """The HTML page of a comparison.
+    """Return the HTML page of a comparison.
 
     Args:
-      records: one dict a run, as in `write_comparison`.
-      figures: PNG bytes by name from `compare_figures`, drawn when not given.
+      records: records of the runs, from `bilevel.comparison.compare`.
+      figures: PNG bytes by name, from `compare_figures`; None draws them.
     """
     figures = compare_figures(records) if figures is None else figures
     groups = by_algorithm(records)
-    seeds = max((len(runs) for runs in groups.values()), default=0)
-    subject = " · ".join(dict.fromkeys(str(record[key]) for record in records for key in ("task", "dataset")))
+    seeds = max(map(len, groups.values()))
+    subject = " · ".join(dict.fromkeys(str(records[0][key]) for key in ("task", "dataset")))
+    environment = dict(records[0]["environment"])
+    command = environment.pop("command", "")
     best, loss = _best(groups)
     return render(
         "compare.html.jinja",
         title=f"bilevel compare · {subject}",
-        warnings=[_divergence(record) for record in records if record.get("diverged")],
+        warnings=[
+            f"Seed {record['seed']} of {record['algorithm']}: {record['diverged']}"
+            for record in records
+            if record["diverged"]
+        ],
         subject=subject,
         best=best,
         best_loss=loss,
@@ -65,32 +73,80 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
         ],
         captions=CAPTIONS,
         settings=_settings(groups),
-        environment=[
-            (name.replace("_", " "), numeral(value))
-            for name, value in _first(records, "environment").items()
-            if name != "command"
-        ],
-        command=str(_first(records, "environment").get("command", "")),
+        environment=[(name.replace("_", " "), numeral(value)) for name, value in environment.items()],
+        command=command,
     )
 
 
+def comparison_table(records: Sequence[Record]) -> str:
+    """Return the table of `standings` as text for the terminal."""
+    table = standings(records)
+    return text_table(
+        [column.title for column in table.columns], [[cell.text for cell in row] for row in table.rows]
+    )
+
+
+def standings(records: Sequence[Record]) -> Table:
+    """Return the table of final values and costs, one row per algorithm.
+
+    Means and standard deviations are over the runs that did not diverge.
+    """
+    measured = quantities(records)
+    columns = [Column("algorithm", numeric=False), Column("runs")]
+    columns += [Column(name.replace("_", " ")) for name in measured]
+    columns += [Column("seconds"), Column("oracle calls"), Column("compile")]
+    rows = []
+    for name, runs in by_algorithm(records).items():
+        well = [run for run in runs if not run["diverged"]]
+        row = [Cell(name), _runs(len(runs), len(runs) - len(well))]
+        row += [_mean_and_deviation([last(run, quantity) for run in well]) for quantity in measured]
+        row += [
+            _mean([last(run, "seconds") for run in well], duration),
+            _mean([last(run, "oracle_calls") for run in well], lambda calls: numeral(round(calls))),
+            _mean([run["compile_seconds"] for run in runs], duration),
+        ]
+        rows.append(row)
+    return Table(columns, rows)
+
+
+def _runs(count: int, diverged: int) -> Cell:
+    if not diverged:
+        return Cell.of(count)
+    return Cell(f"{count}, {diverged} diverged", float(count - diverged), mark="alarm")
+
+
+def _mean(values: Sequence[float], look: Callable[[float], str] = numeral) -> Cell:
+    if not values:
+        return Cell(ABSENT)
+    mean = float(np.mean(values))
+    return Cell(look(mean), mean)
+
+
+def _mean_and_deviation(values: Sequence[float]) -> Cell:
+    if len(values) < 2:
+        return _mean(values)
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    # The deviation gets two significant digits, and the mean as many decimals.
+    places = 1 - math.floor(math.log10(deviation)) if deviation > 0 else 4
+    if places > 7 or abs(mean) + deviation >= 1e7:
+        return Cell(f"{mean:.3g} ± {deviation:.2g}", mean)
+    places = max(places, 0)
+    return Cell(f"{mean:,.{places}f} ± {deviation:,.{places}f}", mean)
+
+
 def _best(groups: Mapping[str, Sequence[Record]]) -> tuple[str, str]:
-    means = {}
-    for name, runs in groups.items():
-        losses = [last(run, "outer_loss") for run in runs if not run.get("diverged")]
-        known = [loss for loss in losses if loss is not None]
-        if known:
-            means[name] = sum(known) / len(known)
+    """Return the algorithm of the lowest mean outer loss and this loss, if any."""
+    losses = {
+        name: [last(run, "outer_loss") for run in runs if not run["diverged"]]
+        for name, runs in groups.items()
+    }
+    means = {name: sum(values) / len(values) for name, values in losses.items() if values}
     best = min(means, key=means.__getitem__, default="")
     return best, f"{means[best]:.3g}" if best else ""
 
 
-def _divergence(record: Record) -> str:
-    return f"Seed {record['seed']} of {record['algorithm']}: {record['diverged']}"
-
-
 def _settings(groups: Mapping[str, Sequence[Record]]) -> Table:
-    chosen = {name: runs[0].get("hyperparameters") or {} for name, runs in groups.items()}
+    chosen = {name: runs[0]["hyperparameters"] for name, runs in groups.items()}
     names = list(dict.fromkeys(name for values in chosen.values() for name in values))
     columns = [Column("algorithm", numeric=False), *[Column(name.replace("_", " ")) for name in names]]
     rows = [
@@ -98,10 +154,6 @@ def _settings(groups: Mapping[str, Sequence[Record]]) -> Table:
         for algorithm, values in chosen.items()
     ]
     return Table(columns, rows)
-
-
-def _first(records: Sequence[Record], key: str) -> Mapping:
-    return (records[0].get(key) if records else None) or {}
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,18 +1,18 @@
-"""The figures of a comparison: a quantity against steps, seconds or oracle calls."""
+"""Figures of a comparison: a quantity against steps, seconds or oracle calls."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from bilevel.report.compare_statistics import Record, by_algorithm, curve, quantities, track
 from bilevel.report.figures import COLOURS, DASHES, panel, png, spans_decades, styled
-from bilevel.report.runs import Record, by_algorithm, curve, quantities, track
 
-AXES = {"step": "steps", "seconds": "seconds, compiling apart", "oracle_calls": "oracle calls"}
+AXES = {"step": "steps", "seconds": "seconds without compilation", "oracle_calls": "oracle calls"}
 
 
 def compare_figures(records: Sequence[Record]) -> dict[str, bytes]:
-    """PNG bytes of every quantity against every axis, named `quantity_by_axis`."""
+    """Return a PNG of every quantity against every axis, named `quantity_by_axis`."""
     return {
         f"{quantity}_by_{against}": png(curves(records, quantity, against))
         for quantity in quantities(records)
@@ -22,12 +22,11 @@ def compare_figures(records: Sequence[Record]) -> dict[str, bytes]:
 
 @styled
 def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
-    """One line an algorithm: mean over seeds, and a band from the least seed to the greatest.
+    """Draw one line per algorithm: mean over seeds, band from minimum to maximum.
 
-    A diverged run is no part of the mean: it is a thin line that ends in a cross.
+    A diverged run is left out of the mean: it is a thin line that ends in a cross.
     """
-    name = quantity.replace("_", " ")
-    figure, axes = panel(name.capitalize(), AXES[against], "", height=3.7)
+    figure, axes = panel(quantity.replace("_", " ").capitalize(), AXES[against], "", height=3.7)
     heights, ends, starts, broken = [np.empty(0)], [], [], []
     for place, (algorithm, runs) in enumerate(by_algorithm(records).items()):
         colour = COLOURS[place % len(COLOURS)]
@@ -41,16 +40,16 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
             ends.append(line.x[-1])
             starts.append(line.x[line.x > 0][:1])
             label = None
-        for run in (run for run in runs if run.get("diverged")):
+        for run in (run for run in runs if run["diverged"]):
+            # The history ends before the first value that is not finite.
             x, y = track(run, against), track(run, quantity)
-            fine = np.flatnonzero(np.isfinite(y[: x.size]))
-            if fine.size:
-                axes.plot(x[fine], y[fine], color=colour, linewidth=1, label=label and f"{label}, diverged")
-                broken.append((x[fine], y[fine], colour))
+            if x.size:
+                axes.plot(x, y, color=colour, linewidth=1, label=label and f"{label}, diverged")
+                broken.append((x, y, colour))
                 label = None
     _scale(axes, np.concatenate(heights), ends, starts)
     for x, y, colour in broken:
-        # The cross is where the line leaves the picture, or else where it ends.
+        # The cross marks where the line leaves the axes, or its last point.
         low, high = axes.get_ylim()
         end = next(iter(np.flatnonzero((y < low) | (y > high))), -1)
         axes.plot(
@@ -68,18 +67,17 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
     return figure
 
 
-def _scale(axes, heights: np.ndarray, ends: list, starts: list) -> None:
-    """Logarithmic axes where they show more; diverged runs do not stretch the picture."""
+def _scale(axes, heights, ends, starts):
+    """Choose logarithmic or linear axes; diverged runs do not affect the limits."""
     if spans_decades(heights):
         axes.set_yscale("log")
-    heights = heights[np.isfinite(heights)]
     if heights.size:
         low, high = heights.min(), heights.max()
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         axes.set_ylim(*((low / 1.3, high * 1.3) if axes.get_yscale() == "log" else (low - room, high + room)))
-    # Budgets far apart would squeeze the cheap algorithms against the left edge.
+    # A linear axis would squeeze the cheap algorithms against the left edge when budgets differ much.
     first = np.concatenate([np.empty(0), *starts])
     if first.size and max(ends) > 8 * min(ends) > 0:
-        # The start, at 0, has no place on a logarithmic axis.
+        # The first point, at 0, is masked on a logarithmic axis.
         axes.set_xscale("log", nonpositive="mask")
         axes.set_xlim(first.min(), max(ends))

@@ -12,8 +12,7 @@ from bilevel.report.files import write_files
 from bilevel.report.numerals import ABSENT, duration, is_number, numeral
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
-from bilevel.report.tables import Cell, Column, Table
-from bilevel.report.terminal import text_table
+from bilevel.report.tables import Cell, Column, Table, text_table
 
 FALL = 0.03  # of validation accuracy, from the best to the last, that a reader should know of
 DIVERGED = ("diverg", "not finite")

@@ -1,6 +1,6 @@
-"""The common look of every figure, and a figure as PNG bytes.
+"""The common style of all figures.
 
-Figures are plain `matplotlib.figure.Figure` objects: nothing here touches pyplot or leaves a setting behind.
+Figures are plain `matplotlib.figure.Figure` objects; pyplot and global settings are not touched.
 """
 
 import functools
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, QUIET, GRID = "#1b1f24", "#5b6470", "#e4e7eb"
-# Okabe and Ito's colours, which colour-blind readers tell apart, in the order of contrast on white.
+# Colours of Okabe and Ito, distinct for colour-blind readers, in decreasing contrast on white.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
     "#0072b2",
     "#d55e00",
@@ -27,7 +27,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
 )
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)))
-RESOLUTION = 200  # dots an inch: sharp on a dense screen at the width a page gives a figure
+RESOLUTION = 200  # dots per inch: sharp on a high-density screen at the width of a figure on the page
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,7 +66,7 @@ LOOK = {
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """The function, run under the look of this module."""
+    """Decorate a drawing function to run in the style of this module."""
 
     @functools.wraps(draw)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -79,10 +79,18 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 def panel(
     title: str, x: str = "", y: str = "", *, width: float = 5.2, height: float = 3.5
 ) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; sizes in inches."""
+    """Create a figure with one pair of axes.
+
+    Args:
+      title: title of the figure.
+      x: label of the x axis.
+      y: label of the y axis.
+      width: width in inches.
+      height: height in inches.
+    """
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     axes = figure.add_subplot()
-    # At the left edge of the figure, so that no long tick label pushes it out.
+    # At the left edge of the figure: over the axes, long tick labels would push it to the right.
     figure.suptitle(title, x=0.02, horizontalalignment="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -90,13 +98,13 @@ def panel(
 
 
 def spans_decades(values: np.ndarray, ratio: float = 30.0) -> bool:
-    """Whether values are positive and so far apart that a logarithmic axis shows them better."""
+    """Return whether values are positive and span more than a factor of `ratio`."""
     values = values[np.isfinite(values)]
     return values.size > 0 and values.min() > 0 and values.max() > ratio * values.min()
 
 
 def brief(name: object, length: int) -> str:
-    """The name in one line of at most so many characters.
+    """Return a name on one line, cut to at most `length` characters.
 
     >>> brief("ankle\\n boot", 12), brief("comp.sys.ibm.pc.hardware", 12)
     ('ankle boot', 'comp.sys.ib…')
@@ -107,10 +115,10 @@ def brief(name: object, length: int) -> str:
 
 @styled
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Return a figure as the bytes of a PNG file."""
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # A class name in a script the font lacks draws as boxes; the page shows it in the reader's fonts.
+        # Characters that the font lacks are drawn as boxes; the page shows them in the reader's fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(file, format="png", dpi=RESOLUTION, metadata={"Software": None})
     return file.getvalue()

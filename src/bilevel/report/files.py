@@ -1,4 +1,4 @@
-"""Write a set of files into a folder so that nothing there is ever lost or half-written."""
+"""Output folders: checked before a long run, and never half-written."""
 
 import os
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 def check_folder(path: str | os.PathLike) -> Path:
-    """The folder as a `Path`, once a file could be written into it.
+    """Check that files can be written into a folder, and return it as a `Path`.
 
-    Leaves no trace: what it makes to try, it takes away again. Call it before a long job.
+    Call it before a long run. It removes everything that it creates.
 
     Args:
-      path: the output folder; it and its parents need not exist.
+      path: output folder; it and its parents need not exist.
 
     Raises:
-      ValueError: the folder cannot be made or written.
+      ValueError: the folder cannot be created or written.
     """
     folder = Path(path)
     missing = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
@@ -29,24 +29,24 @@ def check_folder(path: str | os.PathLike) -> Path:
         with suppress(OSError):
             probe.unlink()
         for place in missing:
-            # Only empty folders can be removed, so a file that appeared meanwhile is safe.
+            # `rmdir` removes empty folders only: a file that appeared meanwhile is safe.
             with suppress(OSError):
                 place.rmdir()
     return folder
 
 
 def write_files(path: str | os.PathLike, files: Mapping[str, str | bytes]) -> list[Path]:
-    """Paths of the files written, in the order given.
+    """Write files into a folder, and return their paths.
 
-    Every file is first written whole under a temporary name in the same folder; only when all of
-    them are safe on disk do they take their names. A failure before that leaves the folder as it was.
+    All files are first written to disk under temporary names in the same folder, then renamed. A
+    failure while writing leaves the folder as it was.
 
     Args:
-      path: the output folder, made when it does not exist.
-      files: name to contents; text is written as UTF-8.
+      path: output folder, created if missing.
+      files: contents by file name; text is encoded as UTF-8.
 
     Raises:
-      ValueError: the folder cannot be made or written.
+      ValueError: the folder cannot be created or written.
     """
     folder = Path(path)
     targets = [folder / name for name in files]
@@ -80,6 +80,6 @@ def _write_whole(path: Path, contents: str | bytes) -> None:
 def _unwritable(folder: Path, error: OSError) -> ValueError:
     reason = error.strerror or type(error).__name__
     return ValueError(
-        f"the output folder must be one that can be written, got '{folder}' ({reason}): "
-        "choose another folder, or free this one"
+        f"the output folder must be writable, got '{folder}' ({reason}); "
+        "choose another folder or make this one writable"
     )

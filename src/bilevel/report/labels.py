@@ -1,4 +1,4 @@
-"""The verdict on each row as `labels.csv`, and the flagged rows in order of suspicion."""
+"""Flagged rows in order of suspicion, and `labels.csv` with all rows."""
 
 import csv
 import io
@@ -7,18 +7,21 @@ import numpy as np
 
 from bilevel.cleaning.result import Cleaning
 
-# A spreadsheet takes a cell that begins with one of these for a formula and would run it.
+# A spreadsheet runs a cell that begins with one of these as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def suspects(cleaning: Cleaning) -> np.ndarray:
-    """Flagged rows, the smallest weight first."""
+    """Return the flagged rows in order of increasing weight."""
     rows = np.flatnonzero(cleaning.flagged)
     return rows[np.argsort(np.asarray(cleaning.weights)[rows], kind="stable")]
 
 
 def labels_csv(cleaning: Cleaning) -> str:
-    """One line a row, in the order of the data: row (from 0), given, weight, flagged, suggested."""
+    """Return the contents of `labels.csv`, one line per row of the data, in its order.
+
+    The columns are row (from 0), given, weight, flagged and suggested.
+    """
     names = [spreadsheet_safe(name) for name in cleaning.classes]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -32,7 +35,7 @@ def labels_csv(cleaning: Cleaning) -> str:
 
 
 def spreadsheet_safe(name: str) -> str:
-    """The name, with a quote before it when a spreadsheet would run it as a formula.
+    """Return a name, with a quote in front if a spreadsheet would run it as a formula.
 
     >>> spreadsheet_safe("=1+1"), spreadsheet_safe("-1"), spreadsheet_safe("cat")
     ("'=1+1", '-1', 'cat')

@@ -1,4 +1,4 @@
-"""How numbers look in tables, the same in the terminal and on the page."""
+"""Numbers as text, for the terminal and the page alike."""
 
 import math
 from numbers import Integral, Real
@@ -10,12 +10,14 @@ ABSENT = "–"
 
 
 def is_number(value: Any) -> bool:
-    """Whether the value is a finite real number (a truth value is none)."""
+    """Return whether a value is a finite real number; a Boolean is not."""
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and math.isfinite(value)
 
 
 def numeral(value: Any) -> str:
-    """A number in at most four significant digits, thousands apart; text as it is; a dash for nothing.
+    """Format a table cell: four significant digits and thousands separators.
+
+    A missing or non-finite value becomes "–", and a Boolean yes or no. Text stays as it is.
 
     >>> numeral(1397), numeral(0.00001234), numeral(12.3456), numeral(None), numeral("soba")
     ('1,397', '1.234e-05', '12.35', '–', 'soba')
@@ -33,12 +35,12 @@ def numeral(value: Any) -> str:
 
 
 def share(value: Any) -> str:
-    """An accuracy, precision, recall: three decimals, so that columns align."""
+    """Format a number in [0, 1], such as an accuracy, with three decimals."""
     return f"{value:.3f}" if is_number(value) else ABSENT
 
 
 def duration(value: Any) -> str:
-    """Seconds in the unit a reader would use.
+    """Format seconds in a readable unit.
 
     >>> duration(0.0042), duration(9.83), duration(204.0)
     ('4.2 ms', '9.8 s', '3 min 24 s')

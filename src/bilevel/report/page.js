@@ -1,4 +1,4 @@
-// Click a header to sort by its column: ascending, then descending. Rows without a value stay last.
+// A click on a header sorts by its column: ascending, then descending. Rows without a value stay last.
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const header = button.closest("th");

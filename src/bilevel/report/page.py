@@ -1,10 +1,11 @@
-"""One self-contained HTML page: style, script and images inside, escaped text, no request."""
+"""HTML pages of one file, with style, script and images inside; text is escaped."""
 
 import base64
 import functools
 import hashlib
 import struct
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,35 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 FOLDER = Path(__file__).parent
 
 
-def render(template: str, folder: Path = FOLDER, **values: Any) -> str:
-    """The page of a template that extends `page.html.jinja`.
+def render(
+    template: str, *, title: str, warnings: Sequence[str], folder: Path = FOLDER, **values: Any
+) -> str:
+    """Return the HTML of a template that extends `page.html.jinja`.
 
-    The page's own security policy lets a browser run the one script below and fetch nothing, so that
-    even text that slipped through the escaping could do no harm.
+    The content security policy of the page lets a browser run only its own script and load nothing:
+    text that slipped through the escaping does no harm.
 
     Args:
-      template: file name, in `folder` or beside this module.
-      folder: where the template lies.
-      **values: what the template reads; `title` and `warnings` are for every page.
+      template: file name of the template.
+      title: title of the page.
+      warnings: warnings at the top of the page.
+      folder: folder of the template.
+      **values: further variables of the template.
     """
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _environment(folder).get_template(template)
-    return page.render(script=script, script_hash=f"sha256-{digest}", version=_version(), **values).lstrip()
+    values |= {"title": title, "warnings": warnings, "version": version("bilevel")}
+    return page.render(script=script, script_hash=f"sha256-{digest}", **values).lstrip()
 
 
 def data_uri(png: bytes) -> str:
-    """The image as an address that holds it."""
+    """Return a PNG as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def png_size(png: bytes) -> tuple[int, int]:
-    """Width and height of a PNG file, from its header."""
+    """Return width and height of a PNG, read from its header."""
     return struct.unpack(">II", png[16:24])
 
 
@@ -51,10 +57,3 @@ def _environment(folder: Path) -> Environment:
     )
     environment.filters |= {"data_uri": data_uri, "size": png_size}
     return environment
-
-
-def _version() -> str:
-    try:
-        return version("bilevel")
-    except PackageNotFoundError:
-        return ""

@@ -1,4 +1,4 @@
-"""JSON that every reader accepts: no NaN, no Infinity, no NumPy types."""
+"""JSON by the standard, which has neither NaN nor Infinity."""
 
 import json
 import math
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def strict_json(value: Any) -> str:
-    """JSON text of a nest of dicts, sequences, arrays and scalars; what is not finite becomes null."""
+    """Return JSON of nested values; numbers that are not finite become null."""
     return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """The same nest in Python's own types, with None for every number that is not finite."""
+    """Convert nested values to Python types, and non-finite numbers to None."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

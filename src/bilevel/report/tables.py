@@ -1,24 +1,30 @@
-"""A table as data: what the terminal aligns and the page sorts."""
+"""Tables as data: the page shows them sortable, the terminal as aligned text."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bilevel.report.numerals import is_number, numeral
 
 
 class Column(NamedTuple):
-    """A header cell: its title, and whether the column sorts by number."""
+    """A column header.
+
+    Attributes:
+      title: text of the header.
+      numeric: whether the column is sorted by number and aligned to the right.
+    """
 
     title: str
     numeric: bool = True
 
 
 class Cell(NamedTuple):
-    """What a reader sees.
+    """A table cell.
 
     Attributes:
-      text: the value as written.
-      value: the number to sort by, where there is one.
-      mark: what the style sheet knows it by.
+      text: text that the reader sees.
+      value: number to sort by, or None where there is none.
+      mark: CSS class of the cell: "right", "alarm", "best", or "chosen" in the first cell of a row.
     """
 
     text: str
@@ -27,7 +33,7 @@ class Cell(NamedTuple):
 
     @classmethod
     def of(cls, value: Any) -> "Cell":
-        """A cell that shows a value in the usual way and sorts by it."""
+        """Return a cell that shows `numeral(value)` and sorts by the value."""
         return cls(numeral(value), value if is_number(value) else None)
 
 
@@ -36,3 +42,23 @@ class Table(NamedTuple):
 
     columns: list[Column]
     rows: list[list[Cell]]
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[str] = ()) -> str:
+    """Return a table for the terminal, with two spaces between columns.
+
+    Args:
+      header: titles of the columns.
+      rows: texts of the cells.
+      words: titles of the columns aligned to the left, as the first is; others are aligned to the right.
+    """
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = {header[0], *words}
+    columns = [
+        [cell.ljust(width) if column[0] in left else cell.rjust(width) for cell in column]
+        for column, width in zip(zip(*lines, strict=True), widths, strict=True)
+    ]
+    body = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    body.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(body)

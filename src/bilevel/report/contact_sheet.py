@@ -1,4 +1,4 @@
-"""The flagged images side by side: small pictures for the page, one figure to keep."""
+"""Contact sheet of flagged images: small PNGs for the page, and one figure."""
 
 import io
 
@@ -11,13 +11,13 @@ from bilevel.cleaning.result import Cleaning
 from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, brief, panel, styled
 from bilevel.report.labels import suspects
 
-SHOWN = 60
-LINES = 5
-LONGEST_SIDE = 96  # pixels of a picture on the page
+SHOWN = 60  # images on the page
+LINES = 5  # lines of images in the figure
+LONGEST_SIDE = 96  # pixels of an image on the page
 
 
 def pictures(images: np.ndarray) -> np.ndarray:
-    """(n, h, w, 3) bytes for images of any range: grey, one channel, colour, with or without alpha."""
+    """Scale images, grey or coloured, to (n, h, w, 3) uint8; drop an alpha channel."""
     images = np.asarray(images)
     images = images[..., None] if images.ndim == 3 else images
     images = images[..., :3] if images.shape[-1] >= 3 else images.mean(-1, keepdims=True)
@@ -29,30 +29,30 @@ def pictures(images: np.ndarray) -> np.ndarray:
 
 
 def picture_png(picture: np.ndarray) -> bytes:
-    """One picture as a PNG file of its own size."""
+    """Return a picture as a PNG of the same size in pixels."""
     file = io.BytesIO()
     imsave(file, np.ascontiguousarray(picture), format="png")
     return file.getvalue()
 
 
 @styled
-def contact_sheet(cleaning: Cleaning, shown: int = SHOWN) -> Figure:
-    """The most suspicious flagged images, each with its given and suggested label.
+def contact_sheet(cleaning: Cleaning) -> Figure:
+    """Draw the most suspicious images, each with its given and suggested label.
 
-    Where the truth is known the frame is blue when the label is wrong indeed, and vermillion with a
-    cross when it is right and the flag is a false alarm.
+    Where the truth is known, a blue frame means a wrong label; a vermillion frame with a cross means
+    a false alarm.
     """
     names = [brief(name, 13) for name in cleaning.classes]
     terse = max(map(len, names)) <= 2
-    columns, text = (12, 0.34) if terse else (8, 0.44)  # text: room under a tile, in tile widths
-    rows = suspects(cleaning)[: min(shown, LINES * columns)]
+    columns, text = (12, 0.34) if terse else (8, 0.44)  # text: room under an image, in widths of an image
+    rows = suspects(cleaning)[: LINES * columns]
     lines = max(-(-len(rows) // columns), 1)
     tiles = pictures(cleaning.images[rows])  # pyright: ignore[reportOptionalSubscript]
     aspect = tiles.shape[1] / tiles.shape[2]
     height = aspect + text
     width = 7.2
     figure, axes = panel(
-        "Flagged, most suspicious first", width=width, height=0.5 + width / columns * height * lines
+        "Flagged images, most suspicious first", width=width, height=0.5 + width / columns * height * lines
     )
     for place, (row, tile) in enumerate(zip(rows, tiles, strict=True)):
         left, top = place % columns, place // columns * height

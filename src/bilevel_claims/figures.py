@@ -1,40 +1,98 @@
-"""Figures of reproductions: curves with bands, in the look of all reports."""
+"""Figures of findings: lines with bands, in the look of all reports."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
 from bilevel.report.figures import COLOURS, DASHES, QUIET, panel, png, spans_decades, styled
+from bilevel_claims.experiment import Trajectory
+from bilevel_claims.types import Picture
 
 
-class Line(NamedTuple):
-    """One curve of a figure.
+@dataclass(frozen=True)
+class Line:
+    """One line of a figure.
 
     Attributes:
       label: in the legend; "" for none.
       x: (points,).
-      y: (points,), or (seeds, points) for the median with a band from the least seed to the greatest,
-        of the seeds that are finite there.
-      colour: place in `figures.COLOURS`; None takes the next. Lines of one family share a colour.
-      dash: place in `figures.DASHES`; None is solid, and dashed once the colours are used up. A guide
-        is dashed, too.
+      y: (points,), or (seeds, points) for the median with a band from the least to the greatest finite
+        value.
+      colour: index into `report.figures.COLOURS`; None takes the next one. Lines of one family share a
+        colour.
+      dash: index into `report.figures.DASHES`; None is solid, then dashed once the colours are used up.
+        A guide is dashed.
       marked: whether each point has a dot, for a few measured points.
-      guide: a thin grey line to compare with: a bound, a slope, a threshold.
+      guide: whether it is a thin grey line to compare with: a bound, a slope, a threshold.
     """
 
     label: str
     x: Any
     y: Any
+    _: KW_ONLY
     colour: int | None = None
     dash: int | None = None
     marked: bool = False
     guide: bool = False
 
 
+def lines_of(
+    runs: Sequence[Trajectory],
+    quantity: str | Callable[[Trajectory], Any],
+    along: Callable[[Trajectory], Any],
+    styles: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> list[Line]:
+    """Return one line a method: a quantity along an axis.
+
+    Args:
+      runs: of the methods.
+      quantity: name of a value, or `run -> values`.
+      along: the axis of a trajectory, such as `by_steps` or `by_calls`.
+      styles: further fields of `Line` by label.
+    """
+    return [
+        Line(
+            run.label,
+            along(run),
+            run.values[quantity] if isinstance(quantity, str) else quantity(run),
+            **styles.get(run.label, {}),
+        )
+        for run in runs
+    ]
+
+
+def picture(
+    title: str,
+    x: str,
+    y: str,
+    lines: Sequence[Line],
+    caption: str,
+    *,
+    heading: str = "",
+    log: str | None = None,
+    height: float = 3.6,
+    limits: tuple[float, float] | None = None,
+) -> Picture:
+    """Return a figure of several lines, with its title and caption.
+
+    Args:
+      title: a few words; the name of the file, too.
+      x, y: labels of the axes.
+      lines: at most a dozen.
+      caption: what the figure shows and how to read it.
+      heading: above the axes; default: the title.
+      log, height, limits: as in `line_figure`.
+    """
+    png = line_figure(heading or title, x, y, lines, log=log, height=height, limits=limits)
+    return Picture(title, png, caption)
+
+
 @styled
-def lines(
+def line_figure(
     title: str,
     x: str,
     y: str,
@@ -44,17 +102,17 @@ def lines(
     height: float = 3.6,
     limits: tuple[float, float] | None = None,
 ) -> bytes:
-    """A PNG of several curves, the legend below them.
+    """Return a PNG of several lines, the legend below them.
 
-    A curve ends where no seed is finite any more, with a cross: all runs diverged.
+    A line ends with a cross where no seed is finite any more: all runs diverged.
 
     Args:
       title: of the figure.
-      x, y: of the axes.
+      x, y: labels of the axes.
       curves: the lines, at most a dozen.
       log: "x", "y", "xy" or "" for logarithmic axes; None decides by the spread of the values.
       height: in inches, at a width of 5.4.
-      limits: of the y axis; None takes those of the finite values.
+      limits: of the y axis; default: those of the finite values.
     """
     figure, axes = panel(title, x, y, width=5.4, height=height)
     spans = [_span(line) for line in curves]
@@ -89,7 +147,7 @@ def lines(
 
 
 def _span(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least, median and greatest over the seeds, NaN where no seed is finite."""
+    """Return least, median and greatest over the seeds, NaN where no seed is finite."""
     values = np.atleast_2d(np.asarray(line.y, float))
     values = np.where(np.isfinite(values), values, np.nan)
     known = np.isfinite(values).any(0)
@@ -117,12 +175,12 @@ def _scale(axes, log, curves, spans, limits):
         axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
     if "y" in log and low > 0 and np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1:
-        # One power of ten alone would not tell the scale.
+        # A single power of ten does not show the scale.
         axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(3, 1)))
 
 
 def _columns(curves) -> int:
-    """As many columns as the longest label leaves room for, the rows of about equal length."""
+    """Return as many columns as the longest label leaves room for, with rows of similar length."""
     longest, count = max(len(line.label) for line in curves), sum(bool(line.label) for line in curves)
     most = max(1, min(6, 78 // (longest + 8)))
     return -(-count // -(-count // most))

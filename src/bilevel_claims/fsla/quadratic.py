@@ -10,11 +10,14 @@ from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.linear import neumann, random_product
 from bilevel.response import implicit
-from bilevel_claims.curves import Setting, cost_table, curve, even_points, log_points, value_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.problems import least_squares, logistic_ridge
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, even_points, log_points, trajectory
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.fsla.least_squares import least_squares
+from bilevel_claims.problems.ridge import logistic_ridge
 from bilevel_claims.search import late, tune
-from bilevel_claims.types import Claim, Finding, Picture, at_most, shown, verdict
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Claim, Finding, Picture, at_most, shown
 
 STATE, FALLING = "FSLA's state", "FSLA's state, falling steps"
 CAPTION = (
@@ -51,7 +54,13 @@ def follow_adjoint(batch_size, products):
     def falling(size) -> Any:
         return optax.sgd(lambda step: size / jnp.sqrt(step + 1.0))
 
-    setting = Setting(ridge.data(batch_size), start, measure, (ridge.train, ridge.valid), seeds=(0, 1, 2))
+    setting = Experiment(
+        data=ridge.data(batch_size),
+        start=start,
+        measure=measure,
+        held=(ridge.train, ridge.valid),
+        seeds=(0, 1, 2),
+    )
     methods = {
         STATE: fsla(ridge.problem, inner_optimizer=0.5, outer_optimizer=0.05, weight=1.0),
         FALLING: fsla(ridge.problem, inner_optimizer=falling(0.5), outer_optimizer=falling(0.05), weight=1.0),
@@ -60,7 +69,7 @@ def follow_adjoint(batch_size, products):
         "random product, 10 terms": series(random_product(10, 0.5)),
     }
     return [
-        curve(name, method, setting, log_points(products // method.cost.hessian_products))
+        trajectory(name, method, setting, log_points(products // method.cost.hessian_products))
         for name, method in methods.items()
     ]
 
@@ -78,7 +87,13 @@ def descend_valley(squares, calls):
     def start(key):
         return jnp.ones(5), jnp.zeros(5)
 
-    setting = Setting(squares.data(10), start, measure, (squares.best, squares.curvature), seeds=range(5))
+    setting = Experiment(
+        data=squares.data(10),
+        start=start,
+        measure=measure,
+        held=(squares.best, squares.curvature),
+        seeds=range(5),
+    )
     builds = {
         "FSLA": lambda **rates: fsla(squares.problem, **rates, weight=0.1),
         "FSLA, no momentum": lambda **rates: fsla(squares.problem, **rates, weight=1.0),
@@ -93,7 +108,7 @@ def descend_valley(squares, calls):
     searches = [search._replace(score=f"Phi {search.score}") for search in searches]
     rates = {"inner_optimizer": 0.3 / squares.inner_top, "outer_optimizer": 0.03 / squares.outer_top}
     noisy = [
-        curve(label, builds[name](**rates), setting, even_points(calls // 7))
+        trajectory(label, builds[name](**rates), setting, even_points(calls // 7))
         for label, name in (("weight 0.1", "FSLA"), ("weight 1: no momentum", "FSLA, no momentum"))
     ]
     return searches, tuned, noisy
@@ -136,7 +151,7 @@ def report(adjoints, searches, tuned, noisy) -> Finding:
     figures = [
         Picture(
             f"Error of v, {kind}",
-            lines(
+            line_figure(
                 f"How well v is known, {kind}",
                 "Hessian products",
                 "relative error of v",
@@ -150,7 +165,7 @@ def report(adjoints, searches, tuned, noisy) -> Finding:
     figures += [
         Picture(
             "Noise of the direction",
-            lines(
+            line_figure(
                 "FSLA with and without its momentum, equal steps",
                 "outer steps",
                 "error of the direction",
@@ -162,7 +177,7 @@ def report(adjoints, searches, tuned, noisy) -> Finding:
         ),
         Picture(
             "Least squares at equal oracle calls",
-            lines(
+            line_figure(
                 "Least squares, tuned alike",
                 "oracle calls",
                 "Phi above its minimum",
@@ -185,7 +200,7 @@ def report(adjoints, searches, tuned, noisy) -> Finding:
     ]
     tables += [(f"What it cost, {kind}", cost_table(runs)) for kind, runs in adjoints.items()]
     tables += [("What it cost, least squares", cost_table([*tuned, *noisy]))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 def products_of(run):
@@ -196,8 +211,7 @@ def products_of(run):
 CLAIM = Claim(
     name="fsla-quadratic",
     title="FSLA needs no loop to invert the Hessian",
-    paper="Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization without Hessian Inverse, "
-    "AAAI 2022, arXiv:2112.04660",
+    paper=references.FSLA,
     statement="One step a turn on a state v that remembers the adjoint is enough: the error of the state "
     "stays bounded, and the method converges without a loop inside the hypergradient (abstract). How that "
     "compares with series at equal numbers of products, and with stocBiO on the least squares of Section "

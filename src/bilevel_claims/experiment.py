@@ -1,7 +1,7 @@
 """Experiments: the settings that all methods share, and runs measured along their path."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from bilevel.types import Algorithm, Batch, Cost, PyTree
 
 
 class Experiment(NamedTuple):
-    """Settings that all methods of an experiment share.
+    """Settings that all methods of an experiment share; give the fields after `measure` by name.
 
     Attributes:
       data: from `full` or `minibatches`.
@@ -75,7 +75,7 @@ class Trajectory(NamedTuple):
         return float(np.median(values[:, values.shape[1] // 2 :].mean(1)))
 
     def reaches(self, quantity: str, level: float, along: np.ndarray) -> float:
-        """Return where on the axis `along` the median first falls to a level, or inf.
+        """Return where on the axis `along` (points,) the median first falls to a level, or inf.
 
         Values between two points are interpolated linearly.
 
@@ -92,17 +92,23 @@ class Trajectory(NamedTuple):
         return float(np.interp(-level, -middle[near], np.asarray(along, float)[near]))
 
 
-def by_steps(run: Trajectory) -> np.ndarray:
-    """Return the outer steps at the points of a trajectory, an axis of figures and tables."""
-    return run.steps
+class Axis(NamedTuple):
+    """An axis along which trajectories are shown.
+
+    Attributes:
+      name: its label.
+      of: `trajectory -> (points,)`.
+    """
+
+    name: str
+    of: Callable[[Trajectory], np.ndarray]
 
 
-def by_calls(run: Trajectory) -> np.ndarray:
-    """Return the oracle calls at the points of a trajectory, an axis of figures and tables."""
-    return run.calls
+STEPS = Axis("outer steps", lambda run: run.steps)
+CALLS = Axis("oracle calls", lambda run: run.calls)
 
 
-def by_label(runs: Sequence[Trajectory], quantity: str) -> dict[str, float]:
+def ends(runs: Iterable[Trajectory], quantity: str) -> dict[str, float]:
     """Return the last value of a quantity by method, the median over the seeds."""
     return {run.label: run.last(quantity) for run in runs}
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
 from bilevel.report.figures import COLOURS, DASHES, QUIET, panel, png, spans_decades, styled
-from bilevel_claims.experiment import Trajectory
+from bilevel_claims.experiment import Axis, Trajectory
 from bilevel_claims.types import Picture
 
 
@@ -40,31 +40,6 @@ class Line:
     guide: bool = False
 
 
-def lines_of(
-    runs: Sequence[Trajectory],
-    quantity: str | Callable[[Trajectory], Any],
-    along: Callable[[Trajectory], Any],
-    styles: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-) -> list[Line]:
-    """Return one line a method: a quantity along an axis.
-
-    Args:
-      runs: of the methods.
-      quantity: name of a value, or `run -> values`.
-      along: the axis of a trajectory, such as `by_steps` or `by_calls`.
-      styles: further fields of `Line` by label.
-    """
-    return [
-        Line(
-            run.label,
-            along(run),
-            run.values[quantity] if isinstance(quantity, str) else quantity(run),
-            **styles.get(run.label, {}),
-        )
-        for run in runs
-    ]
-
-
 def picture(
     title: str,
     x: str,
@@ -91,12 +66,48 @@ def picture(
     return Picture(title, png, caption)
 
 
+def picture_of(
+    title: str,
+    runs: Sequence[Trajectory],
+    quantity: str,
+    along: Axis,
+    caption: str,
+    *,
+    y: str = "",
+    value: Callable[[Any], Any] = lambda values: values,
+    styles: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    more: Sequence[Line] = (),
+    heading: str = "",
+    log: str | None = None,
+    height: float = 3.6,
+    limits: tuple[float, float] | None = None,
+) -> Picture:
+    """Return a figure of one quantity of several methods along an axis.
+
+    Args:
+      title, caption, heading, log, height, limits: as in `picture`.
+      runs: one line each; at most a dozen.
+      quantity: name of the values.
+      along: the axis, such as `STEPS` or `CALLS`.
+      y: label of the vertical axis; default: the quantity.
+      value: maps the values to those shown, for example an error to an accuracy.
+      styles: further fields of `Line` by label of the method.
+      more: further lines, such as guides.
+    """
+    lines = [
+        Line(run.label, along.of(run), value(run.values[quantity]), **styles.get(run.label, {}))
+        for run in runs
+    ]
+    looks: Any = {"heading": heading, "log": log, "height": height, "limits": limits}
+    return picture(title, along.name, y or quantity, [*lines, *more], caption, **looks)
+
+
 @styled
 def line_figure(
     title: str,
     x: str,
     y: str,
-    curves: Sequence[Line],
+    lines: Sequence[Line],
     *,
     log: str | None = None,
     height: float = 3.6,
@@ -109,18 +120,18 @@ def line_figure(
     Args:
       title: of the figure.
       x, y: labels of the axes.
-      curves: the lines, at most a dozen.
+      lines: at most a dozen.
       log: "x", "y", "xy" or "" for logarithmic axes; None decides by the spread of the values.
       height: in inches, at a width of 5.4.
       limits: of the y axis; default: those of the finite values.
     """
     figure, axes = panel(title, x, y, width=5.4, height=height)
-    spans = [_span(line) for line in curves]
+    spans = [_span(line) for line in lines]
     if log is None:
-        heights = [v for line, span in zip(curves, spans, strict=True) if not line.guide for v in span]
-        log = "x" * _decades([line.x for line in curves]) + "y" * _decades(heights)
+        heights = [v for line, span in zip(lines, spans, strict=True) if not line.guide for v in span]
+        log = "x" * _decades([line.x for line in lines]) + "y" * _decades(heights)
     place = 0
-    for line, (low, middle, high) in zip(curves, spans, strict=True):
+    for line, (low, middle, high) in zip(lines, spans, strict=True):
         at = np.asarray(line.x, float)
         if line.guide:
             dash = DASHES[1 if line.dash is None else line.dash]
@@ -136,12 +147,12 @@ def line_figure(
         fine = np.flatnonzero(np.isfinite(middle))
         if 0 < fine.size < middle.size and fine[-1] + 1 < middle.size:
             axes.plot(at[fine[-1]], middle[fine[-1]], "x", color=colour, markersize=8, markeredgewidth=2.2)
-    _scale(axes, log, curves, spans, limits)
-    if any(line.label for line in curves):
+    _scale(axes, log, lines, spans, limits)
+    if any(line.label for line in lines):
         # A dot would hide the gap of a short dash.
-        length = 4.0 if any(line.marked and line.dash for line in curves) else 2.7
+        length = 4.0 if any(line.marked and line.dash for line in lines) else 2.7
         figure.legend(
-            loc="outside lower center", ncols=_columns(curves), columnspacing=1.4, handlelength=length
+            loc="outside lower center", ncols=_columns(lines), columnspacing=1.4, handlelength=length
         )
     return png(figure)
 

@@ -1,13 +1,13 @@
 """Tables of findings: numbers by method, ends of runs, values along them and what they cost."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bilevel.report.numerals import duration
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.experiment import Trajectory
+from bilevel_claims.experiment import Axis, Trajectory
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -48,7 +48,7 @@ def value_table(
     runs: Sequence[Trajectory],
     quantity: str,
     places: Sequence[int],
-    along: Callable[[Trajectory], np.ndarray],
+    along: Axis,
 ) -> Table:
     """Return a quantity by method at given places of an axis, medians over the seeds.
 
@@ -56,11 +56,11 @@ def value_table(
       runs: of the methods.
       quantity: of their values.
       places: on the axis. A method that was not measured there shows its last value before.
-      along: the axis of a trajectory, such as `by_steps` or `by_calls`.
+      along: the axis, such as `STEPS` or `CALLS`.
     """
     rows = []
     for run in runs:
-        at = np.searchsorted(along(run), places, side="right") - 1
+        at = np.searchsorted(along.of(run), places, side="right") - 1
         rows.append([run.label, *run.median(quantity)[at]])
     return table(["method", *(f"{place:,}" for place in places)], rows)
 

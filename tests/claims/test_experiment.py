@@ -6,9 +6,9 @@ import numpy as np
 
 from bilevel import run, soba, tasks
 from bilevel.combinators import power
-from bilevel_claims.experiment import Experiment, even_points, log_points, trajectory
+from bilevel_claims.experiment import CALLS, Experiment, ends, even_points, log_points, trajectory
 from bilevel_claims.schedules import falling, scheduled
-from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.tables import cost_table, ends_table, value_table
 from cases.claims import EXPERIMENT, follow
 
 
@@ -50,11 +50,16 @@ def test_points_begin_at_zero_and_end_at_the_last_step():
 def test_tables_of_costs_and_of_values():
     found = trajectory("follow", follow(outer_optimizer=0.5), EXPERIMENT, even_points(8, 4))
     assert [cell.text for cell in cost_table([found]).rows[0]][:6] == ["follow", "2", "1", "1", "8", "32"]
-    table = value_table([found], "size", [8, 31, 32], lambda c: c.calls)
+    table = value_table([found], "size", [8, 31, 32], CALLS)
     assert [column.title for column in table.columns] == ["method", "8", "31", "32"]
     np.testing.assert_allclose(
         [cell.value for cell in table.rows[0][1:]], [0.5**2, 0.5**6, 0.5**8], rtol=1e-12
     )
+    assert [cell.text for cell in ends_table([found], {"end": "size"}, [["by hand", 0.25]]).rows[1]] == [
+        "by hand",
+        "0.25",
+    ]
+    assert ends([found], "size") == {"follow": 0.5**8}
     assert found.last("size") == 0.5**8
     np.testing.assert_allclose(found.late("size"), (0.5**4 + 0.5**6 + 0.5**8) / 3, rtol=1e-12)
 

@@ -1,5 +1,6 @@
 """What the runs of MRBO and VRBO say: numbers, words, figures."""
 
+from bilevel_claims.experiment import Axis
 from bilevel_claims.figures import Line, line_figure
 from bilevel_claims.problems.trusted_images import ends_of
 from bilevel_claims.tables import cost_table, value_table
@@ -126,7 +127,7 @@ def report(read, noted, sweep, tuned, searches, toy_searches, toy, toy_read, mom
         ("VRBO by its inner steps m, at the end", ends_of(sweep)),
         (
             "Test loss by rows read, tuned",
-            value_table(tuned, "test loss", [last // 4, last // 2, last], along),
+            value_table(tuned, "test loss", [last // 4, last // 2, last], Axis("rows read", along)),
         ),
         ("What it cost, tuned", cost_table(tuned)),
         ("What it cost, toy, tuned", cost_table(toy)),

@@ -5,6 +5,7 @@ from functools import partial
 from bilevel.algorithms import amigo, fsla, nsbo, saba, soba, stocbio
 from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims import references
+from bilevel_claims.experiment import CALLS
 from bilevel_claims.figures import Line, line_figure
 from bilevel_claims.problems.noisy_images import (
     AXES,
@@ -94,7 +95,7 @@ def report(found) -> Finding:
         figures += pictures(name, baselines, runs)
         tables += [
             (f"{name}: at the end", ends_table(runs, calls, baselines)),
-            (f"{name}: test error by oracle calls", value_table(runs, ERROR, [1000, 3000, 9000], calls_of)),
+            (f"{name}: test error by oracle calls", value_table(runs, ERROR, [1000, 3000, 9000], CALLS)),
             (f"{name}: what it cost", cost_table(runs)),
         ]
         searches += [trial._replace(method=f"{trial.method}, {name}") for trial in trials]
@@ -158,11 +159,6 @@ def ends_table(runs, calls, baselines):
         for label in (UNCLEANED, RESTING, RIGHT_ONLY)
     ]
     return Table(columns, rows)
-
-
-def calls_of(run):
-    """Oracle calls at the points of a curve."""
-    return run.calls
 
 
 CLAIM = Claim(

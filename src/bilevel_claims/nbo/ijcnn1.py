@@ -10,7 +10,7 @@ from bilevel.combinators import power
 from bilevel.datasets import load
 from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims import references
-from bilevel_claims.experiment import Experiment, seconds_per_step
+from bilevel_claims.experiment import CALLS, Experiment, seconds_per_step
 from bilevel_claims.figures import Line, line_figure
 from bilevel_claims.problems.ridge import ridge
 from bilevel_claims.schedules import falling
@@ -222,7 +222,7 @@ def tables(by, seconds, at_steps):
     places = [last // 20, last // 5, last // 2, last]
     return [
         (PHI, Table(columns, rows)),
-        (f"{PHI} by oracle calls", value_table(runs, PHI, places, lambda run: run.calls)),
+        (f"{PHI} by oracle calls", value_table(runs, PHI, places, CALLS)),
         ("What it cost", cost_table(runs)),
     ]
 

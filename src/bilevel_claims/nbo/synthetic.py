@@ -10,7 +10,7 @@ from bilevel.algorithms import amigo, nbo, soba
 from bilevel.linear import cg
 from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims import references
-from bilevel_claims.experiment import Experiment, Trajectory, each_seed, even_points, seconds_per_step
+from bilevel_claims.experiment import STEPS, Experiment, Trajectory, each_seed, even_points, seconds_per_step
 from bilevel_claims.figures import Line, line_figure
 from bilevel_claims.problems.ridge import logistic_ridge
 from bilevel_claims.schedules import scheduled
@@ -174,9 +174,9 @@ def report(tuned, same, searches) -> Finding:
         (f"To the level {level:.2g}", Table(columns, rows)),
         (
             "Phi above its minimum by outer steps, equal step sizes",
-            value_table(same, ABOVE, PLACES, by_steps),
+            value_table(same, ABOVE, PLACES, STEPS),
         ),
-        ("Phi above its minimum by outer steps, tuned", value_table(tuned, ABOVE, PLACES, by_steps)),
+        ("Phi above its minimum by outer steps, tuned", value_table(tuned, ABOVE, PLACES, STEPS)),
         ("What it cost", cost_table(tuned)),
     ]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)

@@ -7,6 +7,7 @@ import numpy as np
 from bilevel.sampling import full
 from bilevel.types import Problem
 from bilevel_claims import references
+from bilevel_claims.experiment import CALLS, STEPS
 from bilevel_claims.figures import line_figure
 from bilevel_claims.pzobo.contest import (
     AID_CG,
@@ -137,9 +138,9 @@ def report(entries, given, searches, tuned) -> Finding:
     tables = [
         (
             "f by outer steps, the code's settings",
-            value_table(given, "f", [0, 10, 50, last], lambda run: run.steps),
+            value_table(given, "f", [0, 10, 50, last], STEPS),
         ),
-        ("f by oracle calls, tuned", value_table(tuned, "f", calls_shown(tuned), lambda run: run.calls)),
+        ("f by oracle calls, tuned", value_table(tuned, "f", calls_shown(tuned), CALLS)),
         ("What it cost, the code's settings", cost_table(given)),
         ("What it cost, tuned", cost_table(tuned)),
     ]

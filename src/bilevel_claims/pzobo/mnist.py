@@ -13,7 +13,7 @@ from bilevel.response import first_order
 from bilevel.sampling import Stacked, minibatches
 from bilevel.types import Batch, Problem
 from bilevel_claims import references
-from bilevel_claims.experiment import Experiment, even_points, trajectory
+from bilevel_claims.experiment import STEPS, Experiment, even_points, trajectory
 from bilevel_claims.figures import line_figure
 from bilevel_claims.pzobo.contest import CODE, DIRECT, HOZOG, ITD, ONE, line, named
 from bilevel_claims.pzobo.hozog import hozog
@@ -195,7 +195,7 @@ def report(entries, searches, curves) -> Finding:
     tables = [
         (
             f"{quantity.capitalize()} by outer steps",
-            value_table(curves, quantity, places, lambda run: run.steps),
+            value_table(curves, quantity, places, STEPS),
         )
         for quantity in ("test error", "outer loss")
     ]

@@ -12,7 +12,7 @@ from bilevel.response import first_order
 from bilevel.sampling import full
 from bilevel.types import Problem
 from bilevel_claims import references
-from bilevel_claims.experiment import Experiment, log_points, trajectory
+from bilevel_claims.experiment import CALLS, STEPS, Experiment, log_points, trajectory
 from bilevel_claims.figures import line_figure
 from bilevel_claims.pzobo.contest import (
     AID_CG,
@@ -193,12 +193,12 @@ def report(entries, given, searches, tuned, few) -> Finding:
     tables = [
         (
             "f by outer steps, the code's settings",
-            value_table(given, "f", [0, 10, 50, last], lambda run: run.steps),
+            value_table(given, "f", [0, 10, 50, last], STEPS),
         ),
-        ("f by oracle calls, tuned", value_table(tuned, "f", calls_shown(tuned), lambda run: run.calls)),
+        ("f by oracle calls, tuned", value_table(tuned, "f", calls_shown(tuned), CALLS)),
         (
             "Phi by outer steps, 20 entries",
-            value_table(few, "Phi", [0, 50, 200, 1000], lambda run: run.steps),
+            value_table(few, "Phi", [0, 50, 200, 1000], STEPS),
         ),
         ("What it cost, the code's settings", cost_table(given)),
         ("What it cost, tuned", cost_table(tuned)),

@@ -1,5 +1,6 @@
 """What the cleaning runs say: numbers, words, figures."""
 
+from bilevel_claims.experiment import Axis
 from bilevel_claims.figures import Line, line_figure
 from bilevel_claims.problems.trusted_images import ends_of
 from bilevel_claims.tables import cost_table, value_table
@@ -155,7 +156,10 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
     tables = [
         ("Tuned, noise 0.4, at the end", ends_of(tuned[0.4])),
         ("Tuned at noise 0.4, run at noise 0.1, at the end", ends_of(tuned[0.1])),
-        ("Test loss by rows read, tuned, noise 0.4", value_table(tuned[0.4], "test loss", places, read)),
+        (
+            "Test loss by rows read, tuned, noise 0.4",
+            value_table(tuned[0.4], "test loss", places, Axis("rows read", read)),
+        ),
         ("The settings of the notes, at the end", ends_of(noted)),
         ("What it cost, tuned, noise 0.4", cost_table(tuned[0.4])),
         ("What it cost, the settings of the notes", cost_table(noted)),

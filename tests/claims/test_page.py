@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from bilevel.report.strict import strict_json
-from bilevel_claims.figures import Line, line_figure
+from bilevel.types import Cost
+from bilevel_claims import figures as claim_figures
+from bilevel_claims.experiment import CALLS, Trajectory
+from bilevel_claims.figures import Line, line_figure, picture_of
 from bilevel_claims.page import figure_files, finding_record, first_sentence, index_page, run_page
 from bilevel_claims.types import (
     VERDICTS,
@@ -115,3 +118,24 @@ def test_lines_draw_bands_guides_marks_and_diverged_runs(log):
         Line("slope", [1, 100], [1, 0.01], guide=True),
     ]
     assert line_figure("title", "steps", "loss", curves, log=log).startswith(b"\x89PNG")
+
+
+def test_a_picture_of_trajectories_has_one_line_a_method(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        claim_figures, "line_figure", lambda *given, **looks: seen.append((given, looks)) or PIXEL
+    )
+    run = Trajectory("soba", np.array([0, 10]), {"error": np.array([[1.0, 0.25]])}, Cost(gradients=2), 1.0)
+    looks = {"value": lambda error: 1 - error, "styles": {"soba": {"dash": 1}}, "y": "accuracy", "log": ""}
+    made = picture_of("Title", [run], "error", CALLS, "caption", more=[Line("bound", [0], [1])], **looks)
+    (title, x, y, (line, more)), _ = seen[0]
+    assert (made.title, made.caption, title, x, y) == (
+        "Title",
+        "caption",
+        "Title",
+        "oracle calls",
+        "accuracy",
+    )
+    assert (line.label, line.dash, more.label) == ("soba", 1, "bound")
+    np.testing.assert_array_equal(line.x, [0, 20])
+    np.testing.assert_array_equal(line.y, [[0, 0.75]])

@@ -116,16 +116,14 @@ def report(adjoints, searches, tuned, noisy) -> Finding:
     noise = noisy[0].late("direction") / noisy[1].late("direction")
     numbers = {
         "full batch: last relative error of FSLA's v": at_most(full[STATE], 0.02),
-        "full batch: last error, FSLA over the best series": at_most(full[STATE] / best, 1),
+        "full batch: last error, FSLA over best series": at_most(full[STATE] / best, 1),
         "batch of 100: greatest late error of FSLA's v over its first": at_most(bound, 1),
-        "batch of 100: last error, falling steps over the best series": at_most(
-            batch[FALLING] / best_batch, 1
-        ),
-        "batch of 100: last error, constant steps over the best series": shown(batch[STATE] / best_batch),
-        "least squares: Phi above its minimum, FSLA over stocBiO": at_most(
+        "batch of 100: last error, falling steps over best series": at_most(batch[FALLING] / best_batch, 1),
+        "batch of 100: last error, constant steps over best series": shown(batch[STATE] / best_batch),
+        "least squares: late Phi above minimum, FSLA over stocBiO": at_most(
             above["FSLA"] / above["stocBiO"], 1
         ),
-        "least squares: Phi above its minimum, FSLA over SOBA": shown(above["FSLA"] / above["SOBA"]),
+        "least squares: late Phi above minimum, FSLA over SOBA": shown(above["FSLA"] / above["SOBA"]),
         "least squares, equal steps: error of the direction, with momentum over without": shown(noise),
     }
     words = (
@@ -172,7 +170,6 @@ CLAIM = Claim(
         "code)",
         "steps": "all three fall as 1/sqrt(k + 1) (third-party code); sizes not known",
         "weight of the momentum": "falls as 1/sqrt(k + 1) (third-party code)",
-        "compared with": "not known",
     },
     ours={
         "problem": "that least squares with 1,000 rows (size paper: 10,000), seed 0; for the error of v a "

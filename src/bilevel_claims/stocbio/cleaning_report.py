@@ -153,12 +153,13 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
         ]
         searches = [*searches, *more[2]]
     places = [budget // 8, budget // 4, budget // 2, budget]
+    along = Axis("rows read", read)
     tables = [
         ("Tuned, noise 0.4, at the end", ends_of(tuned[0.4])),
         ("Tuned at noise 0.4, run at noise 0.1, at the end", ends_of(tuned[0.1])),
         (
             "Test loss by rows read, tuned, noise 0.4",
-            value_table(tuned[0.4], "test loss", places, Axis("rows read", read)),
+            value_table(tuned[0.4], "test loss", places, along),
         ),
         ("The settings of the notes, at the end", ends_of(noted)),
         ("What it cost, tuned, noise 0.4", cost_table(tuned[0.4])),

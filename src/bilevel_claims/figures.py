@@ -1,68 +1,137 @@
-"""Figures of reproductions: curves with bands, in the look of all reports."""
+"""Figures of findings: lines with bands, in the look of all reports."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
 from bilevel.report.figures import COLOURS, DASHES, QUIET, panel, png, spans_decades, styled
+from bilevel_claims.experiment import Axis, Trajectory
+from bilevel_claims.types import Picture
 
 
-class Line(NamedTuple):
-    """One curve of a figure.
+@dataclass(frozen=True)
+class Line:
+    """One line of a figure.
 
     Attributes:
       label: in the legend; "" for none.
       x: (points,).
-      y: (points,), or (seeds, points) for the median with a band from the least seed to the greatest,
-        of the seeds that are finite there.
-      colour: place in `figures.COLOURS`; None takes the next. Lines of one family share a colour.
-      dash: place in `figures.DASHES`; None is solid, and dashed once the colours are used up. A guide
-        is dashed, too.
+      y: (points,), or (seeds, points) for the median with a band from the least to the greatest finite
+        value.
+      colour: index into `report.figures.COLOURS`; None takes the next one. Lines of one family share a
+        colour.
+      dash: index into `report.figures.DASHES`; None is solid, then dashed once the colours are used up.
+        A guide is dashed.
       marked: whether each point has a dot, for a few measured points.
-      guide: a thin grey line to compare with: a bound, a slope, a threshold.
+      guide: whether it is a thin grey line to compare with: a bound, a slope, a threshold.
     """
 
     label: str
     x: Any
     y: Any
+    _: KW_ONLY
     colour: int | None = None
     dash: int | None = None
     marked: bool = False
     guide: bool = False
 
 
-@styled
-def lines(
+def picture(
     title: str,
     x: str,
     y: str,
-    curves: Sequence[Line],
+    lines: Sequence[Line],
+    caption: str,
+    *,
+    heading: str = "",
+    log: str | None = None,
+    height: float = 3.6,
+    limits: tuple[float, float] | None = None,
+) -> Picture:
+    """Return a figure of several lines, with its title and caption.
+
+    Args:
+      title: a few words; the name of the file, too.
+      x, y: labels of the axes.
+      lines: at most a dozen.
+      caption: what the figure shows and how to read it.
+      heading: above the axes; default: the title.
+      log, height, limits: as in `line_figure`.
+    """
+    png = line_figure(heading or title, x, y, lines, log=log, height=height, limits=limits)
+    return Picture(title, png, caption)
+
+
+def picture_of(
+    title: str,
+    runs: Sequence[Trajectory],
+    quantity: str,
+    along: Axis,
+    caption: str,
+    *,
+    y: str = "",
+    value: Callable[[Any], Any] = lambda values: values,
+    styles: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    more: Sequence[Line] = (),
+    heading: str = "",
+    log: str | None = None,
+    height: float = 3.6,
+    limits: tuple[float, float] | None = None,
+) -> Picture:
+    """Return a figure of one quantity of several methods along an axis.
+
+    Args:
+      title, caption, heading, log, height, limits: as in `picture`.
+      runs: one line each; at most a dozen.
+      quantity: name of the values.
+      along: the axis, such as `STEPS` or `CALLS`.
+      y: label of the vertical axis; default: the quantity.
+      value: maps the values to those shown, for example an error to an accuracy.
+      styles: further fields of `Line` by label of the method.
+      more: further lines, such as guides.
+    """
+    lines = [
+        Line(run.label, along.of(run), value(run.values[quantity]), **styles.get(run.label, {}))
+        for run in runs
+    ]
+    looks: Any = {"heading": heading, "log": log, "height": height, "limits": limits}
+    return picture(title, along.name, y or quantity, [*lines, *more], caption, **looks)
+
+
+@styled
+def line_figure(
+    title: str,
+    x: str,
+    y: str,
+    lines: Sequence[Line],
     *,
     log: str | None = None,
     height: float = 3.6,
     limits: tuple[float, float] | None = None,
 ) -> bytes:
-    """A PNG of several curves, the legend below them.
+    """Return a PNG of several lines, the legend below them.
 
-    A curve ends where no seed is finite any more, with a cross: all runs diverged.
+    A line ends with a cross where no seed is finite any more: all runs diverged.
 
     Args:
       title: of the figure.
-      x, y: of the axes.
-      curves: the lines, at most a dozen.
+      x, y: labels of the axes.
+      lines: at most a dozen.
       log: "x", "y", "xy" or "" for logarithmic axes; None decides by the spread of the values.
       height: in inches, at a width of 5.4.
-      limits: of the y axis; None takes those of the finite values.
+      limits: of the y axis; default: those of the finite values.
     """
     figure, axes = panel(title, x, y, width=5.4, height=height)
-    spans = [_span(line) for line in curves]
+    spans = [_span(line) for line in lines]
     if log is None:
-        heights = [v for line, span in zip(curves, spans, strict=True) if not line.guide for v in span]
-        log = "x" * _decades([line.x for line in curves]) + "y" * _decades(heights)
+        heights = [v for line, span in zip(lines, spans, strict=True) if not line.guide for v in span]
+        log = "x" * _decades([line.x for line in lines]) + "y" * _decades(heights)
     place = 0
-    for line, (low, middle, high) in zip(curves, spans, strict=True):
+    for line, (low, middle, high) in zip(lines, spans, strict=True):
         at = np.asarray(line.x, float)
         if line.guide:
             dash = DASHES[1 if line.dash is None else line.dash]
@@ -78,18 +147,18 @@ def lines(
         fine = np.flatnonzero(np.isfinite(middle))
         if 0 < fine.size < middle.size and fine[-1] + 1 < middle.size:
             axes.plot(at[fine[-1]], middle[fine[-1]], "x", color=colour, markersize=8, markeredgewidth=2.2)
-    _scale(axes, log, curves, spans, limits)
-    if any(line.label for line in curves):
+    _scale(axes, log, lines, spans, limits)
+    if any(line.label for line in lines):
         # A dot would hide the gap of a short dash.
-        length = 4.0 if any(line.marked and line.dash for line in curves) else 2.7
+        length = 4.0 if any(line.marked and line.dash for line in lines) else 2.7
         figure.legend(
-            loc="outside lower center", ncols=_columns(curves), columnspacing=1.4, handlelength=length
+            loc="outside lower center", ncols=_columns(lines), columnspacing=1.4, handlelength=length
         )
     return png(figure)
 
 
 def _span(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least, median and greatest over the seeds, NaN where no seed is finite."""
+    """Return least, median and greatest over the seeds, NaN where no seed is finite."""
     values = np.atleast_2d(np.asarray(line.y, float))
     values = np.where(np.isfinite(values), values, np.nan)
     known = np.isfinite(values).any(0)
@@ -117,12 +186,12 @@ def _scale(axes, log, curves, spans, limits):
         axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
     if "y" in log and low > 0 and np.floor(np.log10(high)) - np.ceil(np.log10(low)) < 1:
-        # One power of ten alone would not tell the scale.
+        # A single power of ten does not show the scale.
         axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(3, 1)))
 
 
 def _columns(curves) -> int:
-    """As many columns as the longest label leaves room for, the rows of about equal length."""
+    """Return as many columns as the longest label leaves room for, with rows of similar length."""
     longest, count = max(len(line.label) for line in curves), sum(bool(line.label) for line in curves)
     most = max(1, min(6, 78 // (longest + 8)))
     return -(-count // -(-count // most))

@@ -1,4 +1,4 @@
-"""What `bilevel reproduce` leaves: a folder with a page for each claim, and an index of them all."""
+"""Pages of `bilevel reproduce`: one for each claim, and an index of all."""
 
 import os
 import re
@@ -24,7 +24,7 @@ SEVERAL: dict[str, str] = dict(zip(VERDICTS, ("hold", "hold in part", "do not ho
 
 
 def write_run(run: Run, out: str | os.PathLike) -> list[Path]:
-    """Paths of `finding.json`, `report.html` and the figures of a run that has a finding."""
+    """Write `finding.json`, `report.html` and the figures of a run; return their paths."""
     files: dict[str, str | bytes] = {
         "finding.json": strict_json(finding_record(run)),
         "report.html": run_page(run),
@@ -33,13 +33,13 @@ def write_run(run: Run, out: str | os.PathLike) -> list[Path]:
 
 
 def write_index(runs: Sequence[Run], out: str | os.PathLike) -> list[Path]:
-    """Paths of `index.html` and `findings.json`, of runs done, failed and not begun."""
+    """Write `index.html` and `findings.json` of all runs; return their paths."""
     records = [finding_record(run) for run in runs]
     return write_files(out, {"findings.json": strict_json(records), "index.html": index_page(runs)})
 
 
 def finding_record(run: Run) -> dict[str, Any]:
-    """A run as plain data; figures by the names of their files."""
+    """Return a run as plain data, with figures by file name."""
     claim, finding = run.claim, run.finding
     record = {
         "name": claim.name,
@@ -67,7 +67,7 @@ def finding_record(run: Run) -> dict[str, Any]:
 
 
 def figure_files(run: Run) -> dict[str, bytes]:
-    """The figures by file name, which their titles give."""
+    """Return the figures by file name, made from their titles."""
     figures = run.finding.figures if run.finding else ()
     return {
         f"{re.sub('[^a-z0-9]+', '_', picture.title.lower()).strip('_')}.png": picture.png
@@ -76,10 +76,10 @@ def figure_files(run: Run) -> dict[str, bytes]:
 
 
 def run_page(run: Run) -> str:
-    """The HTML page of a run that has a finding."""
+    """Return the HTML page of a run that has a finding."""
     claim, finding = run.claim, run.finding
     if finding is None:
-        raise ValueError(f"{claim.name} has no finding to show")
+        raise ValueError(f"a page needs a finding, and {claim.name} has none; run it first")
     return render(
         "claim.html.jinja",
         folder=Path(__file__).parent,
@@ -94,14 +94,14 @@ def run_page(run: Run) -> str:
         mark=MARKS[finding.verdict],
         numbers=_numbers(finding.numbers),
         settings=_settings(claim),
-        searches=[(_summary(search), search, _trials(search)) for search in finding.searches],
+        searches=[(_best(search), search, _trials(search)) for search in finding.searches],
         environment=[("size", run.size), ("seconds", duration(run.seconds)), *_environment(run)],
         command=run.command,
     )
 
 
 def index_page(runs: Sequence[Run]) -> str:
-    """The HTML page that lists all runs."""
+    """Return the HTML page that lists all runs."""
     verdicts = [run.finding.verdict for run in runs if run.finding]
     done = len(verdicts) + sum(bool(run.failure) for run in runs)
     counts = [(name, verdicts.count(name)) for name in VERDICTS if name in verdicts]
@@ -133,15 +133,15 @@ def index_page(runs: Sequence[Run]) -> str:
     )
 
 
-def told(run: Run) -> str:
-    """Name, verdict and seconds in one line, and what was found, for the terminal."""
+def summary(run: Run) -> str:
+    """Return name, verdict and seconds in one line, then the words, for the terminal."""
     line = f"{run.claim.name}: {_verdict(run)} ({duration(run.seconds)})"
     words = textwrap.fill(run.finding.words if run.finding else run.failure, 100)
     return f"{line}\n{textwrap.indent(words, '  ')}\n"
 
 
 def first_sentence(words: str) -> str:
-    """The words up to the first full stop that ends a sentence.
+    """Return the first sentence of some words.
 
     >>> first_sentence("It falls to 0.5, e.g. 1e-3. Then it stops.")
     'It falls to 0.5, e.g. 1e-3.'
@@ -150,7 +150,7 @@ def first_sentence(words: str) -> str:
 
 
 def trial_value(value: Any) -> str:
-    """A value of a search as short as it can be: three digits."""
+    """Format a value of a search with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -159,12 +159,12 @@ def _verdict(run: Run) -> str:
 
 
 def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns = [Column("holds", numeric=False), Column("what was measured", numeric=False)]
+    columns = [Column("holds", numeric=False), Column("quantity", numeric=False)]
     columns += [Column("value"), Column("needed", numeric=False)]
     rows = []
     for name, number in numbers.items():
         holds = number["holds"]
-        told = (
+        answer = (
             Cell(ABSENT)
             if holds is None
             else Cell("yes", mark="right")
@@ -172,7 +172,7 @@ def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> Table:
             else Cell("no", mark="alarm")
         )
         value = Cell.of(number["value"]) if is_number(number["value"]) else Cell("not finite", mark="alarm")
-        rows.append([told, Cell(name), value, Cell(number["rule"] or "only told")])
+        rows.append([answer, Cell(name), value, Cell(number["rule"] or "shown only")])
     return Table(columns, rows)
 
 
@@ -186,22 +186,22 @@ def _text(value):
 
 
 def _axis(name: str) -> str:
-    """What a reader calls a hyper-parameter."""
+    """Return the name of a hyper-parameter for readers."""
     known = {"inner": "inner step", "ratio": "ratio of inner to outer step"}
     return known.get(name, name.replace("_optimizer", "_step").replace("_", " "))
 
 
-def _summary(search: Search) -> str:
+def _best(search: Search) -> str:
     return ", ".join(f"{_axis(name)} {trial_value(value)}" for name, value in search.best.items())
 
 
 def _edge(search: Search) -> str:
     names = " and ".join(map(_axis, search.edge))
-    return f"The best {names} of {search.method} lies at the end of what was tried: others may do better."
+    return f"The best {names} of {search.method} is at the edge of its grid; values beyond it may do better."
 
 
 def _trials(search: Search) -> Table:
-    """The last axis across, all others down; the chosen trial is marked."""
+    """Return the trials as a table, the last axis across, with the best one marked."""
     *down, across = search.axes
     titles = [_axis(name) for name in down[:-1]]
     titles.append(f"{_axis(down[-1])} ↓, {_axis(across)} →" if down else f"{_axis(across)} →")

@@ -1,4 +1,4 @@
-"""Run claims one after the other; after each, the folder tells the truth."""
+"""Run claims one after another and write each result as soon as it is known."""
 
 import time
 import traceback
@@ -14,17 +14,24 @@ from bilevel_claims.types import Claim, Run
 
 
 def run_claim(claim: Claim, size: str = "small", command: str = "") -> Run:
-    """A claim's finding with seconds and environment.
+    """Run a claim; return its finding with seconds and environment.
 
     Args:
       claim: from `get`.
       size: "small", or "paper" for the sizes of the paper.
-      command: that makes the run again, for the page.
+      command: the command that runs it again, for the page.
     """
     with jax.enable_x64(claim.float64):
         begin = time.perf_counter()
         finding = claim.run(size)
-        return Run(claim, size, finding, time.perf_counter() - begin, environment(), command)
+        return Run(
+            claim=claim,
+            size=size,
+            finding=finding,
+            seconds=time.perf_counter() - begin,
+            environment=environment(),
+            command=command,
+        )
 
 
 def run_claims(
@@ -35,17 +42,17 @@ def run_claims(
     index: bool = False,
     tell: Callable[[Run], None] = lambda run: None,
 ) -> list[Run]:
-    """Runs of all claims; one that fails is told, and the others still run.
+    """Run all claims; if one fails, the others still run.
 
     Args:
       claims: from `get`.
-      out: folder; each claim has one of its own in it.
+      out: folder; each claim writes into a folder of its own in it.
       size: "small", or "paper" for the sizes of the paper.
-      index: whether to keep an index page in `out`, written before the first entry and after each.
+      index: whether to write an index page to `out`, before the first entry and after each.
       tell: called with each run.
 
     Raises:
-      ValueError: when the folder cannot be written.
+      ValueError: if the folder cannot be written.
     """
     runs = [Run(claim, size) for claim in claims]
     for place, claim in enumerate(claims):
@@ -56,9 +63,16 @@ def run_claims(
         try:
             runs[place] = run_claim(claim, size, command)
         except Exception as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())
+            failure = " ".join(f"{type(error).__name__}: {error}".split())
             seconds = time.perf_counter() - begin
-            runs[place] = Run(claim, size, None, seconds, environment(), command, told)
+            runs[place] = Run(
+                claim=claim,
+                size=size,
+                seconds=seconds,
+                environment=environment(),
+                command=command,
+                failure=failure,
+            )
             write_files(out / claim.name, {"failure.txt": traceback.format_exc()})
         else:
             write_run(runs[place], out / claim.name)

@@ -1,4 +1,4 @@
-"""The records of a reproduction: a claim, what was found, and what stands behind it."""
+"""Records of a reproduction: a claim, its finding, and the run that made it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,12 @@ VERDICTS = ("holds", "holds in part", "does not hold")
 
 
 class Picture(NamedTuple):
-    """A figure of a finding.
+    """A figure of a finding, see `figures.picture`.
 
     Attributes:
-      title: a few words; names the file, too.
-      png: the bytes of a PNG file, from `report.reproduce_figures`.
-      caption: what it shows and how to read it.
+      title: a few words; the name of the file, too.
+      png: the bytes of a PNG file.
+      caption: what the figure shows and how to read it.
     """
 
     title: str
@@ -25,15 +25,15 @@ class Picture(NamedTuple):
 
 
 class Search(NamedTuple):
-    """How the hyper-parameters of one method were chosen, see `search.grid`.
+    """Hyper-parameter search of one method, see `search.grid`.
 
     Attributes:
-      method: as the page calls it.
+      method: label of the method.
       axes: the values that were tried, by hyper-parameter.
-      scores: one number a trial, shaped as the axes, the lower the better, inf where it diverged.
+      scores: one number a trial, shaped as the axes; lower is better, inf where the trial diverged.
       best: the chosen values.
       edge: hyper-parameters whose chosen value is the first or last of its axis.
-      score: what was scored, in words.
+      score: the scored quantity, in words.
       budget: of each trial, in words.
     """
 
@@ -47,40 +47,41 @@ class Search(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What one run of a claim found.
+    """Result of one run of a claim.
 
     Attributes:
-      verdict: "holds", "holds in part" or "does not hold", see `verdict`.
-      words: a short paragraph, the plain truth with its numbers; its first sentence stands alone
-        on the index.
-      numbers: what the verdict rests on, by quantity: entries of `at_most`, `at_least`, `near`,
-        `shown`.
+      words: two or three sentences; the first stands alone on the index.
+      numbers: the numbers that decide, by quantity: entries of `at_most`, `at_least`, `near`, `shown`.
       figures: pictures, the one that shows the claim first.
       tables: further numbers, `(title, table)`.
       searches: how each method was tuned; empty when the claim fixes all settings.
     """
 
-    verdict: str
     words: str
     numbers: Mapping[str, Mapping[str, Any]]
     figures: Sequence[Picture] = ()
     tables: Sequence[tuple[str, Table]] = ()
     searches: Sequence[Search] = ()
 
+    @property
+    def verdict(self) -> str:
+        """Return "holds", "holds in part" or "does not hold", see `verdict`."""
+        return verdict(self.numbers)
+
 
 class Claim(NamedTuple):
     """A claim of a paper and the experiment that tests it.
 
     Attributes:
-      name: what the command calls it, lower case with hyphens.
+      name: of the entry, as the command takes it: lower case with hyphens.
       title: a few words.
-      paper: the reference, "authors, title, venue year, arXiv:id".
-      statement: the claim in our words, with where it stands in parentheses, or "not the paper's
-        word".
-      known: settings that the paper or its code gives, each marked with its source.
-      ours: settings that we chose; a name that is also in `known` shows beside it.
-      run: `size -> Finding`, size one of `SIZES`.
-      float64: whether it runs in double precision; else in single, as JAX does by itself.
+      paper: a constant of `references`.
+      statement: the claim in our words, with its place in the paper in parentheses, or "not the
+        paper's word".
+      known: settings that the paper or its code gives, each with its source, see `cited`.
+      ours: settings that we chose. A name that is also in `known` shows beside it.
+      run: `size -> Finding`; size is one of `SIZES`.
+      float64: whether it runs in double precision, or in single, JAX's default.
     """
 
     name: str
@@ -94,16 +95,16 @@ class Claim(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One claim, run or not.
+    """One claim that was run, failed, or is still to run.
 
     Attributes:
-      claim: what was run.
-      size: of the run.
-      finding: what it found, None when it failed or has not been run.
-      seconds: of the whole entry, compiling included.
+      claim: the claim.
+      size: one of `SIZES`.
+      finding: the result; None when it failed or has not been run.
+      seconds: time of the whole entry, compiling included.
       environment: versions, device, cores, precision.
-      command: that makes it again.
-      failure: why there is no finding, "" when it has not been run.
+      command: the command that runs it again.
+      failure: the error, "" when there was none.
     """
 
     claim: Claim
@@ -115,8 +116,17 @@ class Run(NamedTuple):
     failure: str = ""
 
 
+def cited(source: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return settings with their common source in parentheses after each.
+
+    >>> cited("official code", {"batch": "64"})
+    {'batch': '64 (official code)'}
+    """
+    return {name: f"{value} ({source})" for name, value in settings.items()}
+
+
 def at_most(value: Any, limit: float) -> dict[str, Any]:
-    """A number that must not be above its limit; one that is not finite never holds.
+    """Return a number that must not exceed its limit; it never holds if not finite.
 
     >>> at_most(0.2, 0.5)
     {'value': 0.2, 'rule': 'at most 0.5', 'holds': True}
@@ -125,12 +135,12 @@ def at_most(value: Any, limit: float) -> dict[str, Any]:
 
 
 def at_least(value: Any, limit: float) -> dict[str, Any]:
-    """A number that must not be below its limit; one that is not finite never holds."""
+    """Return a number that must not fall below its limit; it never holds if not finite."""
     return _number(value, f"at least {limit:.4g}", float(value) >= limit)
 
 
 def near(value: Any, target: float, tolerance: float) -> dict[str, Any]:
-    """A number that must lie within `tolerance`, a share, of its target.
+    """Return a number that must lie within a relative `tolerance` of its target.
 
     >>> near(1.2, 1.0, 0.1)
     {'value': 1.2, 'rule': 'within 10 % of 1', 'holds': False}
@@ -140,12 +150,12 @@ def near(value: Any, target: float, tolerance: float) -> dict[str, Any]:
 
 
 def shown(value: Any) -> dict[str, Any]:
-    """A number to know that decides nothing."""
+    """Return a number that is shown and decides nothing."""
     return {"value": float(value), "rule": "", "holds": None}
 
 
 def verdict(numbers: Mapping[str, Mapping[str, Any]]) -> str:
-    """What numbers with thresholds amount to: all hold, none, or some.
+    """Return whether all numbers with a threshold hold, some of them, or none.
 
     >>> verdict({"gap": at_most(0.1, 0.2), "slope": at_least(0.3, 0.5)})
     'holds in part'

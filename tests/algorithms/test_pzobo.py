@@ -15,7 +15,8 @@ import bilevel as b
 from bilevel import tasks
 from bilevel.response import gaussian, orthogonal, sphere
 from bilevel.sampling import Stacked
-from bilevel_claims.zeroth_order import hozog, one_draw, unit_tensors
+from bilevel_claims.pzobo.hozog import hozog
+from bilevel_claims.pzobo.laws import one_draw, unit_tensors
 
 RNG = np.random.default_rng(0)
 NO_DATA = b.full(None, None)

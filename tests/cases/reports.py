@@ -7,7 +7,7 @@ import numpy as np
 from bilevel.cleaning.result import Cleaning
 from bilevel.report.contact_sheet import picture_png
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.types import Claim, Finding, Picture, Run, Search, at_least, at_most, shown, verdict
+from bilevel_claims.types import Claim, Finding, Picture, Run, Search, at_least, at_most, shown
 
 HOSTILE = '<script>alert("$x")</script>'
 DIVERGED = "outer_loss is not finite at step 100; lower the step sizes"
@@ -118,7 +118,6 @@ def example_run(text="plain", search=None, **changes):
     scores = np.array([[3.0, 1.0, 2.0], [4.0, np.inf, 1e44]])
     best = {"inner_optimizer": 0.5, "outer_optimizer": 0.1}
     finding = Finding(
-        verdict=verdict(numbers),
         words=f"The first sentence. And the rest. {text}",
         numbers=numbers,
         figures=[
@@ -127,7 +126,18 @@ def example_run(text="plain", search=None, **changes):
         tables=[
             ("What it cost", Table([Column("method", False), Column("calls")], [[Cell("soba"), Cell.of(4)]]))
         ],
-        searches=[search or Search("soba", axes, scores, best, (), f"loss {text}", "1,234 steps")],
+        searches=[
+            search
+            or Search(
+                method="soba",
+                axes=axes,
+                scores=scores,
+                best=best,
+                edge=(),
+                score=f"loss {text}",
+                budget="1,234 steps",
+            )
+        ],
     )
     claim = Claim(
         name="an-example",

@@ -48,14 +48,14 @@ def _list(options, claims):
 
 def _run(options, claims, out: Path):
     from bilevel.report.strict import strict_json
-    from bilevel_claims.page import finding_record, told
+    from bilevel_claims.page import finding_record, summary
     from bilevel_claims.run import run_claims
 
     spoken = not (options.json or options.quiet)
 
     def tell(run):
         if spoken and not (run.failure and not options.all):
-            print(told(run), flush=True)
+            print(summary(run), flush=True)
 
     page = out / "index.html" if options.all else out / claims[0].name / "report.html"
     try:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from bilevel.algorithms import accbio, accbio_bg, aid_bio
 from bilevel.linear import cg
 from bilevel.tasks import worst_case
+from bilevel_claims import references
 from bilevel_claims.accbio.worstcase_report import (
     ACC,
     ACCURACIES,
@@ -18,7 +19,7 @@ from bilevel_claims.accbio.worstcase_report import (
     first,
     report,
 )
-from bilevel_claims.curves import Setting, curve, even_points, log_points
+from bilevel_claims.experiment import Experiment, even_points, log_points, trajectory
 from bilevel_claims.search import tune
 from bilevel_claims.types import Claim, Finding
 
@@ -64,7 +65,7 @@ def method(label, task, count=34, share=1.0, **constants):
 
 def along(label, task, points, algorithm):
     """A curve of the gap, of x and of how far x reaches."""
-    return curve(label, algorithm, setting_of(task), points)
+    return trajectory(label, algorithm, setting_of(task), points)
 
 
 def setting_of(task):
@@ -77,7 +78,7 @@ def setting_of(task):
         reach = jnp.max(jnp.where(jnp.abs(state.x) > 1e-14, places, 0))
         return {"above": above, GAP: above / first, "entries reached": reach, "x": state.x}
 
-    return Setting(task.data(None), task.start, measure, task.held)
+    return Experiment(data=task.data(None), start=task.start, measure=measure, held=task.held)
 
 
 def dense(steps):
@@ -134,8 +135,7 @@ def convex():
 CLAIM = Claim(
     name="accbio-worstcase",
     title="Acceleration takes the root of the outer condition number",
-    paper="Ji and Liang, Lower Bounds and Accelerated Algorithms for Bilevel Optimization, JMLR 2023, "
-    "arXiv:2102.03926",
+    paper=references.ACCBIO,
     statement="AccBiO and AccBiO-BG need of the order of sqrt(kappa_x) outer iterations, against kappa_x "
     "without acceleration, and no method of their kind needs fewer where the inner loss is a well "
     "conditioned quadratic (abstract and bounds; the algorithms' lines and the instance as we remember "

@@ -3,9 +3,9 @@
 import numpy as np
 
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.curves import cost_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Finding, Picture, at_least, at_most, near, shown, verdict
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Finding, Picture, at_least, at_most, near, shown
 
 GAP = "relative gap"
 METHODS = ("AccBiO", "AccBiO-BG", "AID-BiO")
@@ -66,7 +66,7 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
     figures = [
         Picture(
             "Iterations against the condition number",
-            lines(
+            line_figure(
                 "To a relative gap of 1e-8",
                 "condition number of Phi",
                 "outer iterations",
@@ -83,7 +83,7 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
         ),
         Picture(
             "Gap along the outer iterations",
-            lines(
+            line_figure(
                 "kappa_x = 325 (solid) and 3,241 (dashed)",
                 "outer iterations",
                 GAP,
@@ -100,7 +100,7 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
         ),
         Picture(
             "Gap at equal oracle calls",
-            lines(
+            line_figure(
                 f"Tuned for the fewest calls, kappa_x = {conditions[2]:,.0f}",
                 "oracle calls",
                 GAP,
@@ -113,7 +113,7 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
         ),
         Picture(
             "The floor of too few inner steps",
-            lines(
+            line_figure(
                 "AccBiO, N inner and N linear steps",
                 "outer iterations",
                 GAP,
@@ -124,7 +124,7 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
         ),
         Picture(
             "How far x reaches",
-            lines(
+            line_figure(
                 "AccBiO with N = 3: entries of x",
                 "entry",
                 "absolute value",
@@ -140,7 +140,7 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
         ),
         Picture(
             "Convex Phi",
-            lines(
+            line_figure(
                 "Convex Phi: iterations to an accuracy",
                 "1 / accuracy",
                 "outer iterations",
@@ -158,7 +158,7 @@ def report(tasks, paths, floors, reach, tuned, convex) -> Finding:
     costs = cost_table([runs[1] for runs in paths.values()])
     tables = [("Outer iterations to a gap of 1e-8", table), ("What it cost, kappa_x = 325", costs)]
     tables += [("What it cost, tuned", cost_table(curves))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 def root(x, power):

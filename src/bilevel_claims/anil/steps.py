@@ -1,32 +1,35 @@
 """ANIL with more and more inner steps, where the inner loss is strongly convex and where it is not."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from bilevel.algorithms import anil
 from bilevel.inner import descend
 from bilevel.report.tables import Cell, Column, Table
 from bilevel.response import unrolled
+from bilevel.response.types import Response
 from bilevel.sampling import full, minibatches
-from bilevel.types import Problem
-from bilevel_claims.curves import Setting, cost_table, curve, each_seed, even_points
-from bilevel_claims.few_shot import (
+from bilevel.types import Problem, PyTree
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, even_points, trajectory
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.characters import (
     CLASSES,
+    INK,
+    SHOTS,
     SIDE,
-    classification,
-    hidden,
-    layer,
-    omniglot,
-    on_tasks,
-    tasks_of,
+    hidden_layer,
+    linear_layer,
+    search_inner_step,
+    splits,
 )
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Claim, Finding, Picture, Search, at_least, at_most, shown, verdict
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown
 
 COUNTS, WIDTH, PENALTY, META_BATCH = (1, 3, 10), 64, 0.1, 8
 RATES = (0.1, 0.3, 1.0, 3.0)
@@ -39,8 +42,8 @@ def logits_of(kind):
     """`(x, y, images) -> logits`: y is the last layer, or the last two."""
 
     def logits(x, y, images):
-        features = hidden(x["features"]["first"], images)
-        features = hidden((x["features"] if kind == CONVEX else y)["second"], features)
+        features = hidden_layer(x["features"]["first"], images)
+        features = hidden_layer((x["features"] if kind == CONVEX else y)["second"], features)
         return features @ y["last"]["weight"] + y["last"]["bias"]
 
     return logits
@@ -51,42 +54,59 @@ def start_of(kind):
 
     def start(key):
         keys = jax.random.split(key, 3)
-        first = {"first": layer(keys[0], SIDE**2, WIDTH)}
-        second = {"second": layer(keys[1], WIDTH, WIDTH)}
-        last = {"last": layer(keys[2], WIDTH, CLASSES, 1.0)}
+        first = {"first": linear_layer(keys[0], SIDE**2, WIDTH)}
+        second = {"second": linear_layer(keys[1], WIDTH, WIDTH)}
+        last = {"last": linear_layer(keys[2], WIDTH, CLASSES, 1.0)}
         features, head = (first | second, last) if kind == CONVEX else (first, second | last)
         return {"head": head, "features": features}, head
 
     return start
 
 
+def classification(logits: Any, penalty: float = 0.0) -> Problem:
+    """Return the cross-entropy of a task, inner on its first drawings, outer on the others.
+
+    Args:
+      logits: `(x, y, images) -> (..., 5)`.
+      penalty: of |y|^2 / 2 in the inner loss.
+    """
+
+    def loss(x, y, images):
+        chances = jax.nn.log_softmax(logits(x, y, images.astype(jnp.float32) / INK))
+        return -jnp.mean(jnp.diagonal(chances, axis1=0, axis2=2))
+
+    def inner(x, y, task):
+        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(y))
+        return loss(x, y, task[:, :SHOTS]) + 0.5 * penalty * squares
+
+    return Problem(lambda x, y, task: loss(x, y, task[:, SHOTS:]), inner)
+
+
+def on_tasks(problem: Problem, response: Response, logits: Any, x: PyTree, tasks: Any) -> dict[str, Any]:
+    """Return the query "loss" and "error", means over tasks that y was trained on."""
+
+    def one(task):
+        y, _ = response.respond(x, x, full(task, task), None)
+        found = jnp.argmax(logits(x, y, task[:, SHOTS:].astype(jnp.float32) / INK), -1)
+        return problem.outer(x, y, task), jnp.mean(found != jnp.arange(CLASSES)[:, None])
+
+    losses, errors = jax.vmap(one)(tasks)
+    return {"loss": losses.mean(), "error": errors.mean()}
+
+
 def run(size: str) -> Finding:
     """Each N with its own searched inner step on validation characters, then asked about new ones."""
     steps, seeds, asked = (300, 3, 100) if size == "small" else (2000, 5, 600)
-    background, evaluation = omniglot()
-    train = minibatches(tasks_of(background[100:], steps * META_BATCH, 0), None, batch_size=META_BATCH)
-    valid, test = (jnp.asarray(tasks_of(part, asked, 1)) for part in (background[:100], evaluation))
+    drawn, valid, test = splits(steps * META_BATCH, asked)
+    train = minibatches(drawn, None, batch_size=META_BATCH)
     searches, curves = [], []
     for kind in (CONVEX, FREE):
         for count in COUNTS:
-            label = f"{kind}, N = {count}"
-
-            def scores(rates, data, held, kind=kind, count=count):
-                def error(rate):
-                    trial = setting_of(kind, count, rate, data, held, (100,))
-                    return each_seed(*trial, np.array([steps]))(data, held)[ERROR].mean()
-
-                return lax.map(error, rates)
-
-            found = np.asarray(jax.jit(scores)(jnp.asarray(RATES), train, valid))
-            found = np.where(np.isfinite(found), found, np.inf)
-            place = int(np.argmin(found))
-            edge = ("inner_optimizer",) if place in (0, len(RATES) - 1) else ()
-            best = {"inner_optimizer": RATES[place]}
-            axes, words = {"inner_optimizer": RATES}, "error on tasks of held-out training characters"
-            searches.append(Search(label, axes, found, best, edge, words, f"{steps:,} steps"))
-            chosen = setting_of(kind, count, RATES[place], train, test, range(seeds))
-            curves.append(curve(label, *chosen, even_points(steps, 25)))
+            label, build = f"{kind}, N = {count}", partial(setting_of, kind, count)
+            searches.append(search_inner_step(label, build, RATES, steps, train, valid))
+            rate = searches[-1].best["inner_optimizer"]
+            chosen = setting_of(kind, count, rate, train, test, range(seeds))
+            curves.append(trajectory(label, *chosen, even_points(steps, 25)))
     return report(searches, curves, toy_decay())
 
 
@@ -101,7 +121,7 @@ def setting_of(kind, count, rate, data, held, seeds):
 
     outer: Any = optax.adam(1e-3)
     algorithm = anil(problem, inner_optimizer=rate, outer_optimizer=outer, inner_steps=count)
-    return algorithm, Setting(data, start_of(kind), measure, held, seeds)
+    return algorithm, Experiment(data=data, start=start_of(kind), measure=measure, held=held, seeds=seeds)
 
 
 def toy_decay():
@@ -181,7 +201,7 @@ def report(searches, curves, decay) -> Finding:
     figures = [
         Picture(
             "Error by outer steps",
-            lines(
+            line_figure(
                 "New characters, 5-way 5-shot",
                 "outer steps",
                 "error",
@@ -193,7 +213,7 @@ def report(searches, curves, decay) -> Finding:
         ),
         Picture(
             "Error by oracle calls",
-            lines(
+            line_figure(
                 "The same, by what it costs",
                 "oracle calls a task",
                 "error",
@@ -205,7 +225,7 @@ def report(searches, curves, decay) -> Finding:
         ),
         Picture(
             "Error by inner step",
-            lines(
+            line_figure(
                 "The search: validation characters",
                 "inner step alpha",
                 "error",
@@ -220,7 +240,7 @@ def report(searches, curves, decay) -> Finding:
         ),
         Picture(
             "Gradient of the head",
-            lines(
+            line_figure(
                 "Strongly convex toy: gradient of the head",
                 "inner steps N",
                 "|d/dw|",
@@ -243,7 +263,7 @@ def report(searches, curves, decay) -> Finding:
         for run, search, equal in zip(curves, searches, at_equal_calls, strict=True)
     ]
     tables = [("New characters", Table(columns, rows)), ("What it cost, a task", cost_table(curves))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 def percents(errors):
@@ -254,8 +274,7 @@ def percents(errors):
 CLAIM = Claim(
     name="anil-steps",
     title="ANIL with more inner steps: faster if convex, slower if not",
-    paper="Ji, Lee, Liang and Poor, Convergence of Meta-Learning with Task-Specific Adaptation over Partial "
-    "Parameters, NeurIPS 2020, arXiv:2006.09486",
+    paper=references.ANIL,
     statement="ANIL converges faster with more inner steps N where the inner loss is strongly convex, and "
     "slower where it is not (abstract). What the paper's figures plot we do not know.",
     known={

@@ -7,9 +7,9 @@ import numpy as np
 from bilevel.algorithms import fsla, nsbo, soba, stocbio
 from bilevel.combinators import power
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.curves import cost_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.noisy_images import (
+from bilevel_claims import references
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.noisy_images import (
     AXES,
     ERROR,
     LOSS,
@@ -22,7 +22,8 @@ from bilevel_claims.noisy_images import (
 )
 from bilevel_claims.schedules import falling
 from bilevel_claims.search import tune
-from bilevel_claims.types import Claim, Finding, Picture, at_most, shown, verdict
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Claim, Finding, Picture, at_most, shown
 
 CONSTANT, FALLING = "constant", "falling"
 FSLA, PLAIN, FADING = "FSLA", "FSLA, no momentum", "FSLA, weight falls too"
@@ -44,7 +45,7 @@ def run(size: str) -> Finding:
     small = size == "small"
     sizes = {} if small else {"rows": 20_000, "valid_rows": 5000, "test_rows": 10_000}
     images = noisy_images("mnist", **sizes)
-    setting = images.setting._replace(seeds=(0, 1, 2))
+    setting = images.experiment._replace(seeds=(0, 1, 2))
 
     def build(make, schedule, inner, ratio):
         rates = {"inner_optimizer": inner, "outer_optimizer": inner / ratio}
@@ -63,10 +64,10 @@ def run(size: str) -> Finding:
     searches, runs = tune(
         builds, WIDE, setting, score=LOSS, calls=9000 if small else 300_000, seeds=(100,), shown=40
     )
-    return report(images.references, searches, {run.label: run for run in runs})
+    return report(images.baselines, searches, {run.label: run for run in runs})
 
 
-def report(references, searches, runs) -> Finding:
+def report(baselines, searches, runs) -> Finding:
     """Numbers, words and figures of all runs."""
     ends = {label: run.last(ERROR) for label, run in runs.items()}
     losses = {label: run.last(LOSS) for label, run in runs.items()}
@@ -92,7 +93,7 @@ def report(references, searches, runs) -> Finding:
             ends[f"{FADING}, {FALLING}"] - better("stocBiO"), TIE
         ),
         "test error of FSLA, better schedule, over that without cleaning": at_most(
-            better(FSLA) / references[UNCLEANED], 0.95
+            better(FSLA) / baselines[UNCLEANED], 0.95
         ),
         "mean over the second half, better schedules: test error of FSLA less that of SOBA": at_most(
             better(FSLA, late) - better("SOBA", late), TIE
@@ -112,7 +113,7 @@ def report(references, searches, runs) -> Finding:
     words = (
         f"FSLA ends with a test error of {better(FSLA):.3f}, SOBA {better('SOBA'):.3f}, NSBO "
         f"{better('NSBO T=1'):.3f} and stocBiO {better('stocBiO'):.3f}, each with the schedule of its lower "
-        f"validation loss; {references[UNCLEANED]:.3f} without cleaning, {references[RIGHT_ONLY]:.3f} with "
+        f"validation loss; {baselines[UNCLEANED]:.3f} without cleaning, {baselines[RIGHT_ONLY]:.3f} with "
         "the right rows only. Single points are noisy: over the second half of the runs FSLA has "
         f"{better(FSLA, late):.3f} in the mean, SOBA {better('SOBA', late):.3f}, NSBO "
         f"{better('NSBO T=1', late):.3f}, stocBiO {better('stocBiO', late):.3f}. As published code runs it, "
@@ -123,18 +124,22 @@ def report(references, searches, runs) -> Finding:
         "both schedules (less than 0: it adds)."
     )
     return Finding(
-        verdict(numbers), words, numbers, pictures(references, runs), tables(references, runs), searches
+        words=words,
+        numbers=numbers,
+        figures=pictures(baselines, runs),
+        tables=tables(baselines, runs),
+        searches=searches,
     )
 
 
-def pictures(references, runs):
+def pictures(baselines, runs):
     """FSLA by momentum and schedule; the methods at their better schedules."""
     last = runs[f"{FSLA}, {CONSTANT}"].calls[-1]
     guides = [
-        Line(label, [0, last], [references[label]] * 2, dash=dash, guide=True)
+        Line(label, [0, last], [baselines[label]] * 2, dash=dash, guide=True)
         for label, dash in ((UNCLEANED, 1), (RIGHT_ONLY, 2))
     ]
-    low = min(min(run.last(ERROR) for run in runs.values()), *references.values())
+    low = min(min(run.last(ERROR) for run in runs.values()), *baselines.values())
 
     def picture(title, labels, caption, quantity, limits, guides):
         curves = []
@@ -144,7 +149,7 @@ def pictures(references, runs):
                 name = label if schedule == CONSTANT else ""
                 curves.append(Line(name, run.calls, run.values[quantity], colour=place, dash=dash))
         heading = f"{title}: solid constant, dashed falling"
-        png = lines(heading, "oracle calls", quantity, curves + guides, log="", limits=limits)
+        png = line_figure(heading, "oracle calls", quantity, curves + guides, log="", limits=limits)
         return Picture(f"{title}, {quantity}", png, caption)
 
     caption = "Steps constant (solid) or falling as 1/sqrt(k) (dashed). Median and range of three runs."
@@ -158,8 +163,8 @@ def pictures(references, runs):
     ]
 
 
-def tables(references, runs):
-    """What each method ends with, the references, and the costs."""
+def tables(baselines, runs):
+    """What each method ends with, the baselines, and the costs."""
     columns = [Column("method", numeric=False), Column("steps", numeric=False)]
     columns += [Column(quantity) for quantity in (ERROR, LOSS, RIGHT, WRONG)]
     rows = []
@@ -167,7 +172,7 @@ def tables(references, runs):
         method, schedule = label.rsplit(", ", 1)
         rows.append([Cell(method), Cell(schedule), *(Cell.of(run.last(c.title)) for c in columns[2:])])
     rows += [
-        [Cell(label), Cell(""), Cell.of(references[label]), *[Cell("")] * 3]
+        [Cell(label), Cell(""), Cell.of(baselines[label]), *[Cell("")] * 3]
         for label in (UNCLEANED, RESTING, RIGHT_ONLY)
     ]
     return [("At the end", Table(columns, rows)), ("What it cost", cost_table(list(runs.values())))]
@@ -176,8 +181,7 @@ def tables(references, runs):
 CLAIM = Claim(
     name="fsla-cleaning",
     title="FSLA cleans as well as methods with loops",
-    paper="Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization without Hessian Inverse, "
-    "AAAI 2022, arXiv:2112.04660",
+    paper=references.FSLA,
     statement="FSLA, without any loop inside the hypergradient, does as well as methods with loops on "
     "learning tasks (its abstract names several tasks; that MNIST hyper-cleaning is one of them is not the "
     "paper's word). Benchmarks of others find it behind; whether its momentum or its falling steps are "

@@ -1,4 +1,4 @@
-"""FSLA follows the adjoint with one product a step, and its momentum takes noise off the direction."""
+"""Entry fsla-quadratic: the error of FSLA's adjoint and direction on small problems."""
 
 from typing import Any
 
@@ -10,21 +10,31 @@ from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.linear import neumann, random_product
 from bilevel.response import implicit
-from bilevel_claims.curves import Setting, cost_table, curve, even_points, log_points, value_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.problems import least_squares, logistic_ridge
+from bilevel_claims import references
+from bilevel_claims.experiment import (
+    CALLS,
+    STEPS,
+    Axis,
+    Experiment,
+    ends,
+    even_points,
+    log_points,
+    trajectory,
+)
+from bilevel_claims.figures import picture_of
+from bilevel_claims.fsla.least_squares import least_squares
+from bilevel_claims.problems.ridge import logistic_ridge
 from bilevel_claims.search import late, tune
-from bilevel_claims.types import Claim, Finding, Picture, at_most, shown, verdict
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Claim, Finding, at_most, shown
 
 STATE, FALLING = "FSLA's state", "FSLA's state, falling steps"
-CAPTION = (
-    "Distance of v from the adjoint of the exact inner solution at the same x; median and range of three "
-    "seeds. Falling steps also slow x down."
-)
+ABOVE = "Phi above its minimum"
+PRODUCTS = Axis("Hessian products", lambda run: run.steps * run.cost.hessian_products)
 
 
 def run(size: str) -> Finding:
-    """The error of the adjoint on a logistic problem; noise and loss on least squares."""
+    """Measure the adjoint on a logistic problem, and noise and loss on least squares."""
     products, rows, calls = (2000, 1000, 40_000) if size == "small" else (20_000, 10_000, 400_000)
     adjoints = {
         kind: follow_adjoint(size, products) for kind, size in (("full batch", None), ("batch of 100", 100))
@@ -33,7 +43,7 @@ def run(size: str) -> Finding:
 
 
 def follow_adjoint(batch_size, products):
-    """Curves of the error of v at equal numbers of Hessian products."""
+    """Return trajectories of the error of v with equal numbers of Hessian products."""
     ridge = logistic_ridge(direct=0.05)
 
     def measure(state, held):
@@ -41,17 +51,16 @@ def follow_adjoint(batch_size, products):
         error = jnp.linalg.norm(state.v - exact.v)
         return {"error": error, "relative": error / jnp.linalg.norm(exact.v)}
 
-    def start(key):
-        return jnp.full(10, -2.0), jnp.zeros(10)
-
     def series(linear):
-        # A response told to start warm hands its adjoint on, where it can be measured; a series ignores it.
+        # A warm response keeps its adjoint in the state, where it can be measured; a series ignores it.
         return nested(ridge.problem, implicit(ridge.problem, descend(ridge.problem, 0.5, 1), linear), 0.05)
 
     def falling(size) -> Any:
         return optax.sgd(lambda step: size / jnp.sqrt(step + 1.0))
 
-    setting = Setting(ridge.data(batch_size), start, measure, (ridge.train, ridge.valid), seeds=(0, 1, 2))
+    start = jnp.full(10, -2.0), jnp.zeros(10)
+    held = ridge.train, ridge.valid
+    experiment = Experiment(ridge.data(batch_size), lambda key: start, measure, held=held, seeds=range(3))
     methods = {
         STATE: fsla(ridge.problem, inner_optimizer=0.5, outer_optimizer=0.05, weight=1.0),
         FALLING: fsla(ridge.problem, inner_optimizer=falling(0.5), outer_optimizer=falling(0.05), weight=1.0),
@@ -60,25 +69,23 @@ def follow_adjoint(batch_size, products):
         "random product, 10 terms": series(random_product(10, 0.5)),
     }
     return [
-        curve(name, method, setting, log_points(products // method.cost.hessian_products))
+        trajectory(name, method, experiment, log_points(products // method.cost.hessian_products))
         for name, method in methods.items()
     ]
 
 
 def descend_valley(squares, calls):
-    """`(searches, curves)` of four methods tuned alike, then curves of FSLA with and without momentum."""
+    """Return searches and runs of four methods tuned alike, then FSLA with and without momentum."""
 
     def measure(state, held):
         best, curvature = held
-        found = {"above the minimum": 0.5 * (state.x - best) @ curvature @ (state.x - best)}
+        found = {ABOVE: 0.5 * (state.x - best) @ curvature @ (state.x - best)}
         if hasattr(state, "direction"):
             found["direction"] = jnp.linalg.norm(state.direction - curvature @ (state.last_x - best))
         return found
 
-    def start(key):
-        return jnp.ones(5), jnp.zeros(5)
-
-    setting = Setting(squares.data(10), start, measure, (squares.best, squares.curvature), seeds=range(5))
+    start, held = (jnp.ones(5), jnp.zeros(5)), (squares.best, squares.curvature)
+    experiment = Experiment(squares.data(10), lambda key: start, measure, held=held, seeds=range(5))
     builds = {
         "FSLA": lambda **rates: fsla(squares.problem, **rates, weight=0.1),
         "FSLA, no momentum": lambda **rates: fsla(squares.problem, **rates, weight=1.0),
@@ -89,125 +96,80 @@ def descend_valley(squares, calls):
         "inner_optimizer": [share / squares.inner_top for share in (0.1, 0.3, 1.0, 1.5)],
         "outer_optimizer": [share / squares.outer_top for share in (0.003, 0.01, 0.03, 0.1, 0.3)],
     }
-    searches, tuned = tune(builds, axes, setting, score=late("above the minimum"), calls=calls, points=40)
-    searches = [search._replace(score=f"Phi {search.score}") for search in searches]
+    searches, tuned = tune(builds, axes, experiment, score=late(ABOVE), calls=calls, points=40)
     rates = {"inner_optimizer": 0.3 / squares.inner_top, "outer_optimizer": 0.03 / squares.outer_top}
     noisy = [
-        curve(label, builds[name](**rates), setting, even_points(calls // 7))
+        trajectory(label, builds[name](**rates), experiment, even_points(calls // 7))
         for label, name in (("weight 0.1", "FSLA"), ("weight 1: no momentum", "FSLA, no momentum"))
     ]
     return searches, tuned, noisy
 
 
 def report(adjoints, searches, tuned, noisy) -> Finding:
-    """Numbers, words and figures of all curves."""
-    full, batch = ({run.label: run.last("relative") for run in runs} for runs in adjoints.values())
+    """Return the finding from all runs."""
+    full, batch = (ends(runs, "relative") for runs in adjoints.values())
     series = [label for label in full if label not in (STATE, FALLING)]
-    best, best_batch = (min(ends[label] for label in series) for ends in (full, batch))
+    best, best_batch = (min(last[label] for label in series) for last in (full, batch))
     error = adjoints["batch of 100"][0].values["error"]
     bound = error[:, error.shape[1] // 2 :].max() / error[:, 0].max()
-    above = {run.label: run.late("above the minimum") for run in tuned}
+    above = {run.label: run.late(ABOVE) for run in tuned}
     noise = noisy[0].late("direction") / noisy[1].late("direction")
     numbers = {
         "full batch: last relative error of FSLA's v": at_most(full[STATE], 0.02),
-        "full batch: that error over the least of the series": at_most(full[STATE] / best, 1),
+        "full batch: last error, FSLA over best series": at_most(full[STATE] / best, 1),
         "batch of 100: greatest late error of FSLA's v over its first": at_most(bound, 1),
-        "batch of 100, falling steps: last relative error over the least of the series": at_most(
-            batch[FALLING] / best_batch, 1
-        ),
-        "batch of 100, constant steps: the same": shown(batch[STATE] / best_batch),
-        "least squares, tuned: Phi above its minimum, FSLA over stocBiO": at_most(
+        "batch of 100: last error, falling steps over best series": at_most(batch[FALLING] / best_batch, 1),
+        "batch of 100: last error, constant steps over best series": shown(batch[STATE] / best_batch),
+        "least squares: late Phi above minimum, FSLA over stocBiO": at_most(
             above["FSLA"] / above["stocBiO"], 1
         ),
-        "least squares, tuned: the same, FSLA over SOBA": shown(above["FSLA"] / above["SOBA"]),
+        "least squares: late Phi above minimum, FSLA over SOBA": shown(above["FSLA"] / above["SOBA"]),
         "least squares, equal steps: error of the direction, with momentum over without": shown(noise),
     }
     words = (
         f"With one Hessian product a step FSLA's v ends {full[STATE]:.1g} from the true adjoint on full "
-        f"batches, relative to it; for as many products the best series ends {best:.1g} from it. On batches "
-        f"of 100 the error of v is in the second half never above {bound:.3f} times its first value. "
-        f"Relative to the adjoint, which shrinks along the run, it ends at {batch[STATE]:.2g} with constant "
-        f"steps and at {batch[FALLING]:.2g} with steps that fall as 1/sqrt(k); the best series ends at "
-        f"{best_batch:.2g}. On least squares, all tuned alike, FSLA is in the second half "
-        f"{above['FSLA']:.3g} above the minimum in the mean, stocBiO {above['stocBiO']:.3g}, SOBA "
-        f"{above['SOBA']:.3g}. At equal steps the direction of "
-        f"x is {noise:.2g} times as far off with momentum as without."
+        f"batches, relative to its norm; the best series with as many products ends {best:.1g} from it. On "
+        f"batches of 100 FSLA ends at {batch[STATE]:.2g} with constant and at {batch[FALLING]:.2g} with "
+        f"falling steps, the best series at {best_batch:.2g}. On least squares FSLA is {above['FSLA']:.3g} "
+        f"above the minimum late in the run, stocBiO {above['stocBiO']:.3g} and SOBA {above['SOBA']:.3g}."
     )
+    distance = "Distance of v from the exact adjoint at the same x; three seeds. Falling steps slow x, too."
+    direction = "Distance of the direction of x from the exact hypergradient, equal steps; five seeds."
+    valley = "After a first fall all follow a long flat valley: the problem is badly conditioned. Five seeds."
+    y = "relative error of v"
     figures = [
-        Picture(
-            f"Error of v, {kind}",
-            lines(
-                f"How well v is known, {kind}",
-                "Hessian products",
-                "relative error of v",
-                [Line(run.label, products_of(run), run.values["relative"]) for run in runs],
-                log="xy",
-            ),
-            CAPTION,
-        )
+        picture_of(f"Error of v, {kind}", runs, "relative", PRODUCTS, distance, y=y, log="xy")
         for kind, runs in adjoints.items()
     ]
+    title = "Least squares at equal oracle calls"
     figures += [
-        Picture(
-            "Noise of the direction",
-            lines(
-                "FSLA with and without its momentum, equal steps",
-                "outer steps",
-                "error of the direction",
-                [Line(run.label, run.steps, run.values["direction"]) for run in noisy],
-                log="y",
-            ),
-            "Distance of the direction of x from the exact hypergradient on least squares, batch of 10; "
-            "median and range of five seeds.",
-        ),
-        Picture(
-            "Least squares at equal oracle calls",
-            lines(
-                "Least squares, tuned alike",
-                "oracle calls",
-                "Phi above its minimum",
-                [Line(run.label, run.calls, run.values["above the minimum"]) for run in tuned],
-                log="y",
-                limits=(0.02, 0.1),
-            ),
-            "The problem is badly conditioned: after a first fall all follow a long flat valley. Median "
-            "and range of five seeds.",
-        ),
+        picture_of("Noise of the direction", noisy, "direction", STEPS, direction, y="error", log="y"),
+        picture_of(title, tuned, ABOVE, CALLS, valley, log="y", limits=(0.02, 0.1)),
     ]
-    last = max(products_of(run)[-1] for run in adjoints["full batch"])
+    last = max(PRODUCTS.of(run)[-1] for run in adjoints["full batch"])
     places = [last // 10, last // 4, last // 2, last]
     tables = [
-        (
-            f"Relative error of v, last measured at or before so many Hessian products, {kind}",
-            value_table(runs, "relative", places, products_of),
-        )
+        (f"Relative error of v by Hessian products, {kind}", value_table(runs, "relative", places, PRODUCTS))
         for kind, runs in adjoints.items()
     ]
     tables += [(f"What it cost, {kind}", cost_table(runs)) for kind, runs in adjoints.items()]
     tables += [("What it cost, least squares", cost_table([*tuned, *noisy]))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
-
-
-def products_of(run):
-    """Hessian products at the points of a curve."""
-    return run.steps * run.cost.hessian_products
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 CLAIM = Claim(
     name="fsla-quadratic",
     title="FSLA needs no loop to invert the Hessian",
-    paper="Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization without Hessian Inverse, "
-    "AAAI 2022, arXiv:2112.04660",
-    statement="One step a turn on a state v that remembers the adjoint is enough: the error of the state "
-    "stays bounded, and the method converges without a loop inside the hypergradient (abstract). How that "
-    "compares with series at equal numbers of products, and with stocBiO on the least squares of Section "
-    "6.1, are our questions.",
+    paper=references.FSLA,
+    statement="One step per iteration on a state v that tracks the adjoint is enough: the error of v stays "
+    "bounded, and the method converges without a loop inside the hypergradient (abstract). The comparison "
+    "with series at equal numbers of products, and with stocBiO on the least squares of Section 6.1, is "
+    "ours.",
     known={
         "problem": "least squares with uniform matrices, likely of 10,000 rows and 5 entries (third-party "
         "code)",
         "steps": "all three fall as 1/sqrt(k + 1) (third-party code); sizes not known",
         "weight of the momentum": "falls as 1/sqrt(k + 1) (third-party code)",
-        "compared with": "not known",
     },
     ours={
         "problem": "that least squares with 1,000 rows (size paper: 10,000), seed 0; for the error of v a "

@@ -9,10 +9,12 @@ from bilevel.algorithms.maml import smoothness_terms
 from bilevel.report.tables import Cell, Column, Table
 from bilevel.sampling import full, minibatches
 from bilevel.types import Problem
-from bilevel_claims.curves import Setting, cost_table, curve, even_points
-from bilevel_claims.figures import Line, lines
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, even_points, trajectory
+from bilevel_claims.figures import Line, line_figure
 from bilevel_claims.search import grid, late
-from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown, verdict
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown
 
 COUNTS, FIXED, CAUTION = (1, 5, 10, 20, 50), 0.2, 4.0
 SQUARE, LOSS, RATE = "|grad L|^2", "L", "outer step"
@@ -36,7 +38,7 @@ def run(size: str) -> Finding:
             here = setting._replace(seeds=range(seeds))
             theory = maml(COSINES, **rates, outer_optimizer=1.0, smoothness=1.0, caution=CAUTION)
             points = even_points(steps, 100)
-            runs[kind, count] = curve(f"alpha = {kind}, N = {count}", theory, here, points)
+            runs[kind, count] = trajectory(f"alpha = {kind}, N = {count}", theory, here, points)
 
             def build(outer_optimizer, rates=rates):
                 return maml(COSINES, **rates, outer_optimizer=outer_optimizer)
@@ -45,7 +47,7 @@ def run(size: str) -> Finding:
             label = f"alpha = {kind}, N = {count}"
             search = grid(label, build, AXES, trials, score=late(SQUARE), steps=steps, points=40)
             searches.append(search)
-            tuned[kind, count] = curve(label, build(**search.best), here, points)
+            tuned[kind, count] = trajectory(label, build(**search.best), here, points)
             changes[kind, count] = largest_change(tasks, count, alpha)
     return report(runs, tuned, changes, searches)
 
@@ -74,7 +76,7 @@ def setting_of(tasks, count, alpha):
         rate = 1 / (CAUTION * (base + slope * norms.mean()))
         return {SQUARE: metrics["gradient_norm"] ** 2, LOSS: metrics["outer_loss"], RATE: rate}
 
-    return Setting(minibatches(tasks, None, batch_size=10), start, measure, whole)
+    return Experiment(data=minibatches(tasks, None, batch_size=10), start=start, measure=measure, held=whole)
 
 
 def largest_change(tasks, count, alpha, places=200, shift=1e-4):
@@ -154,14 +156,18 @@ def report(runs, tuned, changes, searches) -> Finding:
     figures = [
         Picture(
             "Training with the step of the theory",
-            lines(
+            line_figure(
                 "The step of the theory",
                 "outer steps",
                 SQUARE,
                 [
                     Line(
-                        f"{kind}, N = {count}", runs[kind, count].steps, runs[kind, count].values[SQUARE]
-                    )._replace(colour=k, dash=i)
+                        f"{kind}, N = {count}",
+                        runs[kind, count].steps,
+                        runs[kind, count].values[SQUARE],
+                        colour=k,
+                        dash=i,
+                    )
                     for i, (kind, counts) in enumerate(((FALLING, steady), (CONSTANT, [1, 5, 10, 20])))
                     for k, count in ((COUNTS.index(count), count) for count in counts)
                 ],
@@ -174,7 +180,7 @@ def report(runs, tuned, changes, searches) -> Finding:
         ),
         Picture(
             "Outer step",
-            lines(
+            line_figure(
                 "The outer step that the theory allows",
                 "inner steps N",
                 "mean outer step",
@@ -185,7 +191,7 @@ def report(runs, tuned, changes, searches) -> Finding:
         ),
         Picture(
             "Smoothness",
-            lines(
+            line_figure(
                 "Smoothness of the objective: bound and truth",
                 "inner steps N",
                 "constant",
@@ -204,7 +210,7 @@ def report(runs, tuned, changes, searches) -> Finding:
         ),
         Picture(
             "Loss with a searched outer step",
-            lines(
+            line_figure(
                 "Constant outer step, searched",
                 "inner steps N",
                 "L at the end",
@@ -226,7 +232,7 @@ def report(runs, tuned, changes, searches) -> Finding:
         values += [search.best["outer_optimizer"], tuned[kind, count].late(SQUARE)]
         rows.append([Cell(kind), Cell.of(count), *map(Cell.of, map(float, values))])
     tables = [("Theory and runs", Table(columns, rows)), ("What it cost", cost_table(list(runs.values())))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 def alpha_of(kind, count):
@@ -242,8 +248,7 @@ def bounds(kind):
 CLAIM = Claim(
     name="maml-steps",
     title="MAML needs an inner step of order 1/N to be sure to converge",
-    paper="Ji, Yang and Liang, Theoretical Convergence of Multi-Step Model-Agnostic Meta-Learning, JMLR "
-    "2022, arXiv:2002.07836",
+    paper=references.MAML,
     statement="The inner step must be inversely proportional to N for N-step MAML to be sure to converge "
     "(abstract). The adaptive outer step and the constants are as we remember them, not the paper's word.",
     known={

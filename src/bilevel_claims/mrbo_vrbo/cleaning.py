@@ -11,8 +11,9 @@ from bilevel.directions import neumann_direction
 from bilevel.estimators import plain
 from bilevel.linear import neumann
 from bilevel.types import Point
-from bilevel_claims.cleaning import cleaning
-from bilevel_claims.curves import Setting, curve, even_points
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, even_points, trajectory
+from bilevel_claims.mrbo_vrbo.averages import averages
 from bilevel_claims.mrbo_vrbo.cleaning_report import (
     FIXED,
     HALF,
@@ -23,7 +24,7 @@ from bilevel_claims.mrbo_vrbo.cleaning_report import (
     VRBO,
     report,
 )
-from bilevel_claims.problems import averages
+from bilevel_claims.problems.trusted_images import trusted_images
 from bilevel_claims.search import grid, late
 from bilevel_claims.types import Claim, Finding
 
@@ -50,7 +51,7 @@ def run(size: str) -> Finding:
     half = rows // 2 // small
     source = load("mnist")
     sizes: Any = {"rows": rows, "trusted_rows": trusted, "test_rows": test}
-    task, trial = (cleaning(source, noise=0.4, seed=seed, **sizes) for seed in (0, 100))
+    task, trial = (trusted_images(source, noise=0.4, seed=seed, **sizes) for seed in (0, 100))
     read = {
         STOCBIO: (2 * TERMS + 2) * batch,
         MRBO: 2 * (TERMS + 3) * batch,
@@ -81,12 +82,12 @@ def run(size: str) -> Finding:
 
     def setting(task, label, seeds):
         data = task.data(small if label in (VRBO, HALF) else batch)
-        return Setting(data, task.start, task.measure, task.held, seeds=seeds)
+        return Experiment(data=data, start=task.start, measure=task.measure, held=task.held, seeds=seeds)
 
     def follow(label, budget, name=None, seeds=(0, 1, 2), **settings):
         name = name or label
         points = even_points(int(budget / read[name]), 25)
-        return curve(name, builds(task.problem)[label](**settings), setting(task, label, seeds), points)
+        return trajectory(name, builds(task.problem)[label](**settings), setting(task, label, seeds), points)
 
     noted_budget, budget = 500 * read[MRBO], 240 * read[STOCBIO]
     rates = {STOCBIO: rows / 2, MRBO: rows / 10, HALF: rows / 2, VRBO: rows / 2}
@@ -129,7 +130,9 @@ def on_toy(size):
     def start(key):
         return jnp.zeros(8), jnp.zeros(8)
 
-    setting = Setting(toy.data(batch), start, measure, (toy.outer, toy.inner), seeds=(0, 1, 2))
+    setting = Experiment(
+        data=toy.data(batch), start=start, measure=measure, held=(toy.outer, toy.inner), seeds=(0, 1, 2)
+    )
     fall = {"scale": 1.0, "offset": 8.0}
     options = {"terms": TERMS, "rate": 0.6}
     momentum: Any = {"inner_weight": 2.0, "outer_weight": 2.0, **fall}
@@ -152,10 +155,11 @@ def on_toy(size):
         trials = setting._replace(seeds=(100, 101, 102))
         search = grid(f"{label}, toy", build, axes, trials, score=late("gradient"), steps=steps, points=40)
         searches.append(search._replace(budget=f"{budget:,} rows read"))
-        tuned.append(curve(label, build(**search.best), setting, even_points(steps, 60)))
+        tuned.append(trajectory(label, build(**search.best), setting, even_points(steps, 60)))
     rates = {"inner_optimizer": 0.9, "outer_optimizer": 0.6}
     with_and_without = [
-        curve(label, builds[label][0](**rates), setting, even_points(3000, 300)) for label in (MRBO, PLAIN)
+        trajectory(label, builds[label][0](**rates), setting, even_points(3000, 300))
+        for label in (MRBO, PLAIN)
     ]
     with_momentum, without = (run.values["gradient"][:, -50:].mean() for run in with_and_without)
     return searches, tuned, read, with_momentum / without
@@ -164,8 +168,7 @@ def on_toy(size):
 CLAIM = Claim(
     name="mrbo-vrbo-cleaning",
     title="Recursive momentum and variance reduction read fewer rows",
-    paper="Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021, "
-    "arXiv:2106.04692",
+    paper=references.MRBO_VRBO,
     statement="MRBO and VRBO need of the order of accuracy^-1.5 samples, fewer than stocBiO and all others "
     "before them (abstract); on MNIST hyper-cleaning VRBO is the fastest, with m = 20 inner steps (figures "
     "of the official repository, training loss by seconds; there MRBO is behind stocBiO).",

@@ -1,9 +1,10 @@
 """What the runs of MRBO and VRBO say: numbers, words, figures."""
 
-from bilevel_claims.cleaning import ends_table
-from bilevel_claims.curves import cost_table, value_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Finding, Picture, at_least, at_most, shown, verdict
+from bilevel_claims.experiment import Axis
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.trusted_images import ends_of
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Finding, Picture, at_least, at_most, shown
 
 STOCBIO, MRBO, VRBO, PLAIN, FIXED = "stocBiO", "MRBO", "VRBO", "one loop, no momentum", "weights fixed"
 HALF = "VRBO, refresh on half"
@@ -81,7 +82,7 @@ def report(read, noted, sweep, tuned, searches, toy_searches, toy, toy_read, mom
     figures = [
         Picture(
             "Cleaning, tuned",
-            lines(
+            line_figure(
                 "MNIST, noise 0.4, tuned alike", rows, "test loss", drawn(tuned), log="", limits=(0.6, 1.5)
             ),
             "Cross entropy on test images of right labels, by gradients and products of single rows, "
@@ -89,7 +90,7 @@ def report(read, noted, sweep, tuned, searches, toy_searches, toy, toy_read, mom
         ),
         Picture(
             "Cleaning, the settings of the notes",
-            lines(
+            line_figure(
                 "MNIST, noise 0.4, the notes' settings",
                 rows,
                 "test loss",
@@ -102,13 +103,13 @@ def report(read, noted, sweep, tuned, searches, toy_searches, toy, toy_read, mom
         ),
         Picture(
             "VRBO by its inner steps",
-            lines("VRBO: inner steps m", rows, "test loss", drawn(sweep), log="", limits=(0.7, 1.5)),
+            line_figure("VRBO: inner steps m", rows, "test loss", drawn(sweep), log="", limits=(0.7, 1.5)),
             "The official figure has seconds on its axis and is U-shaped in m, best at 20. One seed, the "
             "notes' settings.",
         ),
         Picture(
             "Toy, tuned",
-            lines(
+            line_figure(
                 "Toy, tuned alike",
                 "rows read",
                 "norm of the exact gradient",
@@ -121,14 +122,16 @@ def report(read, noted, sweep, tuned, searches, toy_searches, toy, toy_read, mom
     ]
     last = int(min(along(run)[-1] for run in tuned))
     tables = [
-        ("Tuned, at the end", ends_table(tuned)),
-        ("The settings of the notes, at the end", ends_table(noted)),
-        ("VRBO by its inner steps m, at the end", ends_table(sweep)),
+        ("Tuned, at the end", ends_of(tuned)),
+        ("The settings of the notes, at the end", ends_of(noted)),
+        ("VRBO by its inner steps m, at the end", ends_of(sweep)),
         (
             "Test loss by rows read, tuned",
-            value_table(tuned, "test loss", [last // 4, last // 2, last], along),
+            value_table(tuned, "test loss", [last // 4, last // 2, last], Axis("rows read", along)),
         ),
         ("What it cost, tuned", cost_table(tuned)),
         ("What it cost, toy, tuned", cost_table(toy)),
     ]
-    return Finding(verdict(numbers), words, numbers, figures, tables, [*searches, *toy_searches])
+    return Finding(
+        words=words, numbers=numbers, figures=figures, tables=tables, searches=[*searches, *toy_searches]
+    )

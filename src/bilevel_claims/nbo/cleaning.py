@@ -4,9 +4,10 @@ from functools import partial
 
 from bilevel.algorithms import amigo, fsla, nsbo, saba, soba, stocbio
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.curves import cost_table, value_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.noisy_images import (
+from bilevel_claims import references
+from bilevel_claims.experiment import CALLS
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.noisy_images import (
     AXES,
     ERROR,
     LOSS,
@@ -18,7 +19,8 @@ from bilevel_claims.noisy_images import (
     noisy_images,
 )
 from bilevel_claims.search import tune
-from bilevel_claims.types import Claim, Finding, Picture, at_most, shown, verdict
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Claim, Finding, Picture, at_most, shown
 
 NSBO, SHORT, LONG = "NSBO T=1", "AmIGO Q=1", "AmIGO Q=10"
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -32,7 +34,7 @@ def run(size: str) -> Finding:
     found = {}
     for dataset, name in NAMES.items():
         images = noisy_images(dataset, **sizes)
-        setting = images.setting._replace(seeds=(0, 1, 2))
+        setting = images.experiment._replace(seeds=(0, 1, 2))
         makes = {
             NSBO: nsbo,
             SHORT: partial(amigo, inner_steps=1),
@@ -50,7 +52,7 @@ def run(size: str) -> Finding:
         }
         calls = 9000 if small else 300_000
         found[name] = (
-            images.references,
+            images.baselines,
             *tune(builds, AXES, setting, score=LOSS, calls=calls, seeds=(100,), shown=40),
         )
     return report(found)
@@ -59,7 +61,7 @@ def run(size: str) -> Finding:
 def report(found) -> Finding:
     """Numbers, words and figures of both data sets."""
     numbers, words, figures, tables, searches = {}, [], [], [], []
-    for name, (references, trials, runs) in found.items():
+    for name, (baselines, trials, runs) in found.items():
         ends = {run.label: run.last(ERROR) for run in runs}
         late = {run.label: run.late(ERROR) for run in runs}
         level = min(ends.values()) + CLOSE
@@ -79,32 +81,32 @@ def report(found) -> Finding:
                 late[NSBO] - min(error for label, error in late.items() if label not in (NSBO, SHORT, LONG))
             ),
             f"{name}: test error of NSBO over that without cleaning": at_most(
-                ends[NSBO] / references[UNCLEANED], 0.95
+                ends[NSBO] / baselines[UNCLEANED], 0.95
             ),
         }
         ranked = ", ".join(f"{label} {ends[label]:.3f}" for label in sorted(ends, key=lambda k: ends[k]))
         words.append(
             f"On {name} the test errors after {runs[0].calls[-1]:,} oracle calls are {ranked}, against "
-            f"{references[UNCLEANED]:.3f} without cleaning and {references[RIGHT_ONLY]:.3f} with the right "
+            f"{baselines[UNCLEANED]:.3f} without cleaning and {baselines[RIGHT_ONLY]:.3f} with the right "
             f"rows only. In the mean over the second half NSBO has {late[NSBO]:.3f}, SOBA "
             f"{late['SOBA']:.3f}, AmIGO Q=1 {late[SHORT]:.3f}; NSBO comes within {CLOSE} of the lowest after "
             f"{calls[NSBO]:,.0f} calls, the soonest other after {soonest:,.0f}."
         )
-        figures += pictures(name, references, runs)
+        figures += pictures(name, baselines, runs)
         tables += [
-            (f"{name}: at the end", ends_table(runs, calls, references)),
-            (f"{name}: test error by oracle calls", value_table(runs, ERROR, [1000, 3000, 9000], calls_of)),
+            (f"{name}: at the end", ends_table(runs, calls, baselines)),
+            (f"{name}: test error by oracle calls", value_table(runs, ERROR, [1000, 3000, 9000], CALLS)),
             (f"{name}: what it cost", cost_table(runs)),
         ]
         searches += [trial._replace(method=f"{trial.method}, {name}") for trial in trials]
-    return Finding(verdict(numbers), " ".join(words), numbers, figures, tables, searches)
+    return Finding(words=" ".join(words), numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
-def pictures(name, references, runs):
+def pictures(name, baselines, runs):
     """Test errors, and what the rows weigh."""
     ends = [0, runs[0].calls[-1]]
     guides = [
-        Line(label, ends, [references[label]] * 2, dash=dash, guide=True)
+        Line(label, ends, [baselines[label]] * 2, dash=dash, guide=True)
         for label, dash in ((UNCLEANED, 1), (RIGHT_ONLY, 2))
     ]
     errors = [Line(run.label, run.calls, run.values[ERROR]) for run in runs]
@@ -114,11 +116,11 @@ def pictures(name, references, runs):
             continue
         weights.append(Line(run.label, run.calls, run.values[RIGHT], colour=place, dash=0))
         weights.append(Line("", run.calls, run.values[WRONG], colour=place, dash=1))
-    low = min(min(run.last(ERROR) for run in runs), *references.values())
+    low = min(min(run.last(ERROR) for run in runs), *baselines.values())
     return [
         Picture(
             f"{name}, test error",
-            lines(
+            line_figure(
                 f"{name}, half of the labels drawn anew",
                 "oracle calls",
                 ERROR,
@@ -131,7 +133,7 @@ def pictures(name, references, runs):
         ),
         Picture(
             f"{name}, weights of the rows",
-            lines(
+            line_figure(
                 f"{name}: solid right rows, dashed wrong ones",
                 "oracle calls",
                 "mean weight",
@@ -144,8 +146,8 @@ def pictures(name, references, runs):
     ]
 
 
-def ends_table(runs, calls, references):
-    """What each method ends with, and the references."""
+def ends_table(runs, calls, baselines):
+    """What each method ends with, and the baselines."""
     columns = [Column("method", numeric=False), Column(ERROR), Column(LOSS), Column(RIGHT), Column(WRONG)]
     columns.append(Column(f"calls to within {CLOSE} of the lowest error"))
     rows = [
@@ -153,22 +155,16 @@ def ends_table(runs, calls, references):
         for r in runs
     ]
     rows += [
-        [Cell(label), Cell.of(references[label]), *[Cell("")] * 4]
+        [Cell(label), Cell.of(baselines[label]), *[Cell("")] * 4]
         for label in (UNCLEANED, RESTING, RIGHT_ONLY)
     ]
     return Table(columns, rows)
 
 
-def calls_of(run):
-    """Oracle calls at the points of a curve."""
-    return run.calls
-
-
 CLAIM = Claim(
     name="nbo-cleaning",
     title="NSBO-SGD and AmIGO clean best, NSBO-SGD soonest",
-    paper="Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation for Bilevel "
-    "Optimization, ICML 2025, arXiv:2505.02101",
+    paper=references.NBO,
     statement="On hyper-cleaning of MNIST and Fashion-MNIST at 50 % noise NSBO-SGD and AmIGO reach the "
     "lowest test error, and NSBO-SGD is the fastest. (As published summaries tell its experiment; not the "
     "paper's word.)",

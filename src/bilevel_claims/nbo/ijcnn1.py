@@ -9,12 +9,14 @@ from bilevel.algorithms import amigo, fsla, ma_soba, nsbo, saba, soba
 from bilevel.combinators import power
 from bilevel.datasets import load
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.curves import Setting, cost_table, seconds_per_step, value_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.problems import ridge
+from bilevel_claims import references
+from bilevel_claims.experiment import CALLS, Experiment, seconds_per_step
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.ridge import ridge
 from bilevel_claims.schedules import falling
 from bilevel_claims.search import late, tune
-from bilevel_claims.types import Claim, Finding, Picture, at_most, shown, verdict
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Claim, Finding, Picture, at_most, shown
 
 PHI = "Phi"
 NSBO, SOBA, SOBA_FALLING, FSLA, FSLA_FALLING = "NSBO T=1", "SOBA", "SOBA, falling", "FSLA", "FSLA, falling"
@@ -39,7 +41,9 @@ def run(size: str) -> Finding:
     def measure(state, held):
         return {PHI: task.exact(state.x, held, 6).loss}
 
-    setting = Setting(data, start, measure, (task.train, task.valid), seeds=range(5))
+    setting = Experiment(
+        data=data, start=start, measure=measure, held=(task.train, task.valid), seeds=range(5)
+    )
     constant = {
         NSBO: partial(nsbo, extra_steps=1),
         THREE: partial(nsbo, extra_steps=3),
@@ -134,7 +138,11 @@ def report(runs, seconds, searches) -> Finding:
         told = ", ".join(f"{label} {count}" for label, count in lost.items() if count)
         words += f" Runs of five that diverged at tuned steps, and count as infinite: {told}."
     return Finding(
-        verdict(numbers), words, numbers, pictures(by, seconds), tables(by, seconds, at_steps), searches
+        words=words,
+        numbers=numbers,
+        figures=pictures(by, seconds),
+        tables=tables(by, seconds, at_steps),
+        searches=searches,
     )
 
 
@@ -154,7 +162,7 @@ def pictures(by, seconds):
 
     def picture(title, heading, runs, name, axis, caption):
         curves = [drawn(run, axis) for run in runs]
-        return Picture(title, lines(heading, name, PHI, curves, limits=(0.2, 0.32), log=""), caption)
+        return Picture(title, line_figure(heading, name, PHI, curves, limits=(0.2, 0.32), log=""), caption)
 
     def calls(run):
         return run.calls
@@ -214,7 +222,7 @@ def tables(by, seconds, at_steps):
     places = [last // 20, last // 5, last // 2, last]
     return [
         (PHI, Table(columns, rows)),
-        (f"{PHI} by oracle calls", value_table(runs, PHI, places, lambda run: run.calls)),
+        (f"{PHI} by oracle calls", value_table(runs, PHI, places, CALLS)),
         ("What it cost", cost_table(runs)),
     ]
 
@@ -222,8 +230,7 @@ def tables(by, seconds, at_steps):
 CLAIM = Claim(
     name="nbo-ijcnn1",
     title="NSBO-SGD is faster than single loops and AmIGO on ijcnn1",
-    paper="Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation for Bilevel "
-    "Optimization, ICML 2025, arXiv:2505.02101",
+    paper=references.NBO,
     statement="On ijcnn1, one L2 strength a feature, NSBO-SGD is faster than SOBA, SABA, stocBiO, AmIGO, "
     "SHINE, F2SA and MA-SABA. (As published summaries tell its experiment; not the paper's word.)",
     known={

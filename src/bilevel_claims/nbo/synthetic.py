@@ -9,20 +9,14 @@ import numpy as np
 from bilevel.algorithms import amigo, nbo, soba
 from bilevel.linear import cg
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.curves import (
-    Curve,
-    Setting,
-    cost_table,
-    each_seed,
-    even_points,
-    seconds_per_step,
-    value_table,
-)
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.problems import logistic_ridge
+from bilevel_claims import references
+from bilevel_claims.experiment import STEPS, Experiment, Trajectory, each_seed, even_points, seconds_per_step
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.ridge import logistic_ridge
 from bilevel_claims.schedules import scheduled
 from bilevel_claims.search import chosen
-from bilevel_claims.types import Claim, Finding, Picture, Search, at_least, at_most, shown, verdict
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown
 
 START, ABOVE = -3.0, "Phi above its minimum"
 ONE, SHORT, LONG, CG = "NBO T=1", "AmIGO Q=1", "AmIGO Q=10", "NBO, 3 CG steps"
@@ -76,8 +70,8 @@ def run(size: str) -> Finding:
         scores = [values(dict(zip(AXES, row, strict=True)), trials).mean() for row in rows]
         budget = f"{steps:,} steps on each of {len(trials)} draws of the rows"
         shape = [len(axis) for axis in AXES.values()]
-        empty = Search(label, AXES, np.zeros(shape), {}, (), f"{ABOVE}, mean along the trial", budget)
-        found = chosen(empty, np.reshape(scores, shape))
+        score = f"{ABOVE}, mean along the trial"
+        found = chosen(label, AXES, np.reshape(scores, shape), score=score, budget=budget)
         # Conjugate gradients have no inner step: that its first value is the best says nothing.
         return found._replace(edge=tuple(e for e in found.edge if label != CG or e != "share"))
 
@@ -87,7 +81,7 @@ def run(size: str) -> Finding:
             algorithm = build(label, **rates)
             found = {ABOVE: values(rates, settings[: len(DRAWS)])}
             seconds = seconds_per_step(algorithm, settings[0], steps) * steps
-            yield Curve(label, points, found, algorithm.cost, seconds)
+            yield Trajectory(label=label, steps=points, values=found, cost=algorithm.cost, seconds=seconds)
 
     searches = [search(label) for label in METHODS]
     equal = {"share": 1.0, "outer_optimizer": 100.0}
@@ -107,7 +101,12 @@ def setting_of(rows, draw):
     def measure(state, held):
         return {ABOVE: ridge.exact(state.x, held[0], 7).loss - held[1]}
 
-    setting = Setting(ridge.data(None), start, measure, ((ridge.train, ridge.valid), jnp.asarray(floor)))
+    setting = Experiment(
+        data=ridge.data(None),
+        start=start,
+        measure=measure,
+        held=((ridge.train, ridge.valid), jnp.asarray(floor)),
+    )
     curvature = 0.25 * float(np.linalg.norm(np.asarray(ridge.train[0]), 2)) ** 2 / rows
     return setting, ridge.problem, curvature
 
@@ -147,7 +146,7 @@ def report(tuned, same, searches) -> Finding:
 
     def picture(title, heading, runs, axis, name, caption):
         curves = [Line(run.label, axis(run), run.values[ABOVE]) for run in runs]
-        return Picture(title, lines(heading, name, ABOVE, curves, log="xy"), caption)
+        return Picture(title, line_figure(heading, name, ABOVE, curves, log="xy"), caption)
 
     spread = "Median and range of three draws of the rows, of those that did not diverge."
     figures = [
@@ -175,12 +174,12 @@ def report(tuned, same, searches) -> Finding:
         (f"To the level {level:.2g}", Table(columns, rows)),
         (
             "Phi above its minimum by outer steps, equal step sizes",
-            value_table(same, ABOVE, PLACES, by_steps),
+            value_table(same, ABOVE, PLACES, STEPS),
         ),
-        ("Phi above its minimum by outer steps, tuned", value_table(tuned, ABOVE, PLACES, by_steps)),
+        ("Phi above its minimum by outer steps, tuned", value_table(tuned, ABOVE, PLACES, STEPS)),
         ("What it cost", cost_table(tuned)),
     ]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 def by_steps(run):
@@ -191,8 +190,7 @@ def by_steps(run):
 CLAIM = Claim(
     name="nbo-synthetic",
     title="One extra Newton step does as much as ten inner steps",
-    paper="Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation for Bilevel "
-    "Optimization, ICML 2025, arXiv:2505.02101",
+    paper=references.NBO,
     statement="On synthetic L2 strengths of a logistic regression NBO-GD with T = 1 lowers the objective "
     "about as fast as AmIGO with Q = 10, clearly faster than with Q = 1, and is the fastest by run time. "
     "(As published summaries tell its experiment; not the paper's word.)",

@@ -6,10 +6,10 @@ import numpy as np
 
 from bilevel.sampling import full
 from bilevel.types import Problem
-from bilevel_claims.curves import cost_table, value_table
-from bilevel_claims.figures import lines
-from bilevel_claims.types import Claim, Finding, Picture, at_most, shown, verdict
-from bilevel_claims.zeroth_order import (
+from bilevel_claims import references
+from bilevel_claims.experiment import CALLS, STEPS
+from bilevel_claims.figures import line_figure
+from bilevel_claims.pzobo.contest import (
     AID_CG,
     AID_FP,
     CODE,
@@ -18,15 +18,17 @@ from bilevel_claims.zeroth_order import (
     ITD,
     ONE,
     calls_shown,
-    compare,
     line,
+    run_contest,
 )
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Claim, Finding, Picture, at_most, shown
 
 
 def run(size: str) -> Finding:
     """The code's settings, then all methods tuned at equal oracle calls."""
     widths, rows = ((64, 128, 64), 1000) if size == "small" else ((256, 512, 256), 5000)
-    comparison = compare(
+    comparison = run_contest(
         *representation(widths, rows),
         inner_steps=10,
         steps=100,
@@ -108,7 +110,7 @@ def report(entries, given, searches, tuned) -> Finding:
     figures = [
         Picture(
             "The official curve and its direct term",
-            lines(
+            line_figure(
                 "Two-layer representation, the code's settings",
                 "outer steps",
                 "outer loss f",
@@ -121,7 +123,7 @@ def report(entries, given, searches, tuned) -> Finding:
         ),
         Picture(
             "All tuned at equal oracle calls",
-            lines(
+            line_figure(
                 "Two-layer representation, each tuned",
                 "oracle calls",
                 "outer loss f",
@@ -136,20 +138,19 @@ def report(entries, given, searches, tuned) -> Finding:
     tables = [
         (
             "f by outer steps, the code's settings",
-            value_table(given, "f", [0, 10, 50, last], lambda run: run.steps),
+            value_table(given, "f", [0, 10, 50, last], STEPS),
         ),
-        ("f by oracle calls, tuned", value_table(tuned, "f", calls_shown(tuned), lambda run: run.calls)),
+        ("f by oracle calls, tuned", value_table(tuned, "f", calls_shown(tuned), CALLS)),
         ("What it cost, the code's settings", cost_table(given)),
         ("What it cost, tuned", cost_table(tuned)),
     ]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 CLAIM = Claim(
     name="pzobo-deep",
     title="A Jacobian from differences helps a two-layer representation",
-    paper="Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, NeurIPS 2022, "
-    "arXiv:2110.07004",
+    paper=references.PZOBO,
     statement="With two sigmoid layers as the outer variable PZOBO ends far below HOZOG and AID with "
     "conjugate gradients, and about as low as AID with fixed-point steps in less time a step (printed in the "
     "official code; that the estimate of the Jacobian is what makes it effective: abstract).",

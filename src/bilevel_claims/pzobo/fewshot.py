@@ -12,22 +12,24 @@ from bilevel.report.tables import Cell, Column, Table
 from bilevel.response import first_order, unrolled, zeroth_order
 from bilevel.sampling import full, minibatches
 from bilevel.types import Problem
-from bilevel_claims.curves import Setting, cost_table, curve, even_points
-from bilevel_claims.few_shot import (
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, even_points, trajectory
+from bilevel_claims.figures import line_figure
+from bilevel_claims.problems.characters import (
     CLASSES,
     SHOTS,
     WIDTHS,
     embed,
     head_error,
     head_loss,
-    omniglot,
-    tasks_of,
+    splits,
     two_layers,
 )
-from bilevel_claims.figures import lines
+from bilevel_claims.pzobo.contest import CODE, DIRECT, ITD, ONE, line, named
+from bilevel_claims.pzobo.laws import one_draw, unit_tensors
 from bilevel_claims.search import grid
-from bilevel_claims.types import Claim, Finding, Picture, at_most, shown, verdict
-from bilevel_claims.zeroth_order import CODE, DIRECT, ITD, ONE, line, named, one_draw, unit_tensors
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Claim, Finding, Picture, at_most, shown
 
 TEN = named(10)
 META_BATCH, PENALTY, INNER_STEPS, ERROR = 16, 0.2, 50, "error"
@@ -38,19 +40,20 @@ RATE, AXES = 0.01, {"outer_optimizer": (0.01, 0.03, 0.1)}
 def run(size: str) -> Finding:
     """All methods with the code's outer step, then each with its own, chosen on validation characters."""
     steps, seeds, asked = (100, 3, 200) if size == "small" else (1500, 5, 600)
-    background, evaluation = omniglot()
+    drawn, valid, test = splits(steps * META_BATCH, asked)
     # What one step reads is one entry: a meta-batch has one x, and one direction.
-    drawn = tasks_of(background[100:], steps * META_BATCH, 0)
     train = minibatches(drawn.reshape(steps, META_BATCH, *drawn.shape[1:]), None, batch_size=1)
-    valid, test = (jnp.asarray(tasks_of(part, asked, 1)) for part in (background[:100], evaluation))
-    trials = Setting(train, start, measure, valid, (100,))
-    setting, points = Setting(train, start, measure, test, range(seeds)), even_points(steps, 10)
+    trials = Experiment(data=train, start=start, measure=measure, held=valid, seeds=(100,))
+    setting, points = (
+        Experiment(data=train, start=start, measure=measure, held=test, seeds=range(seeds)),
+        even_points(steps, 10),
+    )
     given, searches, tuned = [], [], []
     for label, build in contestants().items():
-        given.append(curve(label, build(RATE), setting, points))
+        given.append(trajectory(label, build(RATE), setting, points))
         searches.append(grid(label, build, AXES, trials, score=ERROR, steps=steps))
         rate = searches[-1].best["outer_optimizer"]
-        tuned.append(given[-1] if rate == RATE else curve(label, build(rate), setting, points))
+        tuned.append(given[-1] if rate == RATE else trajectory(label, build(rate), setting, points))
     return report(given, searches, tuned)
 
 
@@ -144,7 +147,7 @@ def report(given, searches, tuned) -> Finding:
     figures = [
         Picture(
             title,
-            lines(
+            line_figure(
                 heading,
                 "meta-steps",
                 "accuracy",
@@ -179,14 +182,13 @@ def report(given, searches, tuned) -> Finding:
         for run, search in zip(given, searches, strict=True)
     ]
     tables = [("New characters", Table(columns, rows)), ("What it cost, a task", cost_table(given))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 CLAIM = Claim(
     name="pzobo-fewshot",
     title="A Jacobian from differences helps few-shot learning",
-    paper="Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, NeurIPS 2022, "
-    "arXiv:2110.07004",
+    paper=references.PZOBO,
     statement="PZOBO learns few-shot tasks, also where other bilevel methods take too long, and the estimate "
     "of the Jacobian is what makes it effective (abstract). Which numbers the paper prints we do not know.",
     known={

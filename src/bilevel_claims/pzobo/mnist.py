@@ -12,22 +12,15 @@ from bilevel.inner import descend
 from bilevel.response import first_order
 from bilevel.sampling import Stacked, minibatches
 from bilevel.types import Batch, Problem
-from bilevel_claims.curves import Setting, cost_table, curve, even_points, value_table
-from bilevel_claims.figures import lines
+from bilevel_claims import references
+from bilevel_claims.experiment import STEPS, Experiment, even_points, trajectory
+from bilevel_claims.figures import line_figure
+from bilevel_claims.pzobo.contest import CODE, DIRECT, HOZOG, ITD, ONE, line, named
+from bilevel_claims.pzobo.hozog import hozog
+from bilevel_claims.pzobo.laws import one_draw, unit_tensors
 from bilevel_claims.search import grid, late
-from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown, verdict
-from bilevel_claims.zeroth_order import (
-    CODE,
-    DIRECT,
-    HOZOG,
-    ITD,
-    ONE,
-    hozog,
-    line,
-    named,
-    one_draw,
-    unit_tensors,
-)
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown
 
 RATES = {"outer_optimizer": (1e-3, 3e-3, 1e-2, 3e-2)}
 INNER_STEPS, INNER_RATE = 10, 1e-3
@@ -49,14 +42,14 @@ def run(size: str) -> Finding:
         hit = jnp.argmax(features(state.x, images, small) @ y["weight"] + y["bias"], 1) == labels
         return {"outer loss": problem.outer(state.x, y, outer), "test error": 1 - jnp.mean(hit)}
 
-    setting = Setting(data, start, measure, held, seeds)
+    setting = Experiment(data=data, start=start, measure=measure, held=held, seeds=seeds)
     searches, curves = [], []
     for label, build in methods(problem, solver, small).items():
         trials = setting._replace(seeds=(100, 101))
         # The whole length and the mean of many points: short trials choose steps that are too large later.
         search = grid(label, build, RATES, trials, score=late("outer loss"), steps=steps, points=20)
         searches.append(search)
-        curves.append(curve(label, build(**search.best), setting, even_points(steps, 20)))
+        curves.append(trajectory(label, build(**search.best), setting, even_points(steps, 20)))
     return report(sum(leaf.size for leaf in jax.tree.leaves(start(jax.random.key(0))[0])), searches, curves)
 
 
@@ -178,7 +171,7 @@ def report(entries, searches, curves) -> Finding:
 
     def picture(title, x, quantity, at, caption):
         drawn = [line(run, at(run), quantity) for run in curves]
-        return Picture(title, lines(title, x, quantity, drawn, log="y"), caption)
+        return Picture(title, line_figure(title, x, quantity, drawn, log="y"), caption)
 
     figures = [
         picture(
@@ -202,20 +195,23 @@ def report(entries, searches, curves) -> Finding:
     tables = [
         (
             f"{quantity.capitalize()} by outer steps",
-            value_table(curves, quantity, places, lambda run: run.steps),
+            value_table(curves, quantity, places, STEPS),
         )
         for quantity in ("test error", "outer loss")
     ]
     return Finding(
-        verdict(numbers), words, numbers, figures, [*tables, ("What it cost", cost_table(curves))], searches
+        words=words,
+        numbers=numbers,
+        figures=figures,
+        tables=[*tables, ("What it cost", cost_table(curves))],
+        searches=searches,
     )
 
 
 CLAIM = Claim(
     name="pzobo-mnist",
     title="A stochastic Jacobian from differences helps LeNet on MNIST",
-    paper="Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, NeurIPS 2022, "
-    "arXiv:2110.07004",
+    paper=references.PZOBO,
     statement="PZOBO-S trains the features of a LeNet by minibatches without second derivatives (the "
     "experiment of the official code, whose results we do not know); that the estimate of the Jacobian is "
     "what makes it effective is the abstract's.",

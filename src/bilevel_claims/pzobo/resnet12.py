@@ -22,11 +22,14 @@ from bilevel.report.tables import Cell, Column, Table
 from bilevel.response import first_order, implicit, unrolled, zeroth_order
 from bilevel.sampling import Full, full
 from bilevel.types import Algorithm, Batch, Problem
-from bilevel_claims.curves import Curve, Setting, cost_table, curve, even_points
-from bilevel_claims.figures import lines
-from bilevel_claims.image_tasks import START, over, percent, wrong
-from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown, verdict
-from bilevel_claims.zeroth_order import AID_CG, CODE, DIRECT, ITD, ONE, line, one_draw, unit_tensors
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, Trajectory, even_points, trajectory
+from bilevel_claims.figures import line_figure
+from bilevel_claims.problems.image_tasks import START, over, percent, wrong
+from bilevel_claims.pzobo.contest import AID_CG, CODE, DIRECT, ITD, ONE, line
+from bilevel_claims.pzobo.laws import one_draw, unit_tensors
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown
 
 CLASSES, SHOTS, INNER_STEPS, PENALTY, ERROR = 5, 5, 30, 0.5, "error"
 # Normal directions are as long as the root of the parameters: 0.1 would move x by its own length.
@@ -58,7 +61,7 @@ def run(size: str) -> Finding:
     steps, tasks, seeds, asked = (40, TIMED_TASKS, 2, 40) if small else (10_000, 12, 3, 600)
     shared = setting(data, net, tasks, asked, range(seeds))
     curves = [
-        curve(label, algorithm, shared, even_points(steps, 6))
+        trajectory(label, algorithm, shared, even_points(steps, 6))
         for label, algorithm in contestants(net, tasks).items()
         if label != AID_CG
     ]
@@ -85,11 +88,8 @@ def contestants(net: Network, tasks: int) -> dict[str, Algorithm]:
         ITD: unrolled(solver),
         AID_CG: implicit(problem, solver, cg(CG_STEPS), warm=False),
     }
-    # Seeds one after the other: under `vmap` each kernel would be another, and convolutions would loop.
     return {
-        label: nested_over_tasks(problem, response, optax.adam(RATE), name=label)._replace(
-            seeds_in_sequence=True
-        )
+        label: nested_over_tasks(problem, response, optax.adam(RATE), name=label)
         for label, response in responses.items()
     }
 
@@ -139,7 +139,7 @@ def zeros(net: Network, tasks: int) -> dict[str, Any]:
     return {"kernel": jnp.zeros((tasks, net.width, CLASSES)), "bias": jnp.zeros((tasks, CLASSES))}
 
 
-def setting(data: ImageClasses, net: Network, tasks: int, asked: int, seeds) -> Setting:
+def setting(data: ImageClasses, net: Network, tasks: int, asked: int, seeds) -> Experiment:
     """Meta-batches of `tasks` tasks; the error is that of `asked` tasks of the test classes."""
     scale = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
     shape = Shape(CLASSES * tasks, SHOTS, SHOTS)
@@ -158,10 +158,18 @@ def setting(data: ImageClasses, net: Network, tasks: int, asked: int, seeds) -> 
     def start(key):
         return net.init(jax.random.fold_in(key, START)), zeros(net, tasks)
 
-    return Setting(Batch(source, Full(None)), start, measure, held, seeds)
+    # Under `vmap` over seeds each kernel would be another, and convolutions would loop.
+    return Experiment(
+        data=Batch(source, Full(None)),
+        start=start,
+        measure=measure,
+        held=held,
+        seeds=seeds,
+        seeds_in_sequence=True,
+    )
 
 
-def one_step(algorithm: Algorithm, given: Setting) -> Step:
+def one_step(algorithm: Algorithm, given: Experiment) -> Step:
     """The least seconds of some steps on one meta-batch after a first one, and the program's memory."""
     state = algorithm.init(*given.start(jax.random.key(0)))
     plan = make_plan(algorithm.draws, given.data, jax.random.key(1), 0, 1)
@@ -179,7 +187,7 @@ def one_step(algorithm: Algorithm, given: Setting) -> Step:
 
 
 def report(
-    curves: Sequence[Curve],
+    curves: Sequence[Trajectory],
     timed: Mapping[str, Step],
     parameters: Mapping[str, int],
     images: int,
@@ -221,6 +229,7 @@ def report(
         f"{curves[0].steps[-1]:,} meta-steps with {parameters['trained']:,} parameters the accuracy on new "
         f"classes went from {percent(first)} to {accuracies}."
     )
+
     if not decide:
         words += (
             " So few meta-steps say little of what is learned: those numbers are shown and decide nothing."
@@ -229,7 +238,7 @@ def report(
     figures = [
         Picture(
             "Accuracy by meta-steps",
-            lines(
+            line_figure(
                 "New classes, 5-way 5-shot",
                 "meta-steps",
                 "accuracy",
@@ -244,14 +253,13 @@ def report(
     rows = [[Cell(label), *map(Cell.of, step)] for label, step in timed.items()]
     title = f"A meta-step of {TIMED_TASKS} tasks with {parameters['timed'] / 1e6:.1f} million parameters"
     tables = [(title, Table(columns, rows)), ("What the runs cost, a step", cost_table(curves))]
-    return Finding(verdict(numbers), words, numbers, figures, tables)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables)
 
 
 CLAIM = Claim(
     name="pzobo-resnet12",
     title="PZOBO trains ResNet-12 where other bilevel methods take too long",
-    paper="Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, NeurIPS 2022, "
-    "arXiv:2110.07004",
+    paper=references.PZOBO,
     statement="On mini-ImageNet with ResNet-12 (twelve million parameters) PZOBO beats meta-learning "
     "baselines, while other bilevel methods do not solve such problems within a comparable time (abstract). "
     "Which methods, hours and accuracies, we do not know.",

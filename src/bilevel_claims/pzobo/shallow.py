@@ -11,10 +11,10 @@ from bilevel.inner import descend
 from bilevel.response import first_order
 from bilevel.sampling import full
 from bilevel.types import Problem
-from bilevel_claims.curves import Setting, cost_table, curve, log_points, value_table
-from bilevel_claims.figures import lines
-from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown, verdict
-from bilevel_claims.zeroth_order import (
+from bilevel_claims import references
+from bilevel_claims.experiment import CALLS, STEPS, Experiment, log_points, trajectory
+from bilevel_claims.figures import line_figure
+from bilevel_claims.pzobo.contest import (
     AID_CG,
     AID_FP,
     CODE,
@@ -23,17 +23,19 @@ from bilevel_claims.zeroth_order import (
     ITD,
     ONE,
     calls_shown,
-    compare,
-    hozog,
     line,
+    run_contest,
 )
+from bilevel_claims.pzobo.hozog import hozog
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown
 
 
 def run(size: str) -> Finding:
     """The code's settings, then all tuned at equal oracle calls; then a problem of 20 outer entries."""
     small = size == "small"
     entries, features, rows, steps = (64, 128, 500, 100) if small else (128, 256, 1000, 150)
-    comparison = compare(
+    comparison = run_contest(
         *representation(entries, features, rows),
         inner_steps=20,
         steps=steps,
@@ -94,7 +96,13 @@ def few_entries(steps: int):
             "Phi": outer(state.x, jnp.linalg.solve(hessian, table.T @ targets / len(table)), held.outer[0])
         }
 
-    setting = Setting(data, lambda key: (jnp.full(20, -2.0), jnp.zeros(20)), measure, data, seeds=range(5))
+    setting = Experiment(
+        data=data,
+        start=lambda key: (jnp.full(20, -2.0), jnp.zeros(20)),
+        measure=measure,
+        held=data,
+        seeds=range(5),
+    )
     rates = {"inner_optimizer": 0.2, "outer_optimizer": 2.0, "inner_steps": 50, "warm": False}
     methods = {
         "ITD": itd_bio(problem, **rates),
@@ -104,7 +112,7 @@ def few_entries(steps: int):
         DIRECT: nested(problem, first_order(descend(problem, 0.2, 50)), optax.sgd(2.0), warm=False),
     }
     points = np.union1d(log_points(steps, 40), [50, 200])
-    return [curve(label, method, setting, points) for label, method in methods.items()]
+    return [trajectory(label, method, setting, points) for label, method in methods.items()]
 
 
 def report(entries, given, searches, tuned, few) -> Finding:
@@ -144,7 +152,7 @@ def report(entries, given, searches, tuned, few) -> Finding:
     figures = [
         Picture(
             "The official curve and its direct term",
-            lines(
+            line_figure(
                 "Linear representation, the code's settings",
                 "outer steps",
                 "outer loss f",
@@ -157,7 +165,7 @@ def report(entries, given, searches, tuned, few) -> Finding:
         ),
         Picture(
             "All tuned at equal oracle calls",
-            lines(
+            line_figure(
                 "Linear representation, each tuned",
                 "oracle calls",
                 "outer loss f",
@@ -169,7 +177,7 @@ def report(entries, given, searches, tuned, few) -> Finding:
         ),
         Picture(
             "Few outer entries",
-            lines(
+            line_figure(
                 "20 outer entries, no direct term",
                 "outer steps",
                 "Phi",
@@ -185,24 +193,23 @@ def report(entries, given, searches, tuned, few) -> Finding:
     tables = [
         (
             "f by outer steps, the code's settings",
-            value_table(given, "f", [0, 10, 50, last], lambda run: run.steps),
+            value_table(given, "f", [0, 10, 50, last], STEPS),
         ),
-        ("f by oracle calls, tuned", value_table(tuned, "f", calls_shown(tuned), lambda run: run.calls)),
+        ("f by oracle calls, tuned", value_table(tuned, "f", calls_shown(tuned), CALLS)),
         (
             "Phi by outer steps, 20 entries",
-            value_table(few, "Phi", [0, 50, 200, 1000], lambda run: run.steps),
+            value_table(few, "Phi", [0, 50, 200, 1000], STEPS),
         ),
         ("What it cost, the code's settings", cost_table(given)),
         ("What it cost, tuned", cost_table(tuned)),
     ]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 CLAIM = Claim(
     name="pzobo-shallow",
     title="A Jacobian from differences helps a linear representation",
-    paper="Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, NeurIPS 2022, "
-    "arXiv:2110.07004",
+    paper=references.PZOBO,
     statement="Estimating only the response Jacobian by differences of inner paths, and keeping the "
     "gradients of f exact, is far more effective than estimating the whole hypergradient as HOZOG does "
     "(abstract), and on a linear representation it ends lower and sooner than AID with fixed-point steps "

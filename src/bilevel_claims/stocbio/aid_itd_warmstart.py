@@ -5,9 +5,11 @@ import numpy as np
 from bilevel.algorithms import aid_bio, itd_bio
 from bilevel.linear import cg
 from bilevel.tasks import worst_case
-from bilevel_claims.curves import Setting, cost_table, curve, log_points
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, verdict
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, log_points, trajectory
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most
 
 WARM = {
     "warm y and v": {"warm_y": True, "warm_v": True},
@@ -23,11 +25,16 @@ def run(size: str) -> Finding:
     dim, convexity, steps = (60, 0.05, 3000) if size == "small" else (200, 0.02, 20_000)
     task = worst_case(dim=dim, outer_convexity=0.1, inner_convexity=convexity)
     rates = {"inner_optimizer": task.inner_step, "outer_optimizer": 0.5 * task.outer_step}
-    setting = Setting(task.data(None), task.start, lambda s, held: task.metrics(s.x, s.y, held), task.held)
+    setting = Experiment(
+        data=task.data(None),
+        start=task.start,
+        measure=lambda s, held: task.metrics(s.x, s.y, held),
+        held=task.held,
+    )
     points = np.union1d(log_points(steps), [steps // 2])
 
     def along(label, algorithm):
-        return curve(label, algorithm, setting, points)
+        return trajectory(label, algorithm, setting, points)
 
     aid = [
         along(f"AID, {label}", aid_bio(task.problem, **rates, inner_steps=10, linear_solver=cg(2), **warm))
@@ -66,7 +73,7 @@ def report(aid, warm, cold, theory) -> Finding:
     figures = [
         Picture(
             "AID with and without its warm starts",
-            lines(
+            line_figure(
                 "AID: 10 inner steps, 2 of conjugate gradients",
                 "outer steps",
                 "norm of the exact gradient",
@@ -80,7 +87,7 @@ def report(aid, warm, cold, theory) -> Finding:
         ),
         Picture(
             "The floor of ITD",
-            lines(
+            line_figure(
                 "ITD: where it stops",
                 "inner steps D",
                 "last norm of the exact gradient",
@@ -96,7 +103,7 @@ def report(aid, warm, cold, theory) -> Finding:
         ),
         Picture(
             "ITD along its path",
-            lines(
+            line_figure(
                 "ITD, warm y",
                 "outer steps",
                 "norm of the exact gradient",
@@ -110,14 +117,13 @@ def report(aid, warm, cold, theory) -> Finding:
         ),
     ]
     costs = ("What it cost", cost_table([*aid, *warm, *cold]))
-    return Finding(verdict(numbers), words, numbers, figures, [costs])
+    return Finding(words=words, numbers=numbers, figures=figures, tables=[costs])
 
 
 CLAIM = Claim(
     name="aid-itd-warmstart",
     title="Warm starts free AID of its floor, ITD keeps one",
-    paper="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML 2021, "
-    "arXiv:2010.07962",
+    paper=references.STOCBIO,
     statement="AID-BiO that starts both y and v at their last values converges with numbers of inner and "
     "linear steps that do not depend on the accuracy; ITD-BiO at a fixed number of inner steps D keeps a "
     "bias of about (1 - step x mu)^D, so that D must grow with the accuracy. (Its convergence theorems as "

@@ -9,8 +9,9 @@ from bilevel.algorithms import aid_bio, bsa, itd_bio, stocbio, ttsa
 from bilevel.datasets import load
 from bilevel.linear import cg, richardson
 from bilevel.types import Algorithm
-from bilevel_claims.cleaning import Cleaning, cleaning
-from bilevel_claims.curves import Curve, Setting, even_points, log_points, on_each
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, Trajectory, even_points, log_points, trajectories
+from bilevel_claims.problems.trusted_images import TrustedImages, trusted_images
 from bilevel_claims.search import grid
 from bilevel_claims.stocbio.cleaning_report import CLEAN, FIXED, FULL, WARM, report
 from bilevel_claims.types import Claim, Finding
@@ -28,7 +29,7 @@ class Method(NamedTuple):
     rows: float
 
 
-def methods(task: Cleaning, batch: int) -> dict[str, Method]:
+def methods(task: TrustedImages, batch: int) -> dict[str, Method]:
     """All that are compared; `build(inner_optimizer, outer_optimizer)`."""
     problem, n, m = task.problem, len(task.training["labels"]), len(task.trusted["labels"])
 
@@ -90,7 +91,8 @@ def run(size: str) -> Finding:
         sizes = {"rows": 20_000, "trusted_rows": 5000, "test_rows": 10_000}
     batch, source = sizes["rows"] // 20, load("mnist")
     loud, quiet, trial = (
-        cleaning(source, noise=noise, seed=seed, **sizes) for noise, seed in ((0.4, 0), (0.1, 0), (0.4, 100))
+        trusted_images(source, noise=noise, seed=seed, **sizes)
+        for noise, seed in ((0.4, 0), (0.1, 0), (0.4, 100))
     )
     known, rows = methods(loud, batch), sizes["rows"]
     noted = [
@@ -120,7 +122,7 @@ def run(size: str) -> Finding:
 def many_rows(source, batch, best):
     """`(known, curves, searches)` with as many rows as the paper: far more than a batch holds."""
     sizes = {"rows": 20_000, "trusted_rows": 5000, "test_rows": 2000}
-    task, trial = (cleaning(source, noise=0.4, seed=seed, **sizes) for seed in (0, 100))
+    task, trial = (trusted_images(source, noise=0.4, seed=seed, **sizes) for seed in (0, 100))
     known = methods(task, batch)
     budget, searches, curves = 3 * known["AID-FP"].rows, [], []
     for label in ("stocBiO", "AID-FP"):
@@ -140,11 +142,17 @@ def many_rows(source, batch, best):
     return known, curves, searches
 
 
-def setting(method, label, task, batch, seeds) -> Setting:
+def setting(method, label, task, batch, seeds) -> Experiment:
     """Full batches and one seed for methods that have nothing random."""
     start = task.only_right_rows if label == CLEAN else task.start
     data = task.data(None if method.full else batch)
-    return Setting(data, start, task.measure, task.held, seeds=seeds[:1] if method.full else seeds)
+    return Experiment(
+        data=data,
+        start=start,
+        measure=task.measure,
+        held=task.held,
+        seeds=seeds[:1] if method.full else seeds,
+    )
 
 
 def tried(method, label, axes, task, batch, budget):
@@ -155,20 +163,19 @@ def tried(method, label, axes, task, batch, budget):
     return search._replace(budget=f"{budget:,} rows read")
 
 
-def follow(method, label, tasks, batch, steps, seeds=(0, 1, 2), **rates) -> list[Curve]:
+def follow(method, label, tasks, batch, steps, seeds=(0, 1, 2), **rates) -> list[Trajectory]:
     """A curve on each task."""
     points = np.union1d(log_points(steps, 30), even_points(steps, 10)) if steps > 30 else np.arange(steps + 1)
     settings = [setting(method, label, task, batch, seeds) for task in tasks]
     # Which rows are right is part of the start, and the start of what is compiled.
     groups = [[each] for each in settings] if label == CLEAN else [settings]
-    return [run for group in groups for run in on_each(label, method.build(**rates), group, points)]
+    return [run for group in groups for run in trajectories(label, method.build(**rates), group, points)]
 
 
 CLAIM = Claim(
     name="stocbio-cleaning",
     title="stocBiO cleans MNIST sooner and better than five others",
-    paper="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML 2021, "
-    "arXiv:2010.07962",
+    paper=references.STOCBIO,
     statement="On MNIST hyper-cleaning stocBiO lowers the test loss sooner, and to a lower value, than BSA, "
     "TTSA, AID-FP, AID-CG, reverse mode and HOAG (figure of the official repository, test loss by seconds).",
     known={

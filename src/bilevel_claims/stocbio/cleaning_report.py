@@ -1,9 +1,10 @@
 """What the cleaning runs say: numbers, words, figures."""
 
-from bilevel_claims.cleaning import ends_table
-from bilevel_claims.curves import cost_table, value_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Finding, Picture, at_least, at_most, near, shown, verdict
+from bilevel_claims.experiment import Axis
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.trusted_images import ends_of
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Finding, Picture, at_least, at_most, near, shown
 
 FIXED, CLEAN = "weights fixed", "only right rows"
 FULL, WARM = ("AID-FP", "AID-CG", "ITD"), "AID-CG, warm v"
@@ -107,7 +108,7 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
     figures = [
         Picture(
             f"Tuned, noise {noise}",
-            lines(
+            line_figure(
                 f"Tuned alike, noise {noise}",
                 "training and trusted rows read",
                 "test loss",
@@ -123,7 +124,7 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
     figures += [
         Picture(
             "The settings of the notes",
-            lines(
+            line_figure(
                 "The same steps for all, noise 0.4",
                 "training and trusted rows read",
                 "test loss",
@@ -139,7 +140,7 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
         figures += [
             Picture(
                 "Ten times the rows",
-                lines(
+                line_figure(
                     "20,000 rows, noise 0.4",
                     "training and trusted rows read",
                     "test loss",
@@ -152,14 +153,18 @@ def report(known, noted, tuned, searches, budget, more) -> Finding:
         ]
         searches = [*searches, *more[2]]
     places = [budget // 8, budget // 4, budget // 2, budget]
+    along = Axis("rows read", read)
     tables = [
-        ("Tuned, noise 0.4, at the end", ends_table(tuned[0.4])),
-        ("Tuned at noise 0.4, run at noise 0.1, at the end", ends_table(tuned[0.1])),
-        ("Test loss by rows read, tuned, noise 0.4", value_table(tuned[0.4], "test loss", places, read)),
-        ("The settings of the notes, at the end", ends_table(noted)),
+        ("Tuned, noise 0.4, at the end", ends_of(tuned[0.4])),
+        ("Tuned at noise 0.4, run at noise 0.1, at the end", ends_of(tuned[0.1])),
+        (
+            "Test loss by rows read, tuned, noise 0.4",
+            value_table(tuned[0.4], "test loss", places, along),
+        ),
+        ("The settings of the notes, at the end", ends_of(noted)),
         ("What it cost, tuned, noise 0.4", cost_table(tuned[0.4])),
         ("What it cost, the settings of the notes", cost_table(noted)),
     ]
     if more is not None:
-        tables += [("20,000 rows, at the end", ends_table(more[1]))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+        tables += [("20,000 rows, at the end", ends_of(more[1]))]
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)

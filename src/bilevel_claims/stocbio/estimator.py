@@ -7,9 +7,10 @@ from jax import lax
 
 from bilevel.linear import decreasing_batches, neumann, random_product
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.curves import log_points
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, near, shown, verdict
+from bilevel_claims import references
+from bilevel_claims.experiment import log_points
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, near, shown
 
 LENGTHS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200)
 TRUNCATION = {3: 0.732, 10: 0.457, 50: 0.0428, 200: 1.31e-5}
@@ -162,7 +163,7 @@ def report(truncated, errors, budgets, sweep) -> Finding:
     pictures = [
         Picture(
             "Bias and noise",
-            lines(
+            line_figure(
                 "Averaging draws of v",
                 "draws averaged",
                 "relative error",
@@ -174,7 +175,7 @@ def report(truncated, errors, budgets, sweep) -> Finding:
         ),
         Picture(
             "Rows and noise",
-            lines(
+            line_figure(
                 f"Error of one draw, Q = {TERMS}",
                 "rows read for all factors",
                 "relative error",
@@ -185,7 +186,7 @@ def report(truncated, errors, budgets, sweep) -> Finding:
         ),
         Picture(
             "Truncation and its bound",
-            lines(
+            line_figure(
                 "Truncation of the series",
                 "Hessian products Q",
                 "relative error of v",
@@ -202,14 +203,13 @@ def report(truncated, errors, budgets, sweep) -> Finding:
     columns += [Column("computed before")]
     rows = [[Cell(label), *map(Cell.of, (float(bias[label]), noise[label], RMSE[label]))] for label in errors]
     tables = [("Bias and noise of v, relative", Table(columns, rows))]
-    return Finding(verdict(numbers), words, numbers, pictures, tables)
+    return Finding(words=words, numbers=numbers, figures=pictures, tables=tables)
 
 
 CLAIM = Claim(
     name="stocbio-estimator",
     title="Independent, falling batches make a better Neumann series",
-    paper="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML 2021, "
-    "arXiv:2010.07962",
+    paper=references.STOCBIO,
     statement="stocBiO's v, a series of Q + 1 terms whose factors are independent batches of falling size, "
     "has a bias of at most (1 - step mu)^(Q+1) |f_y| / mu and less noise than BSA's single random product. "
     "(Its lemmas as we remember them, not the paper's word; that one batch for all factors is biased is our "

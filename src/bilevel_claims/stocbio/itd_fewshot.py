@@ -1,12 +1,10 @@
 """ITD-BiO and its first-order form against ANIL and MAML on few-shot tasks, by steps and by seconds."""
 
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import lax
 
 from bilevel.algorithms import maml
 from bilevel.inner import descend, embedded
@@ -15,21 +13,23 @@ from bilevel.report.tables import Cell, Column, Table
 from bilevel.response import first_order, unrolled
 from bilevel.sampling import full, minibatches
 from bilevel.types import Problem
-from bilevel_claims.curves import Setting, cost_table, curve, each_seed, even_points, seconds_per_step
-from bilevel_claims.few_shot import (
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, even_points, seconds_per_step, trajectory
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.characters import (
     CLASSES,
     SHOTS,
     WIDTHS,
     embed,
     head_error,
     head_loss,
-    layer,
-    omniglot,
-    tasks_of,
+    linear_layer,
+    search_inner_step,
+    splits,
     two_layers,
 )
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Claim, Finding, Picture, Search, at_most, shown, verdict
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Claim, Finding, Picture, at_most, shown
 
 ITD, FO, ANIL, MAML = LABELS = ("ITD-BiO", "FO-ITD-BiO", "ANIL", "MAML")
 INNER_STEPS = {ITD: 10, FO: 10, ANIL: 10, MAML: 5}
@@ -40,29 +40,15 @@ META_BATCH, ERROR = 16, "error"
 def run(size: str) -> Finding:
     """Each method with its own searched inner step on validation characters, then asked about new ones."""
     steps, seeds, asked = (300, 3, 200) if size == "small" else (2000, 5, 600)
-    background, evaluation = omniglot()
-    train = minibatches(tasks_of(background[100:], steps * META_BATCH, 0), None, batch_size=META_BATCH)
-    valid, test = (jnp.asarray(tasks_of(part, asked, 1)) for part in (background[:100], evaluation))
+    drawn, valid, test = splits(steps * META_BATCH, asked)
+    train = minibatches(drawn, None, batch_size=META_BATCH)
     searches, curves, chosen = [], [], []
     for label in LABELS:
-
-        def scores(rates, data, held, label=label):
-            def error(rate):
-                trial = method(label, rate, data, held, (100,))
-                return each_seed(*trial, np.array([steps]))(data, held)[ERROR].mean()
-
-            return lax.map(error, rates)
-
-        found = np.asarray(jax.jit(scores)(jnp.asarray(RATES), train, valid))
-        found = np.where(np.isfinite(found), found, np.inf)
-        place = int(np.argmin(found))
-        edge = ("inner_optimizer",) if place in (0, len(RATES) - 1) else ()
-        axes, words = {"inner_optimizer": RATES}, "error on tasks of held-out training characters"
-        best = {"inner_optimizer": RATES[place]}
-        searches.append(Search(label, axes, found, best, edge, words, f"{steps:,} steps"))
-        algorithm, setting = method(label, RATES[place], train, test, range(seeds))
+        searches.append(search_inner_step(label, partial(method, label), RATES, steps, train, valid))
+        rate = searches[-1].best["inner_optimizer"]
+        algorithm, setting = method(label, rate, train, test, range(seeds))
         chosen.append((algorithm, setting))
-        curves.append(curve(label, algorithm, setting, even_points(steps, 20)))
+        curves.append(trajectory(label, algorithm, setting, even_points(steps, 20)))
     # One after the other, when all else is done: another program on the machine disturbs all alike.
     pace = [seconds_per_step(algorithm, setting, 50, repeats=4) for algorithm, setting in chosen]
     return report(searches, curves, pace)
@@ -81,11 +67,11 @@ def method(label, rate, data, held, seeds):
 
     def start(key):
         first, second = jax.random.split(key)
-        layers, head = two_layers(first), layer(second, WIDTHS[1], CLASSES, 1.0)
+        layers, head = two_layers(first), linear_layer(second, WIDTHS[1], CLASSES, 1.0)
         x = {"features": layers, "head": head}
         return x, x if label == MAML else head
 
-    return algorithm, Setting(data, start, measure, held, seeds)
+    return algorithm, Experiment(data=data, start=start, measure=measure, held=held, seeds=seeds)
 
 
 def head_alone(label, rate):
@@ -182,7 +168,7 @@ def report(searches, curves, pace) -> Finding:
     figures = [
         Picture(
             "Accuracy by seconds",
-            lines(
+            line_figure(
                 "New characters, 5-way 5-shot",
                 "seconds of meta-steps",
                 "accuracy",
@@ -194,7 +180,7 @@ def report(searches, curves, pace) -> Finding:
         ),
         Picture(
             "Accuracy by meta-steps",
-            lines(
+            line_figure(
                 "The same, by meta-steps",
                 "meta-steps",
                 "accuracy",
@@ -206,7 +192,7 @@ def report(searches, curves, pace) -> Finding:
         ),
         Picture(
             "Accuracy by inner step",
-            lines(
+            line_figure(
                 "The search: validation characters",
                 "inner step alpha",
                 "accuracy",
@@ -233,14 +219,13 @@ def report(searches, curves, pace) -> Finding:
         for search, run, step in zip(searches, curves, pace, strict=True)
     ]
     tables = [("New characters", Table(columns, rows)), ("What it cost, a task", cost_table(curves))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 CLAIM = Claim(
     name="itd-fewshot",
     title="ITD-BiO learns few-shot tasks sooner than MAML and ANIL",
-    paper="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML 2021, "
-    "arXiv:2010.07962",
+    paper=references.STOCBIO,
     statement="ITD-BiO converges faster than MAML and ANIL, and FO-ITD-BiO faster still without sacrificing "
     "accuracy (README of the official code).",
     known={

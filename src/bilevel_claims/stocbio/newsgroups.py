@@ -13,7 +13,8 @@ from bilevel.datasets.newsgroups import word_counts
 from bilevel.linear import cg, richardson
 from bilevel.sampling import full, minibatches
 from bilevel.types import Algorithm, Problem
-from bilevel_claims.curves import Setting, curve, even_points
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, even_points, trajectory
 from bilevel_claims.search import grid
 from bilevel_claims.stocbio.newsgroups_report import CODE, FIXED, FULL, LONG, NOTED, report
 from bilevel_claims.types import Claim, Finding
@@ -156,11 +157,13 @@ def run(size: str) -> Finding:
             if whole
             else minibatches(parts.valid, parts.train, batch_size=batch)
         )
-        return Setting(data, start, measure, parts, seeds=seeds[:1] if whole else seeds)
+        return Experiment(
+            data=data, start=start, measure=measure, held=parts, seeds=seeds[:1] if whole else seeds
+        )
 
     def follow(label, steps, **rates):
         points = even_points(steps, 25)
-        return curve(label, known[label].build(**rates), setting(label, parts, (0, 1, 2)), points)
+        return trajectory(label, known[label].build(**rates), setting(label, parts, (0, 1, 2)), points)
 
     budget = 50 * known["stocBiO"].rows
     searches, tuned = [], []
@@ -181,8 +184,7 @@ def run(size: str) -> Finding:
 CLAIM = Claim(
     name="stocbio-newsgroups",
     title="stocBiO learns an L2 strength for each word",
-    paper="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, ICML 2021, "
-    "arXiv:2010.07962",
+    paper=references.STOCBIO,
     statement="On 20 Newsgroups with one L2 strength a word stocBiO comes sooner to a lower test loss than "
     "AID-FP, AID-CG, HOAG and reverse mode (figure of the official repository: 0.975 after 60 seconds, the "
     "others 1.09 to 1.16).",

@@ -3,9 +3,9 @@
 from typing import Any
 
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.curves import cost_table
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Finding, Picture, at_most, near, verdict
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Finding, Picture, at_most, near
 
 FIXED, CODE, LONG = "strengths fixed", "stocBiO, step 0.5", "stocBiO, step 20, Q = 30"
 FULL = ("AID-FP", "AID-CG", "ITD")
@@ -68,7 +68,7 @@ def report(reads, noted_reads, noted, tuned, searches, budget, size) -> Finding:
     figures = [
         Picture(
             "Tuned",
-            lines(
+            line_figure(
                 "20 Newsgroups, tuned alike",
                 rows,
                 "test loss",
@@ -80,7 +80,7 @@ def report(reads, noted_reads, noted, tuned, searches, budget, size) -> Finding:
         ),
         Picture(
             "The settings of the notes",
-            lines(
+            line_figure(
                 "20 Newsgroups, 50 outer steps",
                 rows,
                 "test loss",
@@ -97,7 +97,7 @@ def report(reads, noted_reads, noted, tuned, searches, budget, size) -> Finding:
         ("What it cost, tuned", cost_table(tuned)),
         ("What it cost, the settings of the notes", cost_table(noted)),
     ]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 def ends_table(curves) -> Table:

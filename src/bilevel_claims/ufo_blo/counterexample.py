@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.bent import counterexample
-from bilevel_claims.curves import Setting, cost_table, curve, even_points
-from bilevel_claims.figures import Line, lines
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, even_points, trajectory
+from bilevel_claims.figures import Line, line_figure
 from bilevel_claims.search import grid
-from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown, verdict
+from bilevel_claims.tables import cost_table
+from bilevel_claims.types import Claim, Finding, Picture, at_least, at_most, shown
+from bilevel_claims.ufo_blo.bent import counterexample
 
 LEVEL, SLOPE = 0.06, "|M'(x)|"
 METHODS = {"FO-BLO": 0.0, "UFO-BLO, q = 0.1": 0.1, "exact, q = 1": 1.0}
@@ -23,7 +25,9 @@ def run(size: str) -> Finding:
     toy = counterexample(LEVEL)
     setting = setting_of(toy, steps, runs)
     points = even_points(steps, 50)
-    curves = [curve(label, toy.algorithm(q, falling(10.0)), setting, points) for label, q in METHODS.items()]
+    curves = [
+        trajectory(label, toy.algorithm(q, falling(10.0)), setting, points) for label, q in METHODS.items()
+    ]
     fewer = setting._replace(seeds=range(1000, 1020))
     searches = [
         grid(
@@ -40,7 +44,7 @@ def run(size: str) -> Finding:
     for level in OTHER_LEVELS:
         other = counterexample(level)
         here = setting_of(other, steps, 20)
-        ends = [curve("", other.algorithm(q, falling(10.0)), here, [steps]) for q in (0.0, 0.1)]
+        ends = [trajectory("", other.algorithm(q, falling(10.0)), here, [steps]) for q in (0.0, 0.1)]
         levels.append((level, *(end.values[SLOPE].mean() for end in ends)))
     return report(toy, curves, searches, sorted(levels))
 
@@ -59,7 +63,9 @@ def setting_of(toy, steps, runs):
     def measure(state, held):
         return {SLOPE: jnp.abs(toy.slopes(state.x)[1].mean()), "x": state.x}
 
-    return Setting(toy.data(2 * steps), start, measure, seeds=range(runs))
+    return Experiment(
+        data=toy.data(2 * steps), start=start, measure=measure, seeds=range(runs), seeds_in_sequence=False
+    )
 
 
 def report(toy, curves, searches, levels) -> Finding:
@@ -93,7 +99,7 @@ def report(toy, curves, searches, levels) -> Finding:
     figures = [
         Picture(
             "Slope along the steps",
-            lines(
+            line_figure(
                 "Two tasks, steps 10/k",
                 "outer steps",
                 SLOPE,
@@ -109,7 +115,7 @@ def report(toy, curves, searches, levels) -> Finding:
         ),
         Picture(
             "Other step sizes",
-            lines(
+            line_figure(
                 "Steps c/k: where the runs end",
                 "c",
                 f"mean {SLOPE}",
@@ -123,7 +129,7 @@ def report(toy, curves, searches, levels) -> Finding:
     columns = [Column("D"), Column("sqrt(2 D)"), Column("|M'| of FO-BLO"), Column("|M'| of UFO-BLO, q = 0.1")]
     rows = [[*map(Cell.of, (level, (2 * level) ** 0.5, *pair))] for level, *pair in levels]
     tables = [("Problems for other levels D", Table(columns, rows)), ("What it cost", cost_table(curves))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 def quartiles(run):
@@ -134,8 +140,7 @@ def quartiles(run):
 CLAIM = Claim(
     name="ufo-counterexample",
     title="First-order steps do not converge, debiased ones do",
-    paper="Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order Heuristic for "
-    "Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487",
+    paper=references.UFO_BLO,
     statement="There is a rich family of problems on which SGD with first-order gradients does not converge "
     "to a stationary point; debiased by an exact gradient with probability q, it does (abstract). The toy "
     "is that of the authors' code; for any D there is one with M'^2 above D in the end (the theorem as we "

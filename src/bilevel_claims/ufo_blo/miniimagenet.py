@@ -4,9 +4,10 @@ import flax.linen as nn
 
 from bilevel.datasets import load_classes
 from bilevel.models.networks import MODULES, Conv4
-from bilevel_claims import debiased_tasks
-from bilevel_claims.debiased_tasks import Experiment, halved
+from bilevel_claims import references
 from bilevel_claims.types import Claim, Finding
+from bilevel_claims.ufo_blo import debiased_tasks
+from bilevel_claims.ufo_blo.debiased_tasks import Benchmark, halved
 
 
 class SmallConv4(nn.Module):
@@ -23,16 +24,37 @@ def run(size: str) -> Finding:
     data = load_classes("miniimagenet")
     if size == "small":
         axes = {"inner_optimizer": (0.2,), "outer_optimizer": (0.03, 0.1, 0.3)}
-        return debiased_tasks.run(Experiment(data, SmallConv4(), (5,), 7, axes, 1500, 2, 100))
+        return debiased_tasks.run(
+            Benchmark(
+                data=data,
+                module=SmallConv4(),
+                ways=(5,),
+                inner_steps=7,
+                axes=axes,
+                budget=1500,
+                seeds=2,
+                asked=100,
+            )
+        )
     axes = {"inner_optimizer": (0.01, 0.1), "outer_optimizer": (0.01, 0.03, 0.1, 0.3, 1.0)}
-    return debiased_tasks.run(Experiment(data, MODULES["conv4-32"], (5, 15), 7, axes, 3_600_000, 3, 600))
+    return debiased_tasks.run(
+        Benchmark(
+            data=data,
+            module=MODULES["conv4-32"],
+            ways=(5, 15),
+            inner_steps=7,
+            axes=axes,
+            budget=3_600_000,
+            seeds=3,
+            asked=600,
+        )
+    )
 
 
 CLAIM = Claim(
     name="ufo-miniimagenet",
     title="Debiased first-order steps learn photographs better at equal cost",
-    paper="Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order Heuristic for "
-    "Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487",
+    paper=references.UFO_BLO,
     statement="An exact gradient now and then makes first-order meta-learning unbiased and better on "
     "mini-ImageNet, for less than exact gradients cost (the 2020 abstract names the experiment; that it is "
     "better at equal cost is not the paper's word, and its accuracies we do not know).",

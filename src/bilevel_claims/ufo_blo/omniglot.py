@@ -4,9 +4,10 @@ import flax.linen as nn
 
 from bilevel.datasets import load_classes
 from bilevel.models import MODULES
-from bilevel_claims import debiased_tasks
-from bilevel_claims.debiased_tasks import Experiment, halved
+from bilevel_claims import references
 from bilevel_claims.types import Claim, Finding
+from bilevel_claims.ufo_blo import debiased_tasks
+from bilevel_claims.ufo_blo.debiased_tasks import Benchmark, halved
 
 
 class Perceptron(nn.Module):
@@ -26,17 +27,38 @@ def run(size: str) -> Finding:
     data = load_classes("omniglot")
     if size == "small":
         axes = {"inner_optimizer": (0.4,), "outer_optimizer": (0.3, 1.0, 3.0)}
-        return debiased_tasks.run(Experiment(data, Perceptron(), (20, 60), 9, axes, 2000, 3, 100))
+        return debiased_tasks.run(
+            Benchmark(
+                data=data,
+                module=Perceptron(),
+                ways=(20, 60),
+                inner_steps=9,
+                axes=axes,
+                budget=2000,
+                seeds=3,
+                asked=100,
+            )
+        )
     axes = {"inner_optimizer": (0.1, 0.4), "outer_optimizer": (0.01, 0.03, 0.1, 0.3, 1.0)}
     network = MODULES["conv4-64-stride"]
-    return debiased_tasks.run(Experiment(data, network, (20, 30, 40, 50, 60), 9, axes, 11_000_000, 3, 600))
+    return debiased_tasks.run(
+        Benchmark(
+            data=data,
+            module=network,
+            ways=(20, 30, 40, 50, 60),
+            inner_steps=9,
+            axes=axes,
+            budget=11_000_000,
+            seeds=3,
+            asked=600,
+        )
+    )
 
 
 CLAIM = Claim(
     name="ufo-omniglot",
     title="Debiased first-order steps learn many characters better at equal cost",
-    paper="Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order Heuristic for "
-    "Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487",
+    paper=references.UFO_BLO,
     statement="An exact gradient now and then makes first-order meta-learning unbiased and better on "
     "Omniglot, for less than exact gradients cost (the 2020 abstract names the experiment; that it is "
     "better at equal cost is not the paper's word, and its accuracies we do not know).",

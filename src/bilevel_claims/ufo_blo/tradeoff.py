@@ -12,10 +12,11 @@ from bilevel.algorithms import fo_blo, ufo_blo
 from bilevel.response import optimal_probability
 from bilevel.sampling import minibatches
 from bilevel.types import Problem
-from bilevel_claims.bent import STEPS, same
-from bilevel_claims.curves import Setting, curve, each_seed, even_points, log_points
+from bilevel_claims import references
+from bilevel_claims.experiment import Experiment, each_seed, even_points, log_points, trajectory
 from bilevel_claims.search import grid
 from bilevel_claims.types import Claim, Finding
+from bilevel_claims.ufo_blo.bent import STEPS, same
 from bilevel_claims.ufo_blo.tradeoff_report import (
     BUDGET,
     COST,
@@ -48,7 +49,9 @@ def toy_setting(problem, starts, draws):
         seen = state.seen.exact_draws if hasattr(state, "seen") else jnp.zeros(())
         return {SLOPE: jnp.abs(problem.slopes(state.x)[1].mean()), "exact draws": seen}
 
-    return Setting(problem.data(draws), start, measure, seeds=range(starts))
+    return Experiment(
+        data=problem.data(draws), start=start, measure=measure, seeds=range(starts), seeds_in_sequence=False
+    )
 
 
 def falling(constant):
@@ -67,7 +70,7 @@ def time_and_variance(starts):
     for label, q in {"FO-BLO": 0.0, f"q* = {best:.2f}": best, "q = 1": 1.0}.items():
         steps = int(COST / (STEPS + 1 + q * STEPS))
         points = np.unique([*log_points(steps, 40), 100, 1000, 5000, 10_000])
-        run = curve(label, problem.algorithm(q, falling(10.0)), setting, points)
+        run = trajectory(label, problem.algorithm(q, falling(10.0)), setting, points)
         curves.append(run)
         costs.append((STEPS + 1) * run.steps + STEPS * run.values["exact draws"].mean(0))
 
@@ -135,12 +138,11 @@ def quadratic_tasks(seeds):
         settings["outer_optimizer"] = lambda count: c * 200 / (count + 200.0)
         if not chosen:
             return fo_blo(Problem(loss, loss), **settings)
-        # Small tasks: both sides of the coin for all runs at once are cheaper than one run after the other.
-        return ufo_blo(Problem(loss, loss), **settings, **chosen, recompute=True)._replace(
-            seeds_in_sequence=False
-        )
+        return ufo_blo(Problem(loss, loss), **settings, **chosen, recompute=True)
 
-    setting = Setting(data, start, measure, held, seeds=range(seeds))
+    setting = Experiment(
+        data=data, start=start, measure=measure, held=held, seeds=range(seeds), seeds_in_sequence=False
+    )
     trials = setting._replace(seeds=(1000, 1001, 1002))
     methods: dict[str, Any] = {"FO-BLO": {}} | {f"q = {q:g}": {"probability": q} for q in (0.1, 0.4, 1.0)}
     methods["adaptive q"] = {"probability": None}
@@ -157,7 +159,7 @@ def quadratic_tasks(seeds):
             if kept is tuned and c == 1.0:
                 kept.append(runs[-1])
             else:
-                kept.append(curve(label, made(c), setting, even_points(steps, 50)))
+                kept.append(trajectory(label, made(c), setting, even_points(steps, 50)))
     return runs, tuned, searches, floor
 
 
@@ -189,8 +191,7 @@ def at_the_end(steps):
 CLAIM = Claim(
     name="ufo-tradeoff",
     title="There is a best share of exact gradients, and it can be learnt",
-    paper="Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order Heuristic for "
-    "Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487",
+    paper=references.UFO_BLO,
     statement="The probability q of an exact gradient trades time against variance; there is an optimal q "
     "for a given problem, and an efficient adaptive scheme to find it (abstract). The toys are those of "
     "the authors' code; the formula of q is read from it.",

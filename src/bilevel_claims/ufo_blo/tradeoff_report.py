@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.report.tables import Cell, Column, Table
-from bilevel_claims.bent import STEPS, bent_tasks
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.types import Finding, Picture, at_least, at_most, near, shown, verdict
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.types import Finding, Picture, at_least, at_most, near, shown
+from bilevel_claims.ufo_blo.bent import STEPS, bent_tasks
 
 SLOPE, COST = "|M'(x)|", 220_000
 TOY_STEP = 0.01
@@ -90,7 +90,7 @@ def report(time_and_variance, chances, quadratics) -> Finding:
     figures = [
         Picture(
             "Slope by cost",
-            lines(
+            line_figure(
                 "Toy, steps 10/k, alpha = 0.01",
                 "cost in gradients",
                 f"mean {SLOPE}",
@@ -107,7 +107,7 @@ def report(time_and_variance, chances, quadratics) -> Finding:
         ),
         Picture(
             "Best q and the formula",
-            lines(
+            line_figure(
                 "Toy: the q of least cost",
                 "inner step alpha",
                 "q",
@@ -141,7 +141,7 @@ def report(time_and_variance, chances, quadratics) -> Finding:
     by_alpha = zip(INNER_STEPS, middle, measured.min(0), measured.max(0), *formula.values(), strict=True)
     rows_q = [[*map(Cell.of, map(float, values))] for values in by_alpha]
     tables = [("20 tasks", Table(columns, rows)), ("Best q on the toy", Table(columns_q, rows_q))]
-    return Finding(verdict(numbers), words, numbers, figures, tables, [*searches, *more])
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=[*searches, *more])
 
 
 def late_share(run):
@@ -162,5 +162,5 @@ def by_cost(title, runs, floor, caption):
         kept = (cost > 0) & (cost <= 1.01 * BUDGET)
         drawn.append(Line(run.label, cost[kept] / 1000, run.values[GRADIENT].mean(0)[kept]))
     drawn.append(Line("limit of FO-BLO", [0, BUDGET / 1000], [floor] * 2, guide=True))
-    picture = lines(title, "cost in 1,000 gradients", f"mean {GRADIENT}", drawn, log="y")
+    picture = line_figure(title, "cost in 1,000 gradients", f"mean {GRADIENT}", drawn, log="y")
     return Picture(title, picture, f"{caption} Mean of the seeds. An exact draw costs 55 on top of 11.")

@@ -1,4 +1,4 @@
-"""Entries of `bilevel reproduce` on images by class: UFO-BLO at equal cost, PZOBO with ResNet-12."""
+"""Parts of the UFO-BLO entries."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,15 @@ import pytest
 
 from bilevel import full
 from bilevel.datasets import ImageClasses
-from bilevel.fewshot import Episode, Images, Shape, fixed_episodes
-from bilevel.report import figures
+from bilevel.fewshot import Episode, Images
 from bilevel.types import Cost
-from bilevel_claims import debiased_tasks, image_tasks
-from bilevel_claims.curves import Curve
-from bilevel_claims.debiased_tasks import (
+from bilevel_claims.experiment import Trajectory
+from bilevel_claims.problems import image_tasks
+from bilevel_claims.types import Search
+from bilevel_claims.ufo_blo import debiased_tasks
+from bilevel_claims.ufo_blo import miniimagenet as ufo_miniimagenet
+from bilevel_claims.ufo_blo import omniglot as ufo_omniglot
+from bilevel_claims.ufo_blo.debiased_tasks import (
     DEBIASED,
     DEBIASED_KEPT,
     DRAWS,
@@ -22,31 +25,23 @@ from bilevel_claims.debiased_tasks import (
     FO,
     KEPT,
     LABELS,
-    Experiment,
+    Benchmark,
     Outcome,
 )
-from bilevel_claims.pzobo import resnet12 as pzobo_resnet12
-from bilevel_claims.types import Search
-from bilevel_claims.ufo_blo import miniimagenet as ufo_miniimagenet
-from bilevel_claims.ufo_blo import omniglot as ufo_omniglot
+from cases.claims import prototype_episodes as episodes
 from cases.fewshot import Plain, noisy_prototypes, plain_network
 
-
-@pytest.fixture(autouse=True)
-def as_users_have_it(monkeypatch):
-    monkeypatch.setattr(figures, "RESOLUTION", 50)
-    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-def episodes(ways, count, shots=1, queries=1):
-    data = noisy_prototypes(side=8, sizes=(20, 12, 12))
-    scale = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
-    return fixed_episodes(data.train, *scale, Shape(ways, shots, queries), count)
+pytestmark = pytest.mark.usefixtures("as_users_have_it")
 
 
 def made(label, inner_steps=5):
     return debiased_tasks.method(plain_network(), 4, label, 0.3, inner_steps, 0.5)
+
+
+def small_benchmark(data, ways, axes):
+    return Benchmark(
+        data=data, module=Plain(), ways=ways, inner_steps=2, axes=axes, budget=48, seeds=2, asked=6
+    )
 
 
 def test_steps_are_the_same_whether_iterates_are_kept_or_made_again():
@@ -82,7 +77,7 @@ def test_prices_are_those_of_the_algorithms(inner_steps):
 def test_no_method_is_planned_beyond_the_budget_and_coins_are_counted():
     axes = {"inner_optimizer": (0.3,), "outer_optimizer": (0.1, 0.5)}
     data = noisy_prototypes(side=8, sizes=(12, 8, 8))
-    finding = debiased_tasks.run(Experiment(data, Plain(), (3,), 2, axes, 48, 2, 6))
+    finding = debiased_tasks.run(small_benchmark(data, (3,), axes))
     assert [search.budget for search in finding.searches] == ["48 gradients and products a task"] * 5
     rows = finding.tables[0][1].rows
     assert len(finding.figures) == 1 and [row[1].text for row in rows] == list(LABELS)
@@ -99,7 +94,7 @@ def test_no_method_is_planned_beyond_the_budget_and_coins_are_counted():
 
 def test_realised_cost_follows_the_draws():
     values = {ERROR: np.zeros((2, 2)), DRAWS: np.array([[0, 5], [0, 15]])}
-    run = Curve(DEBIASED, np.array([0, 10]), values, Cost(1), 1.0)
+    run = Trajectory(label=DEBIASED, steps=np.array([0, 10]), values=values, cost=Cost(1), seconds=1.0)
     # 10 steps of 10, and of 5 tasks each drew 2 of 45 more.
     assert debiased_tasks.spent(run, 9) == 190
     assert debiased_tasks.spent(run._replace(label=DEBIASED_KEPT), 9) == 118
@@ -109,7 +104,7 @@ def test_too_many_ways_are_refused_before_the_first_run(monkeypatch):
     monkeypatch.setattr(debiased_tasks, "outcome", lambda *given: pytest.fail("ran"))
     data = noisy_prototypes(side=8, sizes=(12, 4, 8))
     with pytest.raises(ValueError, match="ways must be at most 4, the validation classes, got 5"):
-        debiased_tasks.run(Experiment(data, Plain(), (3, 5), 2, {}, 48, 2, 6))
+        debiased_tasks.run(small_benchmark(data, (3, 5), {}))
 
 
 def found(*outcomes, asked=100, start=0.99):
@@ -117,17 +112,38 @@ def found(*outcomes, asked=100, start=0.99):
 
     def run(label, errors):
         values = [[start, error] for error in np.broadcast_to(errors, 3)]
-        return Curve(
-            label, np.array([0, 8]), {ERROR: np.array(values), DRAWS: np.zeros((3, 2))}, Cost(1), 1.0
+        return Trajectory(
+            label=label,
+            steps=np.array([0, 8]),
+            values={ERROR: np.array(values), DRAWS: np.zeros((3, 2))},
+            cost=Cost(1),
+            seconds=1.0,
         )
 
-    search = Search("", {}, None, {"inner_optimizer": 0.1, "outer_optimizer": 0.1}, (), "", "")
-    experiment = Experiment(noisy_prototypes(side=8, sizes=(2, 2, 2)), Plain(), (), 9, {}, 100, 3, asked)
+    search = Search(
+        method="",
+        axes={},
+        scores=None,
+        best={"inner_optimizer": 0.1, "outer_optimizer": 0.1},
+        edge=(),
+        score="",
+        budget="",
+    )
+    benchmark = Benchmark(
+        data=noisy_prototypes(side=8, sizes=(2, 2, 2)),
+        module=Plain(),
+        ways=(),
+        inner_steps=9,
+        axes={},
+        budget=100,
+        seeds=3,
+        asked=asked,
+    )
     outcomes = [
         Outcome(ways, [search] * 5, [run(*pair) for pair in zip(LABELS, errors, strict=True)])
         for ways, errors in outcomes
     ]
-    return debiased_tasks.report(experiment, outcomes)
+    return debiased_tasks.report(benchmark, outcomes)
 
 
 def test_a_verdict_says_at_how_many_ways_the_debiased_steps_are_ahead():
@@ -198,16 +214,16 @@ def test_sizes_of_the_paper_fit_the_data(monkeypatch, claim, sizes, image, exact
     data = ImageClasses("toy", *map(empty, sizes), channels, channels)
     seen = []
     monkeypatch.setattr(claim, "load_classes", lambda name: data)
-    monkeypatch.setattr(debiased_tasks, "outcome", lambda experiment, net, ways: seen.append((net, ways)))
-    monkeypatch.setattr(debiased_tasks, "report", lambda experiment, outcomes: experiment)
-    experiment = claim.run("paper")
-    assert [ways for _, ways in seen] == list(experiment.ways)
-    assert experiment.budget == exact_steps * debiased_tasks.price(EXACT, experiment.inner_steps)
+    monkeypatch.setattr(debiased_tasks, "outcome", lambda benchmark, net, ways: seen.append((net, ways)))
+    monkeypatch.setattr(debiased_tasks, "report", lambda benchmark, outcomes: benchmark)
+    benchmark = claim.run("paper")
+    assert [ways for _, ways in seen] == list(benchmark.ways)
+    assert benchmark.budget == exact_steps * debiased_tasks.price(EXACT, benchmark.inner_steps)
     net, ways = seen[-1]
     shape = jax.ShapeDtypeStruct((ways, *image), jnp.float32), jax.ShapeDtypeStruct((ways,), jnp.int32)
 
     def step(support, labels):
-        learner = debiased_tasks.method(net, ways, DEBIASED, 0.1, experiment.inner_steps, 0.1)
+        learner = debiased_tasks.method(net, ways, DEBIASED, 0.1, benchmark.inner_steps, 0.1)
         task = Episode(Images(support, labels), Images(support, labels))
         state = learner.algorithm.init(*learner.start(jax.random.key(0)))
         batch = full(jax.tree.map(lambda leaf: leaf[None], task), None)
@@ -217,84 +233,3 @@ def test_sizes_of_the_paper_fit_the_data(monkeypatch, claim, sizes, image, exact
 
     x, outputs = jax.eval_shape(step, *shape)
     assert outputs.shape == (ways, ways) and x["head"]["kernel"].shape == (net.width, ways)
-
-
-def test_heads_of_a_meta_batch_on_images_train_as_if_alone():
-    net = plain_network()
-    together = jax.tree.map(lambda leaf: leaf[0], episodes(10, 1, shots=2, queries=3))
-    alone = Episode(
-        *(
-            Images(part.pixels[len(part.pixels) // 2 :], part.labels[: len(part.labels) // 2])
-            for part in together
-        )
-    )
-    x, found = net.init(jax.random.key(0)), []
-    for tasks, episode in ((2, together), (1, alone)):
-        problem, solver, outputs = pzobo_resnet12.heads(net, tasks)
-        y = solver.solve(x, pzobo_resnet12.zeros(net, tasks), full(episode, episode))
-        found.append((y["kernel"][-1], outputs(x, y, episode)[-1], problem.outer(x, y, episode)))
-    (many, seen, loss), (one, same, last) = found
-    np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(seen, same, rtol=1e-4, atol=1e-5)
-    assert np.abs(one).max() > 0.01 and abs(loss - last) > 1e-4
-    labels = np.repeat(np.arange(5), 3)
-    by_hand = optax.softmax_cross_entropy_with_integer_labels(same, labels).mean()
-    assert float(last) == pytest.approx(float(by_hand), rel=1e-5)
-
-
-@pytest.fixture
-def resnet12(monkeypatch):
-    """The networks that were asked for; a tiny one stands in."""
-    built = []
-
-    def network(*filters):
-        built.append(filters)
-        return Plain()
-
-    data = noisy_prototypes(side=8, sizes=(64, 8, 8), each=10)
-    monkeypatch.setattr(pzobo_resnet12, "ResNet12", network)
-    monkeypatch.setattr(pzobo_resnet12, "load_classes", lambda name: data)
-    return built
-
-
-def test_resnet12_is_timed_whole_and_trained_narrow(resnet12):
-    finding = pzobo_resnet12.run("small")
-    assert resnet12 == [(), (pzobo_resnet12.NARROW,)]
-    rows = finding.tables[0][1].rows
-    assert [row[0].text for row in rows] == ["direct term only", "PZOBO, Q = 1", "ITD", "AID-CG"]
-    assert all(float(row[1].value or 0) > 0 for row in rows) and len(finding.figures) == 1
-    # So few steps decide nothing on what is learned.
-    assert [name for name, number in finding.numbers.items() if number["holds"] is not None] == [
-        "a step of ResNet-12: seconds of ITD over PZOBO",
-        "a step of ResNet-12: seconds of AID-CG over PZOBO",
-    ]
-    assert "decide nothing" in finding.words
-
-
-def test_resnet12_at_the_sizes_of_the_paper(resnet12, monkeypatch):
-    def curve(label, algorithm, setting, points):
-        state = jax.eval_shape(lambda key: algorithm.init(*setting.start(key)), jax.random.key(0))
-        planned = setting.data.outer.plan(jax.random.key(0), 0, 1)
-        task = jax.eval_shape(lambda keys: setting.data.outer.view(keys)[0], planned)
-        assert state.y["kernel"].shape[0] == 12 and task.support.pixels.shape[1] == 12 * 5 * 5
-        assert len(setting.seeds) == 3 and points[-1] == 10_000
-        error = np.nan if label == pzobo_resnet12.ONE else 0.0
-        return Curve(label, points, {ERROR: np.full((3, len(points)), error)}, algorithm.cost, 1.0)
-
-    monkeypatch.setattr(pzobo_resnet12, "curve", curve)
-    monkeypatch.setattr(pzobo_resnet12, "one_step", lambda *given: pzobo_resnet12.Step(1.0, 1.0))
-    finding = pzobo_resnet12.run("paper")
-    assert resnet12 == [()]
-    assert sum(number["holds"] is not None for number in finding.numbers.values()) == 5
-    assert finding.verdict == "does not hold" and "diverged (PZOBO, Q = 1)" in finding.words
-
-
-def test_published_adam_falls_twice():
-    rates = [float(pzobo_resnet12.RATE(step)) for step in (0, 1499, 1501, 3499, 3501)]
-    np.testing.assert_allclose(rates, [0.01, 0.01, 1e-3, 1e-3, 1e-4], rtol=1e-5)
-
-
-def test_a_start_shares_no_key_with_the_tasks_that_are_asked():
-    asked = jax.random.key_data(jax.random.split(jax.random.key(1), 600))
-    start = jax.random.key_data(jax.random.fold_in(jax.random.key(1), image_tasks.START))
-    assert not np.any(np.all(asked == start, axis=1))

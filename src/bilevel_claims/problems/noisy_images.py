@@ -1,4 +1,4 @@
-"""Hyper-cleaning as the SOBA and NBO papers run it: images with labels drawn anew, a weight a row."""
+"""Hyper-cleaning as in the SOBA and NBO papers: random labels, one weight a training row."""
 
 from typing import Any, NamedTuple
 
@@ -11,32 +11,33 @@ from bilevel.cleaning.losses import cross_entropy, per_row
 from bilevel.datasets import load
 from bilevel.sampling import minibatches
 from bilevel.types import Problem
-from bilevel_claims.curves import Setting
+from bilevel_claims.experiment import Experiment
+from bilevel_claims.figures import Line
 
 ERROR, LOSS, RIGHT, WRONG = "test error", "validation loss", "weight of right rows", "weight of wrong rows"
 UNCLEANED, RIGHT_ONLY, RESTING = "no cleaning", "only the right rows", "x never moves"
 
 # One grid for all methods; the outer step is inner / ratio.
 AXES = {"inner": (0.01, 0.03, 0.1), "ratio": (1e-6, 1e-5, 1e-4, 1e-3)}
-# Weights that all rows share in the models without cleaning: they set how much the penalty counts.
+# Weights that all rows share in the models without cleaning: they scale the loss against the penalty.
 SHARED_WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 class NoisyImages(NamedTuple):
-    """A hyper-cleaning problem with what it is compared with.
+    """A hyper-cleaning problem with its baselines.
 
     Attributes:
       problem: the two losses.
-      setting: data, start, measures of `ERROR`, `LOSS`, `RIGHT`, `WRONG`.
-      references: test errors without learning of x: `UNCLEANED`, one weight for all rows, and
-        `RIGHT_ONLY`, one weight for the rows whose label is right, both weights chosen by validation
-        error among `SHARED_WEIGHTS`; `RESTING`, all rows at the weight of the start, where an algorithm
-        stays that follows the direct term of the hypergradient alone, which is 0 here.
+      experiment: data, start, measures of `ERROR`, `LOSS`, `RIGHT`, `WRONG`.
+      baselines: test errors of models whose weights are not learnt. `UNCLEANED`: one weight for all
+        rows. `RIGHT_ONLY`: one weight for the rows whose label is right. Both weights are the best of
+        `SHARED_WEIGHTS` by validation error. `RESTING`: all rows at the weight of the start, where an
+        algorithm stays that follows only the direct term of the hypergradient, which is 0 here.
     """
 
     problem: Problem
-    setting: Setting
-    references: dict[str, float]
+    experiment: Experiment
+    baselines: dict[str, float]
 
 
 def noisy_images(
@@ -50,7 +51,7 @@ def noisy_images(
     batch_size: int = 64,
     seed: int = 0,
 ) -> NoisyImages:
-    """Softmax regression on standardised pixels, without a bias.
+    """Return the problem: softmax regression on standardised pixels, without a bias.
 
         g = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f = mean CE on validation rows
 
@@ -58,11 +59,11 @@ def noisy_images(
 
     Args:
       dataset: an image set with a test part.
-      rows, valid_rows, test_rows: of each part, chosen at random.
-      noise: share of the training rows whose label is drawn anew among all classes, which may be the
-        true one.
+      rows, valid_rows, test_rows: number of rows of each part, chosen at random.
+      noise: share of the training rows whose label is drawn at random from all classes, the true one
+        included.
       penalty: factor of the squared norm of the model.
-      batch_size: rows of a minibatch.
+      batch_size: number of rows of a minibatch.
       seed: of the rows, the noise and the shuffle.
     """
     source: Any = load(dataset)
@@ -75,7 +76,7 @@ def noisy_images(
         "test": (source.test_features[at_test], source.test_labels[at_test]),
     }
     pixels = np.reshape(parts["train"][0], (rows, -1))
-    # A pixel that never changes stays 0.
+    # A constant pixel stays 0.
     mean, spread = pixels.mean(0), np.where(pixels.std(0) > 0, pixels.std(0), 1)
     train, valid, test = (
         {"features": (np.reshape(f, (len(f), -1)) - mean) / spread, "labels": labels}
@@ -107,16 +108,16 @@ def noisy_images(
     def model(weight):
         return _fit(table, jnp.asarray(weight, pixels.dtype), held, penalty, classes)
 
-    references = {
+    baselines = {
         name: min(model(weight * keep) for weight in SHARED_WEIGHTS)[1]
         for name, keep in {UNCLEANED: np.ones(rows), RIGHT_ONLY: labels == truth}.items()
     }
-    references[RESTING] = model(np.full(rows, 1 / (1 + np.exp(2))))[1]
-    return NoisyImages(problem, Setting(data, start, measure, held), references)
+    baselines[RESTING] = model(np.full(rows, 1 / (1 + np.exp(2))))[1]
+    return NoisyImages(problem, Experiment(data=data, start=start, measure=measure, held=held), baselines)
 
 
 def _fit(train, weight, held, penalty, classes):
-    """Validation and test error of the model of weighted rows, by a quasi-Newton method."""
+    """Return validation and test error of the model of weighted rows, by L-BFGS-B."""
     shape = train["features"].shape[1], classes
 
     def on_host(flat):
@@ -141,3 +142,16 @@ def _weighted(y, train, weight, penalty):
 def _error(y, rows):
     found = jnp.argmax(rows["features"] @ y, axis=1).astype(jnp.int32)
     return jnp.mean(found != rows["labels"])
+
+
+def baseline_rows(baselines: dict[str, float], width: int) -> list[list[Any]]:
+    """Return rows of baselines for a table of `width` numbers, the test error first."""
+    return [[label, baselines[label], *[""] * (width - 1)] for label in (UNCLEANED, RESTING, RIGHT_ONLY)]
+
+
+def baseline_lines(baselines: dict[str, float], last: float) -> list[Line]:
+    """Return guides at two baselines, from 0 to `last` on the horizontal axis."""
+    return [
+        Line(label, [0, last], [baselines[label]] * 2, dash=dash, guide=True)
+        for label, dash in ((UNCLEANED, 1), (RIGHT_ONLY, 2))
+    ]

@@ -19,11 +19,11 @@ from bilevel.models import Network, from_module
 from bilevel.report.tables import Cell, Column, Table
 from bilevel.sampling import Full
 from bilevel.types import Batch
-from bilevel_claims.curves import Curve, Setting, each_seed, even_points
-from bilevel_claims.figures import Line, lines
-from bilevel_claims.image_tasks import START, over, percent, wrong
+from bilevel_claims.experiment import Experiment, Trajectory, each_seed, even_points
+from bilevel_claims.figures import Line, line_figure
+from bilevel_claims.problems.image_tasks import START, over, percent, wrong
 from bilevel_claims.search import chosen
-from bilevel_claims.types import Finding, Picture, Search, at_most, shown, verdict
+from bilevel_claims.types import Finding, Picture, Search, at_most, shown
 
 FO, DEBIASED, DEBIASED_KEPT, EXACT, KEPT = LABELS = (
     "first order",
@@ -38,7 +38,7 @@ TRIAL_SEED = 100
 GAIN, LEARNS = 0.95, 0.9
 
 
-class Experiment(NamedTuple):
+class Benchmark(NamedTuple):
     """One data set and network, and what all methods share on it.
 
     Attributes:
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
 
     ways: int
     searches: list[Search]
-    curves: list[Curve]
+    curves: list[Trajectory]
 
 
 def halved(images: Any) -> Any:
@@ -97,59 +97,67 @@ def _dearer(label, inner_steps):
     return inner_steps if kept else inner_steps * (inner_steps + 1) / 2
 
 
-def run(experiment: Experiment) -> Finding:
+def run(benchmark: Benchmark) -> Finding:
     """Every method with its own outer step, chosen on validation classes, at every number of ways."""
-    data = experiment.data
-    for ways in experiment.ways:
+    data = benchmark.data
+    for ways in benchmark.ways:
         for part, images in (("training", data.train), ("validation", data.validation), ("test", data.test)):
             Shape(ways, 1, QUERIES).validate(images, part)
-    net = from_module("small", experiment.module, data.train.shape[2:])
-    return report(experiment, [outcome(experiment, net, ways) for ways in experiment.ways])
+    net = from_module("small", benchmark.module, data.train.shape[2:])
+    return report(benchmark, [outcome(benchmark, net, ways) for ways in benchmark.ways])
 
 
-def outcome(experiment: Experiment, net: Network, ways: int) -> Outcome:
+def outcome(benchmark: Benchmark, net: Network, ways: int) -> Outcome:
     """All methods at one number of ways."""
-    data, shape = experiment.data, Shape(ways, 1, QUERIES)
+    data, shape = benchmark.data, Shape(ways, 1, QUERIES)
     scale = np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
     batches = Batch(Episodes(jnp.asarray(data.train), *scale, None, shape, TASKS), Full(None))
     valid, test = (
-        fixed_episodes(part, *scale, shape, experiment.asked) for part in (data.validation, data.test)
+        fixed_episodes(part, *scale, shape, benchmark.asked) for part in (data.validation, data.test)
     )
     searches, curves = [], []
     for label in LABELS:
-        points = even_points(int(experiment.budget / price(label, experiment.inner_steps)), POINTS)
+        points = even_points(int(benchmark.budget / price(label, benchmark.inner_steps)), POINTS)
         steps = int(points[-1])
 
         # One program for the trials and for what is shown.
         @jax.jit
         def errors(inner_step, outer_step, seed, batches, held, label=label, points=points, steps=steps):
             falling = optax.linear_schedule(outer_step, 0.0, steps)
-            learner = method(net, ways, label, inner_step, experiment.inner_steps, falling)
+            learner = method(net, ways, label, inner_step, benchmark.inner_steps, falling)
 
             def start(key):
                 return learner.start(jax.random.fold_in(key, START))
 
-            setting = Setting(batches, start, measure_of(learner, ways), held, seed[None])
-            # No `vmap` over the one seed: convolutions would loop over its kernels.
-            algorithm = learner.algorithm._replace(seeds_in_sequence=True)
-            return each_seed(algorithm, setting, points)(batches, held)
+            experiment = Experiment(
+                data=batches,
+                start=start,
+                measure=measure_of(learner, ways),
+                held=held,
+                seeds=seed[None],
+                # No `vmap` over the one seed: convolutions would loop over its kernels.
+                seeds_in_sequence=True,
+            )
+            return each_seed(learner.algorithm, experiment, points)(batches, held)
 
         def tried(pair, errors=errors):
             return float(errors(*pair, jnp.asarray(TRIAL_SEED), batches, valid)[ERROR][0, -1])
 
-        scores = np.array([tried(pair) for pair in itertools.product(*experiment.axes.values())])
-        scores = scores.reshape([len(values) for values in experiment.axes.values()])
+        scores = np.array([tried(pair) for pair in itertools.product(*benchmark.axes.values())])
+        scores = scores.reshape([len(values) for values in benchmark.axes.values()])
         words = "error on tasks of validation classes"
-        budget = f"{experiment.budget:,} gradients and products a task"
-        searches.append(
-            chosen(Search(f"{label}, {ways}-way", experiment.axes, None, {}, (), words, budget), scores)
-        )
+        budget = f"{benchmark.budget:,} gradients and products a task"
+        searches.append(chosen(f"{label}, {ways}-way", benchmark.axes, scores, score=words, budget=budget))
         best = searches[-1].best.values()
         begin = time.perf_counter()
-        runs = [errors(*best, jnp.asarray(seed), batches, test) for seed in range(experiment.seeds)]
+        runs = [errors(*best, jnp.asarray(seed), batches, test) for seed in range(benchmark.seeds)]
         values = jax.tree.map(lambda *seeds: np.concatenate(seeds), *jax.device_get(runs))
-        cost = method(net, ways, label, 0.1, experiment.inner_steps, 0.1).algorithm.cost
-        curves.append(Curve(label, points, values, cost, time.perf_counter() - begin))
+        cost = method(net, ways, label, 0.1, benchmark.inner_steps, 0.1).algorithm.cost
+        curves.append(
+            Trajectory(
+                label=label, steps=points, values=values, cost=cost, seconds=time.perf_counter() - begin
+            )
+        )
     return Outcome(ways, searches, curves)
 
 
@@ -165,7 +173,7 @@ def method(
 
 
 def measure_of(learner: Learner, ways: int) -> Any:
-    """For `Setting`: the error on the held tasks, and how many exact gradients were drawn so far."""
+    """For `Experiment`: the error on the held tasks, and how many exact gradients were drawn so far."""
 
     def measure(state, held):
         def error(episode):
@@ -179,7 +187,7 @@ def measure_of(learner: Learner, ways: int) -> Any:
     return measure
 
 
-def spent(run: Curve, inner_steps: int) -> float:
+def spent(run: Trajectory, inner_steps: int) -> float:
     """Gradients and Hessian products a task of a run, the mean of the seeds, by the coins that fell."""
     steps = int(run.steps[-1])
     if run.label not in (DEBIASED, DEBIASED_KEPT):
@@ -195,13 +203,13 @@ def gain(error: float, other: float, start: float, images: int) -> dict[str, Any
     return number | {"rule": rule, "holds": number["holds"] and error <= LEARNS * start}
 
 
-def report(experiment: Experiment, outcomes: Sequence[Outcome]) -> Finding:
+def report(benchmark: Benchmark, outcomes: Sequence[Outcome]) -> Finding:
     """Numbers, words and figures."""
     last = {o.ways: {run.label: run.last(ERROR) for run in o.curves} for o in outcomes}
     numbers: dict[str, Any] = {}
     ahead: dict[str, list[str]] = {}
     for o in outcomes:
-        images, errors = experiment.asked * o.ways * QUERIES, last[o.ways]
+        images, errors = benchmark.asked * o.ways * QUERIES, last[o.ways]
         # All start alike; to come from below chance to chance is not to learn.
         start = min(1 - 1 / o.ways, float(o.curves[0].median(ERROR)[0]))
         for other, label in ((FO, DEBIASED), (EXACT, DEBIASED), (KEPT, DEBIASED_KEPT)):
@@ -212,14 +220,14 @@ def report(experiment: Experiment, outcomes: Sequence[Outcome]) -> Finding:
         numbers[f"{o.ways}-way: last error of '{DEBIASED}' over that before training"] = shown(
             over(errors[DEBIASED], start, images)
         )
-    figures = [_figure(experiment, o) for o in outcomes]
+    figures = [_figure(benchmark, o) for o in outcomes]
     searches = [search for o in outcomes for search in o.searches]
-    tables = [("New classes", _table(experiment, outcomes))]
-    words = _words(experiment, outcomes, last, ahead)
-    return Finding(verdict(numbers), words, numbers, figures, tables, searches)
+    tables = [("New classes", _table(benchmark, outcomes))]
+    words = _words(benchmark, outcomes, last, ahead)
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
-def _words(experiment, outcomes, last, ahead):
+def _words(benchmark, outcomes, last, ahead):
     def where(other):
         return f"at {' and '.join(ahead[other])} ways" if ahead[other] else "nowhere"
 
@@ -229,7 +237,7 @@ def _words(experiment, outcomes, last, ahead):
     )
     ends = [run.values[ERROR][:, -1] for o in outcomes for run in o.curves]
     spread = max((np.ptp(end[np.isfinite(end)]) for end in ends if np.isfinite(end).any()), default=0.0)
-    costs = {label: f"{price(label, experiment.inner_steps):g}" for label in LABELS}
+    costs = {label: f"{price(label, benchmark.inner_steps):g}" for label in LABELS}
     less = f"err at least {100 * (1 - GAIN):.0f} % less than"
     return (
         f"At equal cost debiased steps that recompute paths {less} first-order ones {where(FO)}, and than "
@@ -240,32 +248,32 @@ def _words(experiment, outcomes, last, ahead):
     )
 
 
-def _figure(experiment, outcome):
+def _figure(benchmark, outcome):
     drawn = []
     for run in outcome.curves:
-        calls = run.steps * price(run.label, experiment.inner_steps)
+        calls = run.steps * price(run.label, benchmark.inner_steps)
         drawn.append(Line(run.label, calls, 1 - run.values[ERROR], colour=LABELS.index(run.label)))
     heading = f"New classes, {outcome.ways}-way 1-shot, equal cost"
     axes = "gradients and Hessian products a task", "accuracy"
     return Picture(
         f"Accuracy at {outcome.ways} ways",
-        lines(heading, *axes, drawn, log="", height=4.2),
+        line_figure(heading, *axes, drawn, log="", height=4.2),
         "Median of the seeds and their range, each method with its best outer step. The cost of debiased "
         "steps is that in the mean of their coins.",
     )
 
 
-def _table(experiment, outcomes):
+def _table(benchmark, outcomes):
     columns = [Column("ways"), Column("method", numeric=False), Column("cost of a step, a task")]
     columns += [Column("steps"), Column("spent a task, mean of the seeds"), Column("inner step")]
     columns += [Column("outer step"), Column("accuracy"), Column("seconds a run, with measuring")]
     rows = []
     for o in outcomes:
         for search, run in zip(o.searches, o.curves, strict=True):
-            error, steps = run.last(ERROR), experiment.inner_steps
+            error, steps = run.last(ERROR), benchmark.inner_steps
             known = Cell.of(1 - error) if math.isfinite(error) else Cell("diverged", mark="alarm")
             cost = price(run.label, steps), int(run.steps[-1]), spent(run, steps)
-            seconds = Cell.of(run.seconds / experiment.seeds)
+            seconds = Cell.of(run.seconds / benchmark.seeds)
             cells = *map(Cell.of, (*cost, *search.best.values())), known, seconds
             rows.append([Cell.of(o.ways), Cell(run.label), *cells])
     return Table(columns, rows)

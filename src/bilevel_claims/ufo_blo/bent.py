@@ -37,8 +37,7 @@ class Bent(NamedTuple):
         settings |= {"outer_optimizer": outer_optimizer, "vectorize": True}
         if isinstance(probability, float) and probability == 0:
             return fo_blo(LOSSES, **settings)
-        # On a single number both sides of a coin are cheap, and all runs at once are cheaper yet.
-        return ufo_blo(LOSSES, probability=probability, **settings)._replace(seeds_in_sequence=False)
+        return ufo_blo(LOSSES, probability=probability, **settings)
 
     def slopes(self, x: Any) -> tuple[Any, Any]:
         """First-order and exact gradient of every task at the start x, jax code."""

@@ -1,4 +1,4 @@
-"""Data hyper-cleaning at the size of the notes: one free weight a training image, a linear model."""
+"""Data hyper-cleaning with trusted images: one weight a training image, a linear model."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,22 +10,23 @@ import numpy as np
 from bilevel.cleaning.losses import cross_entropy, per_row
 from bilevel.cleaning.noise import corrupt
 from bilevel.datasets import Dataset
-from bilevel.report.tables import Cell, Column, Table
-from bilevel.sampling import full, minibatches
+from bilevel.report.tables import Table
 from bilevel.types import Batch, Problem
-from bilevel_claims.curves import Curve
+from bilevel_claims.experiment import Trajectory
+from bilevel_claims.problems.batches import batches
+from bilevel_claims.tables import ends_table
 
-# Mean and deviation of the pixels of MNIST, as usual in image code.
+# Mean and standard deviation of the pixels of MNIST.
 PIXELS = 0.1307, 0.3081
 
 
-class Cleaning(NamedTuple):
-    """A hyper-cleaning problem and the truth about its labels.
+class TrustedImages(NamedTuple):
+    """A hyper-cleaning problem and which of its labels are wrong.
 
     Attributes:
       problem: the two losses, see `cleaning.losses.per_row`.
       trusted, training: all rows of the two losses.
-      held: what `measure` reads: all trusted, tuning and test rows, and which training labels are
+      held: arrays that `measure` reads: trusted, tuning and test rows, and which training labels are
         wrong.
       columns, classes: shape of the model y.
     """
@@ -38,29 +39,27 @@ class Cleaning(NamedTuple):
     classes: int
 
     def data(self, batch_size: int | None, seed: int = 0) -> Batch:
-        """Full data when None, else minibatches of so many rows."""
-        if batch_size is None:
-            return full(self.trusted, self.training)
-        return minibatches(self.trusted, self.training, batch_size=batch_size, seed=seed)
+        """Return minibatches of the rows, or all rows if `batch_size` is None."""
+        return batches(self.trusted, self.training, batch_size, seed)
 
     def start(self, key: Any) -> tuple[jax.Array, jax.Array]:
-        """Every weight one half and the model zero, whatever the key."""
+        """Return weights of one half and a zero model, for any key."""
         return jnp.zeros(len(self.training["labels"])), jnp.zeros((self.columns, self.classes))
 
     def only_right_rows(self, key: Any) -> tuple[jax.Array, jax.Array]:
-        """As `start`, the wrong rows without weight: what a run that leaves x alone can hope for."""
+        """Return the start with weight 0 on the wrong rows: the ideal for fixed weights."""
         x, y = self.start(key)
         return jnp.where(self.held[-1], -30.0, x), y
 
     def measure(self, state: Any, held: Any) -> dict[str, jax.Array]:
-        """Losses on trusted, tuning and test rows, and how well the weights tell wrong from right."""
+        """Return losses on trusted, tuning and test rows, and the AUC of the weights."""
         trusted, tuning, test, wrong = held
         logits = test["features"] @ state.y
         hits = jnp.argmax(logits, axis=1).astype(jnp.int32) == test["labels"]
         wrong, weights = wrong.astype(state.x.dtype), jax.nn.sigmoid(state.x)
         some, none, ordered = jnp.sum(wrong), jnp.sum(1 - wrong), jnp.sort(state.x)
         found = jnp.concatenate([jnp.zeros_like(wrong[:1]), jnp.cumsum(wrong[jnp.argsort(state.x)])])
-        # A pair of equal weights counts as half told.
+        # A pair of equal weights counts one half.
         below, upto = (found[jnp.searchsorted(ordered, state.x, side=side)] for side in ("left", "right"))
         return {
             "validation loss": self.problem.outer(state.x, state.y, trusted),
@@ -73,7 +72,7 @@ class Cleaning(NamedTuple):
         }
 
 
-def cleaning(
+def trusted_images(
     source: Dataset,
     *,
     rows: int = 2000,
@@ -82,18 +81,19 @@ def cleaning(
     noise: float = 0.4,
     penalty: float = 1e-3,
     seed: int = 0,
-) -> Cleaning:
-    """The problem on the first training, the last training and the first test images of a set.
+) -> TrustedImages:
+    """Return the problem on the first training, the last training and the first test images of a set.
 
         g(x, y) = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f(x, y) = mean CE on trusted rows
 
-    Pixels are normalised; a column of ones, as strongly penalised as the rest, is the bias. As many
-    images before the trusted ones are for choosing step sizes: f itself would reward weights that
-    are fitted to it too well.
+    Pixels are normalised; a column of ones, penalised like the rest, is the bias. The images before the
+    trusted ones, as many again, are for choosing step sizes: f itself would reward weights that overfit
+    it.
 
     Args:
       source: of images, for example `datasets.load("mnist")`.
-      rows, trusted_rows, test_rows: of g, of f and of the test; right labels but for the noise.
+      rows, trusted_rows, test_rows: number of rows of g, of f and of the test. Only labels of g are
+        wrong.
       noise: share of the training labels replaced once by another class.
       penalty: factor of the squared norm of the model.
       seed: of the noise.
@@ -117,15 +117,17 @@ def cleaning(
     held = trusted, tuning, test, jnp.asarray(labels != truth)
     problem = per_row(lambda y, features: features @ y, penalty)
     columns = training["features"].shape[1]
-    return Cleaning(problem, trusted, training, held, columns, len(source.classes))
+    return TrustedImages(
+        problem=problem,
+        trusted=trusted,
+        training=training,
+        held=held,
+        columns=columns,
+        classes=len(source.classes),
+    )
 
 
-def ends_table(curves: Sequence[Curve]) -> Table:
-    """What `Cleaning.measure` gave last, medians over the seeds."""
-    shown = "test loss", "test accuracy", "AUC", "weight of right rows", "weight of wrong rows"
-    columns = [Column("method", numeric=False), *map(Column, (*shown, "loss on trusted rows"))]
-    rows = [
-        [Cell(run.label), *(Cell.of(run.last(name)) for name in (*shown, "validation loss"))]
-        for run in curves
-    ]
-    return Table(columns, rows)
+def ends_of(runs: Sequence[Trajectory]) -> Table:
+    """Return the last values of `TrustedImages.measure` by method, medians over the seeds."""
+    shown = ("test loss", "test accuracy", "AUC", "weight of right rows", "weight of wrong rows")
+    return ends_table(runs, {name: name for name in shown} | {"loss on trusted rows": "validation loss"})

@@ -1,0 +1,73 @@
+"""Least squares at both levels, the synthetic problem of the FSLA paper."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bilevel.types import Batch, Problem
+from bilevel_claims.problems.batches import batches
+
+
+class LeastSquares(NamedTuple):
+    """Least squares at both levels, with the exact answer.
+
+    Attributes:
+      problem: the two losses.
+      outer, inner: their rows, `(A, b)` and `(C, D, e)`.
+      best: the minimiser of Phi.
+      curvature: the Hessian of Phi.
+      inner_top, outer_top: largest eigenvalues of H and of that Hessian.
+    """
+
+    problem: Problem
+    outer: Any
+    inner: Any
+    best: Any
+    curvature: Any
+    inner_top: float
+    outer_top: float
+
+    def data(self, batch_size: int | None, seed: int = 0) -> Batch:
+        """Return minibatches of the rows, or all rows if `batch_size` is None."""
+        return batches(self.outer, self.inner, batch_size, seed)
+
+
+def least_squares(rows: int = 1000, entries: int = 5, *, seed: int = 0) -> LeastSquares:
+    """Return least squares on uniform matrices with little noise.
+
+        f = |A y - b|^2 / rows,   g = |C x + D y - e|^2 / rows
+
+    The matrices are nearly of rank one around their mean.
+
+    Args:
+      rows: number of rows of each loss.
+      entries: number of entries of x and of y.
+      seed: of the matrices.
+
+    Reference: following lindonroberts/inexact_hypergradients, quadratic_problem_example.py, which
+    rebuilds Section 6.1 of arXiv:2112.04660; the factor 1 / rows is ours.
+    """
+    rng = np.random.RandomState(seed)
+    A, truth = rng.uniform(size=(rows, entries)), rng.uniform(size=entries)
+    b = A @ truth + 0.01 * rng.normal(size=rows)
+    C, D = rng.uniform(size=(rows, entries)), rng.uniform(size=(rows, entries))
+    e = C @ rng.uniform(size=entries) + D @ rng.uniform(size=entries) + 0.01 * rng.normal(size=rows)
+
+    def inner(x, y, batch):
+        C, D, e = batch
+        return jnp.mean((C @ x + D @ y - e) ** 2)
+
+    def outer(x, y, batch):
+        A, b = batch
+        return jnp.mean((A @ y - b) ** 2)
+
+    solve = A @ np.linalg.pinv(D)
+    M = solve @ C
+    best, curvature = np.linalg.lstsq(M, solve @ e - b)[0], 2 * M.T @ M / rows
+    inner_top, outer_top = (float(np.linalg.eigvalsh(m)[-1]) for m in (2 * D.T @ D / rows, curvature))
+    tables = jax.tree.map(
+        jnp.asarray, {"outer": (A, b), "inner": (C, D, e), "best": best, "curvature": curvature}
+    )
+    return LeastSquares(Problem(outer, inner), **tables, inner_top=inner_top, outer_top=outer_top)

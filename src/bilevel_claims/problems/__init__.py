@@ -1,0 +1,1 @@
+"""Problems that entries of several papers share."""

@@ -17,7 +17,7 @@ import bilevel as b
 from bilevel import algorithms, tasks
 from bilevel.driver import make_plan
 from cases.algorithms import ALGORITHMS, META
-from cases.problems import CASES, counted, flat, quadratic_case, quartic_case
+from cases.problems import CASES, counted, quadratic_case, quartic_case
 
 KEY = jax.random.key(0)
 METRICS = {"outer_loss", "inner_loss", "inner_residual", "linear_residual", "gradient_norm"}

@@ -25,7 +25,8 @@ class Line(NamedTuple):
     @property
     def title(self) -> str:
         """Return the text of the line's first cell."""
-        return f"{self.dataset}, {self.rows:,} rows ({100 * self.noise:.0f} % wrong) + {self.trusted_rows:,} trusted"
+        share = f"{100 * self.noise:.0f} % wrong"
+        return f"{self.dataset}, {self.rows:,} rows ({share}) + {self.trusted_rows:,} trusted"
 
 
 LINES = [

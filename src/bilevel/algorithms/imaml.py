@@ -50,7 +50,7 @@ def imaml(
       structure of x and is not used.
 
     Raises:
-      ValueError: if `pull` is not positive.
+      ValueError: if `pull` is not positive or `inner_steps` is negative.
 
     Cost per step: T + 1 gradients and N Hessian products for each task. The cross derivative is -pull times
     the identity, and its products cost nothing.

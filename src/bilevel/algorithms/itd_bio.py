@@ -36,6 +36,9 @@ def itd_bio(
     Returns:
       An `Algorithm` that reads T inner minibatches per step.
 
+    Raises:
+      ValueError: if `inner_steps` is negative.
+
     Cost per step: T + 1 gradients, T Hessian products, T cross products.
 
     >>> from bilevel import tasks

@@ -66,7 +66,7 @@ def maml(
 
     Raises:
       ValueError: if `smoothness` is given and the inner optimiser is not a step size, if `resample` is given
-        and the inner optimiser has a state, or if a constant has the wrong sign.
+        and the inner optimiser has a state or `recompute` is not 0, or if a constant has the wrong sign.
 
     Cost per step: T + 1 gradients (one more with `smoothness`) and T Hessian products for each task. There
     are no cross products where the losses read y alone, as they do in MAML.
@@ -77,10 +77,6 @@ def maml(
     >>> maml(tasks.quadratic().problem).cost
     Cost(gradients=6, hessian_products=5, cross_products=0)
     """
-    if smoothness is not None and (callable(inner_optimizer) or isinstance(inner_optimizer, tuple)):
-        rule = "inner_optimizer must be a step size when smoothness is given"
-        raise ValueError(f"{rule}, got {inner_optimizer}; pass a number")
-    require(smoothness is None or smoothness > 0, "smoothness must be positive", smoothness)
     require(hessian_smoothness >= 0, "hessian_smoothness must not be negative", hessian_smoothness)
     require(caution > 0, "caution must be positive", caution)
     require(resample is None or recompute == 0, "recompute must be 0 with resample", recompute)
@@ -95,26 +91,35 @@ def maml(
         source = drawn_by(resample)
         response = stepwise(problem, inner_optimizer, inner_steps, start=start, independent=True)
 
+    rate = None
+    if smoothness is not None:
+        if callable(inner_optimizer) or isinstance(inner_optimizer, tuple):
+            rule = "inner_optimizer must be a step size when smoothness is given"
+            raise ValueError(f"{rule}, got {inner_optimizer}; pass a number")
+        require(smoothness > 0, "smoothness must be positive", smoothness)
+        terms = smoothness_terms(inner_optimizer, inner_steps, smoothness, hessian_smoothness)
+        rate = _inverse_smoothness(problem, terms, caution, vectorize, source)
+
+    algorithm = nested_over_tasks(
+        problem, response, outer_optimizer, vectorize=vectorize, source=source, rate=rate, name="maml"
+    )
+    gradients = algorithm.cost.gradients + (smoothness is not None)
+    return algorithm._replace(cost=Cost(gradients, algorithm.cost.hessian_products))
+
+
+def _inverse_smoothness(problem, terms, caution, vectorize, source):
+    """Return `(x, tasks, key) -> factor`, one over the smoothness at x estimated from these tasks."""
+    base, slope = terms
+
     def rate(x, tasks, key):
         def start_norm(memory, batch, key):
             norm = optax.tree.norm(jax.grad(problem.inner, argnums=1)(x, x, batch.inner[0]))
             return memory, (norm, (), {})
 
         norm = over_tasks(start_norm, (), tasks, key, vectorize=vectorize, source=source)[1]
-        base, slope = smoothness_terms(inner_optimizer, inner_steps, smoothness, hessian_smoothness)
         return 1 / (caution * (base + slope * norm))
 
-    algorithm = nested_over_tasks(
-        problem,
-        response,
-        outer_optimizer,
-        vectorize=vectorize,
-        source=source,
-        rate=None if smoothness is None else rate,
-        name="maml",
-    )
-    gradients = algorithm.cost.gradients + (smoothness is not None)
-    return algorithm._replace(cost=Cost(gradients, algorithm.cost.hessian_products))
+    return rate
 
 
 def smoothness_terms(

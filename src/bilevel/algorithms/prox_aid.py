@@ -50,8 +50,8 @@ def prox_aid(
       An `Algorithm` that reads T + 2 inner minibatches per step.
 
     Raises:
-      ValueError: if `rate` is None and `inner_optimizer` is not a number, or if `momentum` is not in
-        [0, 1).
+      ValueError: if `inner_steps` is negative, `rate` is None and `inner_optimizer` is not a number, or
+        `momentum` is not in [0, 1).
 
     Cost per step: T + 1 gradients, N Hessian products, 1 cross product.
 

@@ -45,6 +45,9 @@ def pzobo(
     Returns:
       An `Algorithm` that needs a key.
 
+    Raises:
+      ValueError: if `inner_steps` is negative, `directions` is below 1 or `smoothing` is not positive.
+
     Cost per step: (Q + 1) T + 1 gradients, no products.
 
     Equations: taken from published code, not checked against the paper's text.

@@ -53,6 +53,9 @@ def reptile(
       An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the
       structure of x and is not used.
 
+    Raises:
+      ValueError: if `inner_steps` is negative.
+
     Cost per step: T gradients for each task, no products.
 
     >>> from bilevel import tasks

@@ -35,6 +35,9 @@ def reverse(
     Returns:
       An `Algorithm` that reads T inner minibatches per step.
 
+    Raises:
+      ValueError: if `inner_steps` is negative.
+
     Cost per step: T + 1 gradients, T Hessian products, T cross products.
 
     >>> from bilevel import tasks

@@ -80,7 +80,7 @@ def sama(
     >>> sama(tasks.quadratic().problem).cost
     Cost(gradients=13, hessian_products=0, cross_products=0)
     """
-    require(inner_steps >= 1, "inner steps must be at least 1", inner_steps)
+    require(inner_steps >= 1, "inner_steps must be at least 1", inner_steps)
     require(difference > 0, "difference must be positive", difference)
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
 

@@ -46,8 +46,8 @@ def stocbio(
       An `Algorithm` that reads T + Q + 1 inner minibatches per step; with `counts`, their sum replaces Q.
 
     Raises:
-      ValueError: if `rate` is None and `inner_optimizer` is not a number, or if `counts` are not
-        `terms` positive numbers.
+      ValueError: if `inner_steps` is negative, `rate` is None and `inner_optimizer` is not a number, or
+        `counts` are not `terms` positive numbers.
 
     Cost per step: T + 1 gradients, Q (or the sum of `counts`) Hessian products, 1 cross product.
 

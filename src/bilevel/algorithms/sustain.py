@@ -50,7 +50,7 @@ def sustain(
       ValueError: if `weight` is not in (0, 1], `terms` < 1, or `rate` is None and `inner_optimizer`
         is not a number.
 
-    Cost per step: 4 gradients, 2 (K - 1) Hessian products (the worst case), 2 cross products.
+    Cost per step: 4 gradients, at most 2 (K - 1) Hessian products, 2 cross products.
 
     Equations: taken from benchopt's bilevel benchmark.
 

@@ -39,7 +39,7 @@ def truncated(
       An `Algorithm` that reads T inner minibatches per step.
 
     Raises:
-      ValueError: if `last` is not between 0 and T.
+      ValueError: if `inner_steps` is negative or `last` is not between 0 and T.
 
     Cost per step: T + 1 gradients, `last` Hessian products, `last` cross products.
 

@@ -43,7 +43,7 @@ def ttsa(
     Raises:
       ValueError: if `terms` < 1, or if `rate` is None and `inner_optimizer` is not a number.
 
-    Cost per step: 2 gradients, K - 1 Hessian products (the worst case), 1 cross product.
+    Cost per step: 2 gradients, at most K - 1 Hessian products, 1 cross product.
 
     Equations: taken from benchopt's bilevel benchmark.
 

@@ -79,7 +79,7 @@ def v_pbgd(
     >>> v_pbgd(tasks.quadratic().problem).cost
     Cost(gradients=4, hessian_products=0, cross_products=0)
     """
-    require(inner_steps >= 0, "inner steps must be at least 0", inner_steps)
+    require(inner_steps >= 0, "inner_steps must be at least 0", inner_steps)
     if not callable(penalty):
         require(penalty >= 0, "penalty must not be negative", penalty)
     penalised_optimizer = inner_optimizer if penalised_optimizer is None else penalised_optimizer

@@ -108,7 +108,7 @@ def ufo_blo(
     Raises:
       ValueError: if a probability is not in (0, 1] or `decay` is not in [0, 1).
 
-    Cost per step, for each task: T + 1 gradients, and with probability q also T Hessian and T cross
+    Cost per step: T + 1 gradients for each task, and with probability q also T Hessian and T cross
     products. `cost` is the mean, rounded; for an adaptive q it is the maximum.
 
     Equations: the estimate and the adaptive rule are those of the authors' code.

@@ -1,4 +1,4 @@
-"""What the papers on MAML and ANIL imply: smoothness, bias, order of factors, adaptive steps."""
+"""Multi-step MAML and ANIL: smoothness, exact gradients, bias of resampling, adaptive steps."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from cases.problems import few_tasks_case, flat
 
 
 def step_of(algorithm, x, data, key=None, y=None):
-    """The direction of the first step, with an outer step size of 1."""
+    """Return the direction of the first step of an algorithm whose outer step size is 1."""
     state = algorithm.init(x, x if y is None else y)
     state, _ = jax.jit(algorithm.step)(state, data, key)
     return jax.tree.map(lambda old, new: old - new, x, state.x)
@@ -35,7 +35,7 @@ def test_smoothness_is_bounded_for_inner_steps_of_order_one_over_n_and_grows_for
 ):
     for steps, growth, constant in zip((1, 2, 5, 10, 20, 50), growths, constants, strict=True):
         base, slope = smoothness_terms(alpha or 1 / (8 * steps), steps, 1.0, 1.0)
-        # The last digit noted.
+        # The expected values are rounded to the digits shown.
         assert base == pytest.approx(growth, rel=4e-3, abs=6e-4)
         assert slope == pytest.approx(constant, rel=4e-3, abs=6e-3 if alpha else 6e-4)
         assert alpha or base < np.exp(0.25)
@@ -46,7 +46,7 @@ def test_smoothness_is_bounded_for_inner_steps_of_order_one_over_n_and_grows_for
 
 
 def cosine_tasks():
-    """50 tasks with |Hessians| and their slopes at most 1; queries are shifted supports."""
+    """Return 50 tasks whose Hessians have norm and Lipschitz constant at most 1; queries shift supports."""
     rng = np.random.default_rng(0)
     c, e = rng.normal(size=(50, 20)), rng.normal(size=(50, 20))
     return {"support": jnp.asarray(c), "query": jnp.asarray(c + 0.3 * e)}
@@ -78,7 +78,7 @@ def test_meta_gradient_of_cosines_changes_faster_with_n_at_a_fixed_inner_step(st
         return jnp.linalg.norm(meta_gradient(w + v) - meta_gradient(w - v)) / 2e-4
 
     largest = float(jnp.max(change(jax.random.split(jax.random.key(0), 200))))
-    # A maximum over 200 random points: other sets of them give 0.53 to 0.59 and 2.3 to 3.0.
+    # A maximum over 200 random points: other points give 0.53 to 0.59 and 2.3 to 3.0.
     assert largest == pytest.approx(want, rel=0.25 if want > 1 else 0.12)
 
 
@@ -102,7 +102,7 @@ def anil_toy():
 
 @pytest.fixture(scope="module")
 def anil_gradients():
-    """`steps -> (head, features)` blocks of the gradient at the toy's start."""
+    """Return `steps -> (head, features)`, the two blocks of the gradient at the start of the toy."""
     problem, w, p, _ = anil_toy()
     x = {"head": jnp.asarray(w), "features": jnp.asarray(p)}
 
@@ -154,7 +154,7 @@ def test_gradient_of_the_head_decays_with_n_where_the_inner_loss_is_strongly_con
 
 
 def test_factors_of_the_meta_gradient_stand_in_the_papers_order():
-    """Quartic tasks whose Hessians do not commute; the reversed product is another vector."""
+    """The Hessians of these quartic tasks do not commute: the reversed product is another vector."""
     rng = np.random.default_rng(2)
     M, c, alpha, steps = rng.normal(size=(3, 3)), rng.normal(size=3), 0.05, 4
 
@@ -242,7 +242,7 @@ def test_resampling_is_biased_by_the_noise_of_the_path_which_falls_with_the_samp
     problem, resample = cosine_draws(size)
     algorithm = b.maml(problem, inner_optimizer=0.5, outer_optimizer=1.0, inner_steps=5, resample=resample)
     mean, error = drawn_directions(algorithm, draws)
-    # Three standard errors, and half a unit of the last digit noted, which has one of its own.
+    # Three standard errors, and the error of the expected value, which is an average over draws too.
     assert mean - exact == pytest.approx(bias, abs=3 * error + 3e-4)
 
 
@@ -273,7 +273,7 @@ def test_resampling_quadratics_is_unbiased_only_with_hessians_of_their_own():
 
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_every_draw_of_a_task_is_its_own(vectorize):
-    """Two steps against numpy, with the draws that the keys stand for."""
+    """Two steps agree with numpy on the draws that the keys determine."""
     steps, alpha = 3, 0.2
 
     def loss(x, y, draw):
@@ -359,8 +359,8 @@ def test_adaptive_steps_train_at_a_rate_that_does_not_depend_on_n_for_inner_step
     steps, alpha, average, final, rate
 ):
     got = adaptive_runs(steps, alpha)
-    # Means over five seeds, of other starts than the noted ones; the last gradient is noise mostly, which
-    # from one five to the next is 0.017 to 0.04.
+    # The expected values are means over five other seeds. The last gradient is mostly noise: from one five
+    # seeds to the next it varies from 0.017 to 0.04.
     assert got[0] == pytest.approx(average, rel=0.12) and got[2] == pytest.approx(rate, rel=0.03)
     assert final / 2.5 < got[1] < 2.5 * final
 
@@ -372,7 +372,7 @@ def test_adaptive_steps_collapse_with_n_at_a_fixed_inner_step():
 
 
 def adaptive_runs(steps, alpha):
-    """`(mean of |grad L|^2 over 300 steps, the last one, mean step)`, averaged over five seeds."""
+    """Return the mean of |grad L|^2 over 300 steps, its last value and the mean step, over five seeds."""
     tasks = cosine_tasks()
     algorithm = b.maml(COSINES, inner_optimizer=alpha, outer_optimizer=1.0, inner_steps=steps, smoothness=1.0)
     plain = b.maml(COSINES, inner_optimizer=alpha, outer_optimizer=1.0, inner_steps=steps)

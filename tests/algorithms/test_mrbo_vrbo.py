@@ -1,8 +1,8 @@
-"""Facts about MRBO and VRBO on two toys; `est` is the estimator of the hypergradient that both share.
+"""MRBO and VRBO on two toys; `est` is the estimator of the hypergradient that both share.
 
 Toy A: g_y = A y - B'x, f_y = y - c, f_x = 0.1 x. Toy B: g_y = A y + 0.1 y^3 - B'sin x, f as in toy A.
-A, B and c are means over 200 rows or over a sample of them. One sample serves a whole `est`, on purpose:
-that is how the noted numbers were taken.
+A, B and c are means over 200 rows or over a sample of them. One sample serves a whole `est`, since the
+expected errors were measured so.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ PROBLEMS = {"A": b.Problem(outer, inner_a), "B": b.Problem(outer, inner_b)}
 
 
 def est(toy, x, y, means, terms=TERMS):
-    """The estimator and g_y in numpy; diagonal Hessians sum their Neumann series in closed form."""
+    """Return the estimator and g_y in numpy; for a diagonal Hessian the Neumann series has a closed form."""
     a, b_mean, c = means
     h = a + (0.3 * y**2 if toy == "B" else 0)
     v = (1 - (1 - RATE[toy] * h) ** (terms + 1)) / h * (y - c)
@@ -56,7 +56,7 @@ def est(toy, x, y, means, terms=TERMS):
 
 
 def error(x):
-    """Norm of the exact hypergradient of toy A (200 terms are exact to rounding)."""
+    """Return the norm of the exact hypergradient of toy A (200 terms are exact to rounding)."""
     a, b_mean, _ = MEANS
     return np.linalg.norm(est("A", x, b_mean.T @ x / a, MEANS, terms=200)[0])
 
@@ -66,7 +66,7 @@ def errors(xs):
 
 
 def samples(seed, *shape):
-    """Means over samples of rows, drawn without replacement; the last axis of shape is the sample size."""
+    """Return means over samples of rows without replacement; the last entry of shape is the sample size."""
     *leading, size = shape
     order = np.random.default_rng(seed).random((*leading, ROWS)).argsort(-1)
     shares = np.where(order < size, 1 / size, 0)
@@ -79,7 +79,7 @@ def data(means):
 
 
 def follow(algorithm, means, x=None, y=None):
-    """All states of a run, step k on the k-th entry of the stacked means."""
+    """Return all states of a run; step k reads the k-th entry of the stacked means."""
     start = algorithm.init(*(jnp.zeros(DIM) if z is None else z for z in (x, y)))
 
     def step(state, means):
@@ -99,7 +99,7 @@ def mrbo(toy="A", **settings):
 
 
 def test_mrbo_on_full_batches_carries_the_exact_directions_whatever_the_weights():
-    """T1: toy B, 50 steps; the two weights differ, so that neither can stand in for the other."""
+    """The two weights differ, so that swapping them would show."""
     algorithm = mrbo(
         "B",
         exponent=0,
@@ -117,7 +117,7 @@ def test_mrbo_on_full_batches_carries_the_exact_directions_whatever_the_weights(
 
 
 def mrbo_in_numpy(first, second, weight=2.0, offset=8.0):
-    """Errors of MRBO with `first` samples at the new and `second` samples at the old point."""
+    """Return the path of MRBO with `first` samples at the new and `second` samples at the old point."""
     x = y = np.zeros(DIM)
     last, path, before = None, [], None
     for k in range(len(first[0])):
@@ -133,7 +133,7 @@ def mrbo_in_numpy(first, second, weight=2.0, offset=8.0):
 
 
 def test_mrbo_needs_the_same_sample_at_both_points():
-    """T3: shared .118, .087, .046 at 100, 500, 1000 and .044 at the end; independent 4.5, 691, 1e7."""
+    """Its error falls to 0.044 with shared samples and grows to 1e7 in 1000 steps with independent ones."""
     one, other = samples(1, 5000, 4), samples(2, 1000, 4)
     xs = follow(mrbo(inner_weight=2.0, outer_weight=2.0, scale=1), one).x
     found = errors(xs)
@@ -147,7 +147,7 @@ def test_mrbo_needs_the_same_sample_at_both_points():
 
 @pytest.mark.parametrize("size, with_momentum, without", [(4, 0.067, 0.090), (16, 0.026, 0.040)])
 def test_mrbo_momentum_lowers_the_error_floor(size, with_momentum, without):
-    """T4: mean error over the last 500 of 3000 steps, 3 seeds."""
+    """The floor is the mean error over the last 500 of 3000 steps and 3 seeds."""
     stacked = tuple(map(np.stack, zip(*(samples(seed, 3000, size) for seed in (1, 2, 3)), strict=True)))
 
     def floor(weight):
@@ -157,7 +157,7 @@ def test_mrbo_momentum_lowers_the_error_floor(size, with_momentum, without):
 
     momentum, plain = floor(2.0), floor(1e9)  # weights are cut at 1
     assert momentum / plain < 0.85
-    # Three seeds of a floor that moves slowly, on other samples than the noted ones.
+    # The expected floors are those of other samples, and a floor moves slowly from step to step.
     assert momentum == pytest.approx(with_momentum, rel=0.2) and plain == pytest.approx(without, rel=0.15)
 
 
@@ -186,8 +186,7 @@ def noisy():
     return problem, b.minibatches(jnp.asarray(C), inner, batch_size=16)
 
 
-def test_mrbo_with_weights_of_one_is_plain_sgd_with_the_same_estimator_exactly(noisy, key):
-    """T7, and equal keys give equal iterates."""
+def test_mrbo_with_weights_of_one_is_plain_sgd_and_equal_keys_give_equal_iterates(noisy, key):
     problem, batches = noisy
     settings = dict(inner_optimizer=0.3, outer_optimizer=0.2)
     one = b.mrbo(problem, terms=5, rate=0.3, exponent=0, scale=1, **settings)
@@ -207,13 +206,12 @@ def test_mrbo_with_weights_of_one_is_plain_sgd_with_the_same_estimator_exactly(n
     assert np.any(got.x != end(one, jax.random.key(1)).x)
 
 
-def test_the_estimator_is_the_hypergradient_of_stocbio_exactly(noisy):
-    """T8: on the same minibatches."""
+def test_the_estimator_on_the_same_minibatches_is_exactly_the_hypergradient_of_stocbio(noisy):
     problem, _ = noisy
     stack = [jnp.asarray(np.stack([part[8 * i : 8 * i + 8] for i in range(9)])) for part in (A, B, C)]
     x, y = jnp.ones(DIM), 0.5 * jnp.ones(DIM)
     batch = b.Batch(Stacked(stack[2]), Stacked((stack[0], stack[1])))
-    later = b.Batch(batch.outer, Stacked((stack[0][1:], stack[1][1:])))  # `est` reads on from 1
+    later = b.Batch(batch.outer, Stacked((stack[0][1:], stack[1][1:])))  # the oracle reads from 1 on
     oracle = b.neumann_direction(problem, b.neumann(6, 0.3))
     algorithm = b.stocbio(problem, inner_steps=0, terms=6, rate=0.3, outer_optimizer=1.0)
     got = jax.jit(oracle.evaluate)(Point(x, y, ()), batch, None).total.x
@@ -225,7 +223,7 @@ def test_the_estimator_is_the_hypergradient_of_stocbio_exactly(noisy):
 @partial(jax.tree_util.register_dataclass, data_fields=["means", "all"], meta_fields=["draws"])
 @dataclass(frozen=True)
 class Samples:
-    """One sample for all minibatches of an estimate, and the means over all rows as the whole set."""
+    """A data source: one sample for all minibatches of an estimate; the means over all rows as whole set."""
 
     means: Any
     draws: int
@@ -240,7 +238,7 @@ class Samples:
 
 
 def follow_samples(algorithm, means, draws=TERMS + 2):
-    """As `follow`, where step k reads the samples `means[k, i]` and refreshes on all rows."""
+    """Return all x of a run; step k reads the samples `means[k, i]` and refreshes on all rows."""
     start = algorithm.init(jnp.zeros(DIM), jnp.zeros(DIM))
     whole = tuple(map(jnp.asarray, MEANS))
 
@@ -254,7 +252,7 @@ def follow_samples(algorithm, means, draws=TERMS + 2):
 
 
 def vrbo_in_numpy(steps, period, moves, correct_x=True, correct_last=True, alpha=0.2, beta=0.3):
-    """VRBO on the full means of toy B: x, y and the worst error of d at the pair it was taken for."""
+    """Run VRBO on the full means of toy B; return x, y and the largest error of d at its pair (x, y)."""
     x, y, worst = np.ones(DIM), np.zeros(DIM), 0.0
     for k in range(steps):
         if k % period == 0:
@@ -272,7 +270,6 @@ def vrbo_in_numpy(steps, period, moves, correct_x=True, correct_last=True, alpha
 
 
 def test_vrbo_on_full_batches_carries_the_exact_directions_of_its_pair():
-    """T2: toy B, 50 steps, period 7, m = 5."""
     settings = dict(terms=TERMS, rate=0.3, inner_optimizer=0.3, outer_optimizer=0.2)
     states = follow(b.vrbo(PROBLEMS["B"], period=7, inner_steps=6, **settings), repeated(50), jnp.ones(DIM))
     for k in range(50):
@@ -286,7 +283,6 @@ def test_vrbo_on_full_batches_carries_the_exact_directions_of_its_pair():
 
 
 def test_vrbo_without_one_of_its_corrections_loses_the_pair():
-    """T2 on the wrong variants: last y-move kept but not corrected .029, x-move not corrected .053."""
     assert vrbo_in_numpy(50, 7, 6, correct_last=False)[2] == pytest.approx(0.029, rel=0.05)
     assert vrbo_in_numpy(50, 7, 6, correct_x=False)[2] == pytest.approx(0.053, rel=0.05)
 
@@ -306,25 +302,25 @@ def vrbo(moves, **settings):
 
 @pytest.mark.parametrize("m, later", [(1, (0.283, 0.030, 8.4e-4)), (5, (0.302, 0.034, 1.1e-3))])
 def test_vrbo_with_refreshes_on_all_rows_has_no_noise_floor(m, later):
-    """T5: errors after the steps number 0, 20, 50 and 100 as noted, and below 1e-4 at 200."""
+    """A loop `t = 0 .. m + 1` whose last pass moves nothing moves y m + 1 times."""
     found = errors(follow_samples(vrbo(m + 1), samples(1, 201, m + 2, 16)))
     assert found[0] == pytest.approx(1.322, abs=1e-3)  # the first step refreshes: no noise yet
-    # Noted for other samples; three seeds agree within 8 %.
+    # The expected values are those of other samples; three seeds agree within 8 %.
     np.testing.assert_allclose(found[[20, 50, 100]], later, rtol=0.15)
     assert found[200] < 1e-4
 
 
 def test_vrbo_with_refreshes_on_64_rows_stops_at_their_noise():
-    """T5: .10 to .16 noted, .06 to .12 along the path of other samples."""
     small, large = samples(1, 300, 3, 16), samples(2, 300, 1, 64)
     means = tuple(np.concatenate(pair, axis=1) for pair in zip(small, large, strict=True))
     xs = follow_samples(vrbo(2, refresh=1), means)
+    # The errors are 0.10 to 0.16 on some samples and 0.06 to 0.12 on others.
     assert 0.06 < errors(xs[200:]).mean() < 0.16
 
 
 @pytest.mark.parametrize("size, floor", [(16, 0.077), (64, 0.031)])
 def test_stocbio_on_the_same_toy_stops_at_its_noise(size, floor):
-    """T6: mean of the last 100 of 400 steps, 10 inner steps on a sample each, one more for the rest."""
+    """The floor is the mean error over the last 100 of 400 steps. Each inner step has a sample of its own."""
     algorithm = b.stocbio(
         PROBLEMS["A"], inner_optimizer=0.3, outer_optimizer=0.2, inner_steps=10, terms=TERMS, rate=0.6
     )
@@ -336,5 +332,5 @@ def test_stocbio_on_the_same_toy_stops_at_its_noise(size, floor):
 
     stacked = tuple(map(np.stack, zip(*map(means, (1, 2, 3)), strict=True)))
     xs = jax.vmap(lambda means: follow_samples(algorithm, means, draws=1)[-100:])(stacked)
-    # The noted number is that of one run, and runs scatter by 12 %.
+    # The expected floor is that of one run, and runs scatter by 12 %.
     assert errors(xs.reshape(-1, DIM)).mean() == pytest.approx(floor, rel=0.2)

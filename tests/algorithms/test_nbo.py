@@ -1,4 +1,4 @@
-"""NBO, its stochastic variants and AmIGO: what their papers' update rules say, in numbers."""
+"""NBO, its stochastic variants and AmIGO: their update rules, in numbers."""
 
 from functools import cache, partial
 
@@ -13,10 +13,10 @@ from bilevel.sampling import Stacked
 from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from cases.problems import central_difference, counted, flat, logistic_case, relative_error
 
-P1 = logistic_case()
+LOGISTIC = logistic_case()
 DIRECT = logistic_case(direct=True)
 RNG = np.random.default_rng(1)
-SOLUTION = jnp.asarray(P1.exact(P1.x)[0])
+SOLUTION = jnp.asarray(LOGISTIC.exact(LOGISTIC.x)[0])
 NEAR = SOLUTION + 0.3 * RNG.normal(size=10)
 ADJOINT = jnp.asarray(RNG.normal(size=10))
 
@@ -35,7 +35,7 @@ def compiled_derivatives(problem):
 
 
 def derivatives(case, x, y):
-    """g_y, f_y, H, J, f_x at one point."""
+    """Return g_y, f_y, H, J and f_x at one point."""
     values = compiled_derivatives(case.problem)(x, jnp.asarray(y), case.data.inner[0], case.data.outer[0])
     return tuple(map(np.asarray, values))
 
@@ -54,7 +54,7 @@ def after_one_step(algorithm, case, y, v, x=None):
 
 
 def path(algorithm, case, steps, x=None, key=None):
-    """x after 0, 1, .. `steps` steps, by one scan."""
+    """Return x after 0, 1, .. `steps` steps, by one scan."""
     begin = algorithm.init(case.x if x is None else x, case.y)
 
     def step(state, _):
@@ -65,7 +65,7 @@ def path(algorithm, case, steps, x=None, key=None):
 
 
 def quadratic_inner():
-    """g = y'H y / 2 - (P x)'y with H = M M' / 10 + I, f not quadratic."""
+    """Return a case with g = y'H y / 2 - (P x)'y, H = M M' / 10 + I and a non-quadratic f, and its y*."""
     rng = np.random.default_rng(2)
     M, coupling, target = rng.normal(size=(10, 10)), rng.normal(size=(10, 4)), rng.normal(size=10)
     H = M @ M.T / 10 + np.eye(10)
@@ -73,36 +73,38 @@ def quadratic_inner():
         lambda x, y, batch: jnp.sum(jnp.cosh(0.3 * (y - target))) + 0.5 * jnp.sum(x**2),
         lambda x, y, batch: 0.5 * y @ H @ y - (coupling @ x) @ y,
     )
-    case = P1._replace(problem=problem, x=jnp.asarray(rng.normal(size=4)), data=b.full(None, None))
+    case = LOGISTIC._replace(problem=problem, x=jnp.asarray(rng.normal(size=4)), data=b.full(None, None))
     return case, np.linalg.solve(H, coupling @ case.x)
 
 
 # NBO
 
 
-def test_n1_exact_hypergradient_of_p1_is_the_slope_of_phi():
+def test_exact_hypergradient_of_the_logistic_case_is_the_slope_of_phi():
     def phi(x):
-        return float(P1.problem.outer(x, jnp.asarray(P1.exact(x)[0]), P1.data.outer[0]))
+        return float(LOGISTIC.problem.outer(x, jnp.asarray(LOGISTIC.exact(x)[0]), LOGISTIC.data.outer[0]))
 
     # A step of 1e-6 leaves 1e-16 / 1e-6 of rounding.
-    np.testing.assert_allclose(P1.exact(P1.x)[1], central_difference(phi, P1.x), atol=1e-8)
-    assert np.linalg.norm(P1.exact(P1.x)[1]) == pytest.approx(0.04444, rel=1e-3)
+    np.testing.assert_allclose(LOGISTIC.exact(LOGISTIC.x)[1], central_difference(phi, LOGISTIC.x), atol=1e-8)
+    assert np.linalg.norm(LOGISTIC.exact(LOGISTIC.x)[1]) == pytest.approx(0.04444, rel=1e-3)
 
 
-def test_n2_without_extra_steps_y_and_v_make_soba_s_step():
-    g_y, f_y, H, *_ = derivatives(P1, P1.x, NEAR)
-    nbo = after_one_step(b.nbo(P1.problem, inner_optimizer=0.5, extra_steps=0), P1, NEAR, ADJOINT)
+def test_without_extra_steps_y_and_v_make_soba_s_step():
+    g_y, f_y, H, *_ = derivatives(LOGISTIC, LOGISTIC.x, NEAR)
+    nbo = after_one_step(b.nbo(LOGISTIC.problem, inner_optimizer=0.5, extra_steps=0), LOGISTIC, NEAR, ADJOINT)
     np.testing.assert_allclose(nbo.y, NEAR - 0.5 * g_y, atol=1e-14)
     np.testing.assert_allclose(nbo.v, ADJOINT - 0.5 * (H @ ADJOINT - f_y), atol=1e-14)
-    soba = after_one_step(b.soba(P1.problem, inner_optimizer=0.5), P1, NEAR, ADJOINT)
+    soba = after_one_step(b.soba(LOGISTIC.problem, inner_optimizer=0.5), LOGISTIC, NEAR, ADJOINT)
     np.testing.assert_allclose(nbo.y, soba.y, atol=1e-15)
     np.testing.assert_allclose(nbo.v, soba.v, atol=1e-15)
 
 
 @pytest.mark.parametrize("extra_steps", [1, 7])
-def test_n3_n4_extra_steps_are_further_terms_for_y_and_warm_gradient_steps_for_v(extra_steps):
-    g_y, f_y, H, *_ = derivatives(P1, P1.x, NEAR)
-    got = after_one_step(b.nbo(P1.problem, inner_optimizer=0.5, extra_steps=extra_steps), P1, NEAR, ADJOINT)
+def test_extra_steps_are_further_terms_for_y_and_warm_gradient_steps_for_v(extra_steps):
+    g_y, f_y, H, *_ = derivatives(LOGISTIC, LOGISTIC.x, NEAR)
+    got = after_one_step(
+        b.nbo(LOGISTIC.problem, inner_optimizer=0.5, extra_steps=extra_steps), LOGISTIC, NEAR, ADJOINT
+    )
     term, total, v = g_y, 0, np.asarray(ADJOINT)
     for _ in range(extra_steps + 1):
         total, term = total + term, term - 0.5 * H @ term
@@ -119,26 +121,28 @@ def test_x_sees_the_new_y_and_v_and_the_direct_term():
     )
 
 
-def test_n5_exact_newton_steps_leave_an_error_of_first_order_with_the_adjoint_of_the_old_y():
-    exact, direction = P1.exact(P1.x)[1], RNG.normal(size=10)
+def test_exact_newton_steps_leave_an_error_of_first_order_with_the_adjoint_of_the_old_y():
+    exact, direction = LOGISTIC.exact(LOGISTIC.x)[1], RNG.normal(size=10)
     direction /= np.linalg.norm(direction)
     # 30 steps for 10 unknowns: exact to rounding.
-    algorithm = b.nbo(P1.problem, outer_optimizer=1.0, linear_solver=b.cg(30))
-    step = jax.jit(lambda y: algorithm.step(start(algorithm, P1, y, jnp.zeros(10)), P1.data, None)[0])
+    algorithm = b.nbo(LOGISTIC.problem, outer_optimizer=1.0, linear_solver=b.cg(30))
+    step = jax.jit(
+        lambda y: algorithm.step(start(algorithm, LOGISTIC, y, jnp.zeros(10)), LOGISTIC.data, None)[0]
+    )
     errors = []
     for radius in (1e-1, 1e-2, 1e-3):
         y = SOLUTION + radius * direction
         state = step(y)
-        _, f_y, H, *_ = derivatives(P1, P1.x, y)
-        _, new_f_y, new_H, *_ = derivatives(P1, P1.x, state.y)
-        at_old = hypergradient(P1, P1.x, y, np.linalg.solve(H, f_y))
-        at_new = hypergradient(P1, P1.x, state.y, np.linalg.solve(new_H, new_f_y))
-        errors.append([np.linalg.norm(d - exact) for d in (at_old, at_new, P1.x - state.x)])
+        _, f_y, H, *_ = derivatives(LOGISTIC, LOGISTIC.x, y)
+        _, new_f_y, new_H, *_ = derivatives(LOGISTIC, LOGISTIC.x, state.y)
+        at_old = hypergradient(LOGISTIC, LOGISTIC.x, y, np.linalg.solve(H, f_y))
+        at_new = hypergradient(LOGISTIC, LOGISTIC.x, state.y, np.linalg.solve(new_H, new_f_y))
+        errors.append([np.linalg.norm(d - exact) for d in (at_old, at_new, LOGISTIC.x - state.x)])
     slopes = np.log10(np.array(errors)[:-1] / np.array(errors)[1:])
     np.testing.assert_allclose(slopes, [[1, 2, 1]] * 2, atol=0.05)
 
 
-def test_n6_on_a_quadratic_the_newton_step_is_as_many_gradient_steps():
+def test_on_a_quadratic_e_extra_steps_are_e_plus_one_gradient_steps_of_y():
     case, _ = quadratic_inner()
     y = jnp.asarray(RNG.normal(size=10))
     got = after_one_step(b.nbo(case.problem, inner_optimizer=0.2, extra_steps=4), case, y, ADJOINT)
@@ -146,7 +150,7 @@ def test_n6_on_a_quadratic_the_newton_step_is_as_many_gradient_steps():
     np.testing.assert_allclose(got.y, want, atol=1e-12)
 
 
-def test_n7_on_a_quadratic_exact_solves_give_y_star_and_the_adjoint_of_the_old_y():
+def test_on_a_quadratic_exact_solves_give_y_star_and_the_adjoint_of_the_old_y():
     case, y_star = quadratic_inner()
     y = jnp.asarray(RNG.normal(size=10))
     got = after_one_step(b.nbo(case.problem, linear_solver=b.cg(10)), case, y, ADJOINT)
@@ -157,8 +161,8 @@ def test_n7_on_a_quadratic_exact_solves_give_y_star_and_the_adjoint_of_the_old_y
 
 
 def test_conjugate_gradients_share_no_scalars_between_the_two_systems():
-    g_y, f_y, H, *_ = derivatives(P1, P1.x, NEAR)
-    got = after_one_step(b.nbo(P1.problem, linear_solver=b.cg(3)), P1, NEAR, ADJOINT)
+    g_y, f_y, H, *_ = derivatives(LOGISTIC, LOGISTIC.x, NEAR)
+    got = after_one_step(b.nbo(LOGISTIC.problem, linear_solver=b.cg(3)), LOGISTIC, NEAR, ADJOINT)
 
     def krylov(side):
         """The best vector of the Krylov space in the H-norm, which CG finds."""
@@ -169,12 +173,12 @@ def test_conjugate_gradients_share_no_scalars_between_the_two_systems():
     np.testing.assert_allclose(got.v, ADJOINT - krylov(H @ ADJOINT - f_y), atol=1e-12)
 
 
-def test_n8_without_extra_steps_x_moves_neither_as_in_soba_nor_as_in_fsla():
+def test_without_extra_steps_x_moves_neither_as_in_soba_nor_as_in_fsla():
     settings = dict(inner_optimizer=0.5, outer_optimizer=0.1)
     nbo = path(b.nbo(DIRECT.problem, extra_steps=0, **settings), DIRECT, 3000)
     soba = path(b.soba(DIRECT.problem, **settings), DIRECT, 3000)
     fsla = path(b.fsla(DIRECT.problem, **settings), DIRECT, 3)
-    # The notes give two digits.
+    # The expected gaps are rounded to two digits.
     gaps = np.abs(nbo - soba).max(axis=1)
     np.testing.assert_allclose(gaps[[1, 2, 3, 50]], [1.1e-4, 3.5e-4, 6.1e-4, 1.4e-3], rtol=0.05)
     np.testing.assert_allclose(np.abs(nbo[:4] - fsla).max(axis=1)[1:], [1.2e-5, 4.7e-5, 1.0e-4], rtol=0.05)
@@ -197,7 +201,7 @@ def test_n8_without_extra_steps_x_moves_neither_as_in_soba_nor_as_in_fsla():
     ],
 )
 @pytest.mark.parametrize("full", [True, False])
-def test_n9_calls_per_step_are_those_of_the_table(factory, calls, full):
+def test_calls_of_a_step_are_those_that_cost_declares(factory, calls, full):
     problem, counts = counted(PROBLEM)
     algorithm = factory(problem, inner_optimizer=0.3)
     assert algorithm.cost == b.Cost(*calls)
@@ -207,21 +211,21 @@ def test_n9_calls_per_step_are_those_of_the_table(factory, calls, full):
     jax.block_until_ready(step(state))
     counts.update(dict.fromkeys(counts, 0))
     jax.block_until_ready(step(state))
-    # Fresh minibatches of full data are all the same: the compiler moves their gradients out of the loop.
+    # Fresh minibatches of full data are all the same, so the compiler moves their gradients out of the loop.
     if not (full and algorithm.name == "nsbo"):
         assert counts == algorithm.cost._asdict()
 
 
-def test_damping_is_that_of_both_systems():
-    g_y, f_y, H, *_ = derivatives(P1, P1.x, NEAR)
+def test_damping_enters_both_systems():
+    g_y, f_y, H, *_ = derivatives(LOGISTIC, LOGISTIC.x, NEAR)
     damped = H + 0.2 * np.eye(10)
     for settings in (dict(linear_solver=b.cg(30)), dict(inner_optimizer=1.5, extra_steps=200)):
-        got = after_one_step(b.nbo(P1.problem, damping=0.2, **settings), P1, NEAR, ADJOINT)
+        got = after_one_step(b.nbo(LOGISTIC.problem, damping=0.2, **settings), LOGISTIC, NEAR, ADJOINT)
         # 200 gradient steps leave (1 - 1.5 * 0.3)^200 of the error.
         np.testing.assert_allclose(got.y, NEAR - np.linalg.solve(damped, g_y), atol=1e-12)
         np.testing.assert_allclose(got.v, np.linalg.solve(damped, f_y), atol=1e-12)
-    algorithm = b.nbo(P1.problem, damping=0.2)
-    state, metrics = jax.jit(algorithm.step)(start(algorithm, P1, NEAR, ADJOINT), P1.data, None)
+    algorithm = b.nbo(LOGISTIC.problem, damping=0.2)
+    state, metrics = jax.jit(algorithm.step)(start(algorithm, LOGISTIC, NEAR, ADJOINT), LOGISTIC.data, None)
     left = np.linalg.norm(f_y - damped @ state.v) / np.linalg.norm(f_y)
     assert metrics["linear_residual"] == pytest.approx(left, rel=1e-12)
 
@@ -229,19 +233,19 @@ def test_damping_is_that_of_both_systems():
 @pytest.mark.parametrize("settings", [dict(linear_solver=b.cg(30)), dict(extra_steps=5)])
 def test_warm_up_moves_y_and_v_alone_by_plain_steps(settings):
     momentum = optax.sgd(2.0, momentum=0.9)
-    algorithm = b.nbo(P1.problem, inner_optimizer=0.5, outer_optimizer=momentum, warm_up=3, **settings)
+    algorithm = b.nbo(LOGISTIC.problem, inner_optimizer=0.5, outer_optimizer=momentum, warm_up=3, **settings)
     step = jax.jit(algorithm.step)
-    state, y, v = start(algorithm, P1, NEAR, ADJOINT), NEAR, ADJOINT
+    state, y, v = start(algorithm, LOGISTIC, NEAR, ADJOINT), NEAR, ADJOINT
     for _ in range(3):
-        state, _ = step(state, P1.data, None)
-        g_y, f_y, H, *_ = derivatives(P1, P1.x, y)
+        state, _ = step(state, LOGISTIC.data, None)
+        g_y, f_y, H, *_ = derivatives(LOGISTIC, LOGISTIC.x, y)
         y, v = y - 0.5 * g_y, v - 0.5 * (H @ v - f_y)
-    np.testing.assert_array_equal(state.x, P1.x)
+    np.testing.assert_array_equal(state.x, LOGISTIC.x)
     np.testing.assert_allclose(state.y, y, atol=1e-14)
     np.testing.assert_allclose(state.v, v, atol=1e-14)
     assert not np.any(flat(state.optimizer.x))
-    state, _ = step(state, P1.data, None)
-    assert np.abs(state.x - P1.x).max() > 1e-3
+    state, _ = step(state, LOGISTIC.data, None)
+    assert np.abs(state.x - LOGISTIC.x).max() > 1e-3
 
 
 @pytest.mark.parametrize("settings", [dict(damping=0.2), dict(warm_up=2), dict(damping=0.2, fresh=False)])
@@ -253,27 +257,29 @@ def test_nsbo_damps_and_warms_up_as_nbo_does(settings):
     assert np.abs(got - path(b.nbo(DIRECT.problem, **steps), DIRECT, 5)).max() > 1e-3
 
 
-def test_nbo_refuses_solvers_that_need_minibatches_it_does_not_read():
+def test_nbo_refuses_linear_solvers_that_need_several_minibatches():
     for solver in (b.neumann(3, 0.1), b.richardson(3, 0.1, fresh=True)):
-        with pytest.raises(ValueError, match="linear_solver must be one of a single minibatch.*got one of 3"):
-            b.nbo(P1.problem, linear_solver=solver)
+        with pytest.raises(
+            ValueError, match="linear_solver must read a single minibatch.*got a solver that reads 3"
+        ):
+            b.nbo(LOGISTIC.problem, linear_solver=solver)
 
 
 def test_refuses_negative_numbers():
     for name in ("extra_steps", "damping", "warm_up"):
         with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
-            b.nbo(P1.problem, **{name: -1})
+            b.nbo(LOGISTIC.problem, **{name: -1})
         with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
-            b.nsbo(P1.problem, **{name: -1})
+            b.nsbo(LOGISTIC.problem, **{name: -1})
 
 
 # The comparison with AmIGO
 
 
 def far():
-    """The step of y and v for N11: 1 / lambda_max(H(x_0, 0))."""
+    """Return a far start of x and the step size 1 / lambda_max(H(x, 0)) of y and v."""
     x = jnp.full(10, -4.0)
-    H = derivatives(P1, x, jnp.zeros(10))[2]
+    H = derivatives(LOGISTIC, x, jnp.zeros(10))[2]
     return x, 1 / np.linalg.eigvalsh(H)[-1]
 
 
@@ -289,20 +295,20 @@ def far():
         (partial(b.amigo, inner_steps=10), (2.9e-1, 7.0e-3, 6.1e-3, 3.0e-3), 3000, 3000, 0.20357),
     ],
 )
-def test_n11_hypergradient_error_along_300_steps(factory, errors, gradients, products, phi):
+def test_hypergradient_errors_and_costs_along_300_steps(factory, errors, gradients, products, phi):
     x, rate = far()
-    algorithm = factory(P1.problem, inner_optimizer=rate, outer_optimizer=2.0)
-    xs = path(algorithm, P1, 300, x)
-    got = [relative_error((xs[k - 1] - xs[k]) / 2.0, P1.exact(xs[k - 1])[1]) for k in (1, 10, 50, 300)]
+    algorithm = factory(LOGISTIC.problem, inner_optimizer=rate, outer_optimizer=2.0)
+    xs = path(algorithm, LOGISTIC, 300, x)
+    got = [relative_error((xs[k - 1] - xs[k]) / 2.0, LOGISTIC.exact(xs[k - 1])[1]) for k in (1, 10, 50, 300)]
     np.testing.assert_allclose(got, errors, rtol=0.1)
     outer_gradients = 2 if algorithm.name == "nbo" else 1
     assert 300 * (algorithm.cost.gradients - outer_gradients) == gradients
     assert 300 * algorithm.cost.hessian_products == products
-    y = jnp.asarray(P1.exact(xs[-1])[0])
-    assert P1.problem.outer(xs[-1], y, P1.data.outer[0]) == pytest.approx(phi, abs=2e-5)
+    y = jnp.asarray(LOGISTIC.exact(xs[-1])[0])
+    assert LOGISTIC.problem.outer(xs[-1], y, LOGISTIC.data.outer[0]) == pytest.approx(phi, abs=2e-5)
 
 
-def test_r5_amigo_of_one_step_is_the_gauss_seidel_fsla_on_full_data():
+def test_amigo_of_one_step_is_the_gauss_seidel_fsla_on_full_data():
     settings = dict(inner_optimizer=0.5, outer_optimizer=0.1)
     amigo = path(b.amigo(DIRECT.problem, inner_steps=1, **settings), DIRECT, 50)
     fsla = path(b.fsla(DIRECT.problem, weight=0.3, **settings), DIRECT, 50)
@@ -310,12 +316,12 @@ def test_r5_amigo_of_one_step_is_the_gauss_seidel_fsla_on_full_data():
 
 
 def test_amigo_by_conjugate_gradients_starts_at_the_last_adjoint():
-    f_y, H = derivatives(P1, P1.x, NEAR)[1:3]
+    f_y, H = derivatives(LOGISTIC, LOGISTIC.x, NEAR)[1:3]
     right = jnp.asarray(np.linalg.solve(H, f_y))
-    algorithm = b.amigo(P1.problem, inner_optimizer=0.0, inner_steps=1, linear_solver=b.cg(2))
-    got = after_one_step(algorithm, P1, NEAR, right)
+    algorithm = b.amigo(LOGISTIC.problem, inner_optimizer=0.0, inner_steps=1, linear_solver=b.cg(2))
+    got = after_one_step(algorithm, LOGISTIC, NEAR, right)
     np.testing.assert_allclose(got.v, right, atol=1e-12)
-    assert relative_error(after_one_step(algorithm, P1, NEAR, jnp.zeros(10)).v, right) > 1e-3
+    assert relative_error(after_one_step(algorithm, LOGISTIC, NEAR, jnp.zeros(10)).v, right) > 1e-3
 
 
 # Minibatches
@@ -350,7 +356,7 @@ def test_nsbo_reads_a_minibatch_for_each_inner_step_and_one_more_for_x(extra_ste
 
 
 def frozen(x, y, v, products, last):
-    """Sides on minibatch 0, extra products on `products`, x on minibatch `last` of each level."""
+    """One step with the sides on minibatch 0, extra products on `products` and x on minibatch `last`."""
     p, q = A[0] @ y + C[0] @ x, A[0] @ v - (y - B[0])
     s, e = RHO * p, RHO * q
     for i in products:
@@ -359,7 +365,7 @@ def frozen(x, y, v, products, last):
     return x - ALPHA * (E[last] - C[last].T @ v), y, v
 
 
-def test_nsbo_with_reuse_and_nbo_read_where_they_say():
+def test_nsbo_without_fresh_minibatches_and_nbo_read_the_documented_minibatches():
     settings = dict(inner_optimizer=RHO, outer_optimizer=ALPHA, extra_steps=3)
     reuse, nbo = b.nsbo(PROBLEM, fresh=False, **settings), b.nbo(PROBLEM, **settings)
     assert reuse.draws == b.Draws(2, 2) and nbo.draws == b.Draws(1, 1)
@@ -381,7 +387,7 @@ def test_amigo_reads_fresh_minibatches_for_y_and_v_and_draws_f_once():
     steps_match(algorithm, reference)
 
 
-def test_linear_residual_is_that_of_the_new_adjoint():
+def test_linear_residual_is_taken_at_the_new_adjoint():
     algorithm = b.nsbo(PROBLEM, inner_optimizer=RHO, extra_steps=2)
     state = algorithm.init(jnp.asarray(X), jnp.asarray(Y))
     new, metrics = algorithm.step(state, BATCH, None)
@@ -390,20 +396,22 @@ def test_linear_residual_is_that_of_the_new_adjoint():
     assert metrics["linear_residual"] == pytest.approx(want, rel=1e-12)
 
 
-def test_n10_fresh_minibatches_leave_the_newton_step_unbiased_and_reuse_does_not():
+def test_fresh_minibatches_leave_the_newton_step_unbiased_and_reuse_does_not():
     repeats, extra_steps = 4000, 4
-    plain = after_one_step(b.nbo(P1.problem, inner_optimizer=0.5, extra_steps=extra_steps), P1, NEAR, ADJOINT)
+    plain = after_one_step(
+        b.nbo(LOGISTIC.problem, inner_optimizer=0.5, extra_steps=extra_steps), LOGISTIC, NEAR, ADJOINT
+    )
     want = np.concatenate([NEAR - plain.y, ADJOINT - plain.v])
     errors = {}
     for fresh in (True, False):
-        algorithm = b.nsbo(P1.problem, inner_optimizer=0.5, extra_steps=extra_steps, fresh=fresh)
+        algorithm = b.nsbo(LOGISTIC.problem, inner_optimizer=0.5, extra_steps=extra_steps, fresh=fresh)
 
         def one(picks, algorithm=algorithm):
             sources = (
                 Stacked(jax.tree.map(lambda a, rows=rows: a[rows], source.arrays))
-                for rows, source in zip(picks, P1.data, strict=True)
+                for rows, source in zip(picks, LOGISTIC.data, strict=True)
             )
-            state, _ = algorithm.step(start(algorithm, P1, NEAR, ADJOINT), b.Batch(*sources), None)
+            state, _ = algorithm.step(start(algorithm, LOGISTIC, NEAR, ADJOINT), b.Batch(*sources), None)
             return jnp.concatenate([NEAR - state.y, ADJOINT - state.v])
 
         picks = np.random.default_rng(0).integers(0, 200, (repeats, 2, extra_steps + 2, 5))
@@ -422,7 +430,7 @@ ROWS, SIZE, BLOCKS = 11, 4, (3, 3)
 
 
 def finite_sum(rows=ROWS):
-    """Quadratics of `rows` rows at each level; averages over a block, however long."""
+    """Return a problem of quadratics averaged over the rows of a block, with its outer and inner rows."""
     rng = np.random.default_rng(3)
     noise = rng.normal(size=(rows, 3, 3))
     hessians = np.eye(3) + 0.1 * (noise + noise.transpose(0, 2, 1))
@@ -447,7 +455,7 @@ def test_saga_on_full_data_is_nsbo():
         np.testing.assert_allclose(path(factory(DIRECT.problem, **settings), DIRECT, 40), want, atol=1e-12)
 
 
-def test_saga_tables_hold_sides_and_directions_by_block_a_ragged_one_on_its_own_rows():
+def test_saga_tables_hold_sides_and_directions_of_each_block_and_count_only_true_rows():
     problem, outer, inner = finite_sum()
     data = b.minibatches(outer, inner, batch_size=SIZE)
     targets, slopes = (np.asarray(a) for a in data.outer.arrays)
@@ -482,7 +490,7 @@ def test_saga_tables_hold_sides_and_directions_by_block_a_ragged_one_on_its_own_
         q = q - recall(tables, "f_y", blocks[0], y - targets[first].mean(0))
         s, e = RHO * p, RHO * q
         for i in (1, 2):
-            # Whole blocks, a ragged one with its wrapped rows.
+            # Plain products read the whole block, in which other rows fill up a ragged one.
             H = hessians[SIZE * blocks[i] : SIZE * (blocks[i] + 1)].mean(0)
             s, e = s - RHO * (H @ s - p), e - RHO * (H @ e - q)
         y, v = y - s, v - e
@@ -529,7 +537,7 @@ def test_saga_reaches_the_solution_with_constant_steps_where_nsbo_does_not(key):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_draw_of_a_step_meets_every_fixed_block_in_the_long_run(size):
-    """Three draws a step and 12, 6 or 4 blocks: a first block that was always the same would not do."""
+    """With three draws per step and 12, 6 or 4 blocks, no draw may always see the same blocks."""
     source = b.minibatches(np.arange(12.0), np.arange(12.0), batch_size=size).inner
     picks = np.asarray(source.plan(jax.random.key(0), 0, 1800, True)).reshape(-1, 3)
     for draw in picks.T:

@@ -627,7 +627,7 @@ def test_arguments_out_of_range_are_refused():
         (lambda: b.bome(problem, control=0), "control must be positive, got 0"),
         (lambda: b.bome(problem, barrier="q"), 'barrier must be "gradient" or "value", got \'q\''),
         (lambda: b.v_pbgd(problem, penalty=-1), "penalty must not be negative, got -1"),
-        (lambda: b.sama(problem, inner_steps=0), "inner steps must be at least 1, got 0"),
+        (lambda: b.sama(problem, inner_steps=0), "inner_steps must be at least 1, got 0"),
         (lambda: b.sama(problem, difference=0.0), "difference must be positive, got 0.0"),
         (lambda: b.darts(problem, difference=0.0), "difference must be positive, got 0.0"),
         (lambda: b.darts(problem, virtual_step=-0.1), "virtual_step must be at least 0, got -0.1"),

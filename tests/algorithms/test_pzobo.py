@@ -1,7 +1,7 @@
-"""What the PZOBO paper's estimator does: T1 to T13 of the notes, measured on our response.
+"""The estimator of PZOBO: its bias and its noise, on `zeroth_order` and `pzobo`.
 
-Relative mean squared errors are E|e - w|^2 / |w|^2, where e is the estimated indirect term and w the
-exact one; p is the number of outer, Q that of directions.
+Mean squared errors (MSE) are relative: E|e - w|^2 / |w|^2, where e is the estimated indirect term and w the
+exact one. x has p entries, and there are Q directions of length mu.
 """
 
 import math
@@ -23,7 +23,7 @@ NO_DATA = b.full(None, None)
 
 
 def affine(p, d, seed=0):
-    """A response y(x) = B x + c reached in one step, a fixed cotangent, and the exact term B'f_y."""
+    """Return a solver that reaches B x + c in one step, x, a cotangent f_y and the exact term B'f_y."""
     rng = np.random.default_rng(seed)
     B, c, f_y = (jnp.asarray(rng.normal(size=shape)) for shape in ((d, p), (d,), (d,)))
     problem = b.Problem(None, lambda x, y, batch: 0.5 * jnp.sum((y - B @ x - c) ** 2))
@@ -31,7 +31,7 @@ def affine(p, d, seed=0):
 
 
 def estimates(solver, x, f_y, count, Q, law=gaussian, smoothing=0.1, y0=None):
-    """`count` independent estimates, shape (count, p)."""
+    """Return `count` independent estimates, shape (count, p)."""
     response = b.zeroth_order(solver, Q, smoothing=smoothing, law=law)
     y0 = jnp.zeros_like(f_y) if y0 is None else y0
 
@@ -52,12 +52,12 @@ def cosines(e, w):
 
 
 def unit(key, x, count):
-    """Unit directions without the factor p, as in the official code for one tensor."""
+    """Return unit directions, without the factor p, as in the authors' code for one tensor."""
     return sphere(key, x, count) / math.sqrt(x.size)
 
 
 def nonlinear():
-    """T9: p = 30, d = 20, twenty inner steps, a path that is not affine in x."""
+    """Return a problem with p = 30, d = 20 and twenty inner steps whose path is not affine in x."""
     rng = np.random.default_rng(0)
     p, d = 30, 20
     A, C, x = rng.normal(size=(d, d)), rng.normal(size=(d, p)) / np.sqrt(p), jnp.asarray(rng.normal(size=p))
@@ -79,7 +79,7 @@ def nonlinear():
 
 
 def test_scaled_unit_vectors_as_directions_give_the_unrolled_term():
-    """T1: the error is that of the differences, first order in the smoothing."""
+    """Only the error of the differences is left, of first order in the smoothing."""
     _, solver, x, _, f_y, w = nonlinear()
 
     def axes(key, x, count):
@@ -94,7 +94,7 @@ def test_scaled_unit_vectors_as_directions_give_the_unrolled_term():
 
 
 def test_unbiased_on_affine_responses_with_mean_squared_error_p_plus_one_over_q():
-    """T2, T7: p = 20, d = 7, Q = 5; and the scale of least error, Q / (Q + p + 1)."""
+    """The scale of least error is Q / (Q + p + 1)."""
     solver, x, f_y, w = affine(20, 7)
     e = estimates(solver, x, f_y, 100_000, Q=5)
     assert np.linalg.norm(e.mean(0) - w) / jnp.linalg.norm(w) < 0.02
@@ -103,7 +103,7 @@ def test_unbiased_on_affine_responses_with_mean_squared_error_p_plus_one_over_q(
 
 
 def test_noise_grows_with_the_outer_dimension():
-    """T3: the mean cosine with the exact term is sqrt(2 / (pi p)) at Q = 1."""
+    """The mean cosine with the exact term is sqrt(2 / (pi p)) at Q = 1."""
     for p, cosine in ((20, 0.1816), (1000, 0.02523)):
         solver, x, f_y, w = affine(p, 7)
         # |cos| spreads about 0.75 of its mean: 40,000 draws know it to 0.5 %.
@@ -112,13 +112,13 @@ def test_noise_grows_with_the_outer_dimension():
 
 @pytest.mark.parametrize("Q, cosine", [(10, 0.210), (50, 0.444), (200, 0.706), (1000, 0.914)])
 def test_many_directions_point_the_right_way(Q, cosine):
-    """T3, p = 200: about 1 / sqrt(1 + (p + 1) / Q)."""
+    """The mean cosine is about 1 / sqrt(1 + (p + 1) / Q), here with p = 200."""
     solver, x, f_y, w = affine(200, 7)
     assert cosines(estimates(solver, x, f_y, 200, Q=Q), w).mean() == pytest.approx(cosine, rel=0.05)
 
 
 def test_directions_on_a_sphere_need_the_factor_p():
-    """T4: with it MSE (p - 1) / Q; without it only a share 1 / p of the term is left."""
+    """With the factor the MSE is (p - 1) / Q; without it only a share 1 / p of the term is left."""
     solver, x, f_y, w = affine(20, 7)
     assert mse(estimates(solver, x, f_y, 100_000, Q=5, law=sphere), w) == pytest.approx(19 / 5, rel=0.02)
     e = estimates(solver, x, f_y, 100_000, Q=1, law=unit)
@@ -132,7 +132,7 @@ def test_directions_on_a_sphere_need_the_factor_p():
 def test_directions_normalised_tensor_by_tensor_are_worse_than_no_estimate_from_three_tensors_on(
     split, error
 ):
-    """T5, the official code's directions: error |w|^2 + (L - 2) sum_l |w_l|^2 / p_l."""
+    """The directions of the authors' code have error |w|^2 + (L - 2) sum_l |w_l|^2 / p_l for L tensors."""
     solver, x, f_y, w = affine(24, 7)
     edges = np.cumsum(split)[:-1]
 
@@ -154,7 +154,7 @@ def test_directions_normalised_tensor_by_tensor_are_worse_than_no_estimate_from_
 
 @pytest.mark.parametrize("Q", [5, 10, 20])
 def test_orthogonal_directions_leave_no_noise_when_there_are_p_of_them(Q):
-    """T6: MSE p / Q - 1."""
+    """The MSE is p / Q - 1."""
     solver, x, f_y, w = affine(20, 7)
     e = estimates(solver, x, f_y, 20_000, Q=Q, law=orthogonal)
     assert mse(e, w) == pytest.approx(20 / Q - 1, rel=0.03, abs=1e-20)
@@ -172,8 +172,8 @@ def test_more_orthogonal_directions_than_entries_are_refused_and_trees_are_one_v
 
 
 @pytest.mark.parametrize("power, smoothing, mean", [(2, 0.5, 2.0), (3, 0.5, 3.75), (3, 0.1, 3.03)])
-def test_bias_of_the_smoothing_is_that_of_odd_terms(power, smoothing, mean):
-    """T8: y = x^2 has none; y = x^3 at x = 1 has 3 mu^2. By 20-point Gauss-Hermite quadrature."""
+def test_smoothing_leaves_a_bias_from_odd_terms_of_the_path_only(power, smoothing, mean):
+    """y = x^2 has no bias; y = x^3 at x = 1 has 3 mu^2. Means are by 20-point Gauss-Hermite quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(20)
     problem = b.Problem(None, lambda x, y, batch: 0.5 * (y - x**power) ** 2)
     solver = b.descend(problem, 1.0, steps=1)
@@ -186,8 +186,8 @@ def test_bias_of_the_smoothing_is_that_of_odd_terms(power, smoothing, mean):
     assert got == pytest.approx(mean, abs=1e-10)
 
 
-def test_on_a_path_that_is_not_affine_the_noise_is_that_of_the_indirect_term_alone():
-    """T9: pzobo (p + 1) |w|^2 / |h|^2 = 26; HOZOG, which estimates the whole hypergradient, p + 1 = 31."""
+def test_on_a_path_that_is_not_affine_only_the_indirect_term_is_noisy():
+    """The MSE of pzobo is (p + 1) |w|^2 / |h|^2 = 26; HOZOG estimates all of h and has p + 1 = 31."""
     problem, solver, x, f_x, f_y, w = nonlinear()
     h, mu = f_x + w, 1e-2
     e = estimates(solver, x, f_y, 40_000, Q=1, smoothing=mu)
@@ -206,19 +206,19 @@ def test_on_a_path_that_is_not_affine_the_noise_is_that_of_the_indirect_term_alo
 
 @pytest.mark.parametrize("share, ratio", [(-0.9, 100.0), (1.0, 0.25)])
 def test_estimating_the_indirect_term_alone_is_worse_where_it_cancels_the_direct_one(share, ratio):
-    """T10: MSE against HOZOG on the same directions, f linear, f_x = share w."""
+    """The ratio is MSE of pzobo by MSE of HOZOG on the same directions, for a linear f with f_x = share w."""
     solver, x, f_y, w = affine(20, 7)
     e, w = estimates(solver, x, f_y, 40_000, Q=1), np.asarray(w)
     f_x = share * w
     # HOZOG on an affine path and a linear f estimates <f_x + w, u> u: the same law for another vector.
     u = np.asarray(gaussian(jax.random.key(1), x, 40_000))
-    hozog = (u @ (f_x + w))[:, None] * u
-    got = np.sum((e - w) ** 2) / np.sum((hozog - f_x - w) ** 2)
+    whole = (u @ (f_x + w))[:, None] * u
+    got = np.sum((e - w) ** 2) / np.sum((whole - f_x - w) ** 2)
     assert got == pytest.approx(ratio, rel=0.03)
 
 
 def test_paths_share_their_minibatches_so_that_noise_is_not_divided_by_the_smoothing():
-    """T11: p + 1 = 11 for every smoothing; with other minibatches on the second path it is 158 at 0.01."""
+    """The MSE is p + 1 = 11 for every smoothing; with different minibatches it is 158 at 0.01."""
     rng = np.random.default_rng(0)
     p, d, steps = 10, 5, 20
     A = rng.normal(size=(d, d))
@@ -258,8 +258,7 @@ def test_paths_share_their_minibatches_so_that_noise_is_not_divided_by_the_smoot
 
 @pytest.mark.parametrize("smoothing, error", [(1e-1, 3.4e-6), (1e-3, 3.7e-4), (1e-5, 3.6e-2)])
 def test_rounding_of_float32_is_divided_by_the_smoothing(smoothing, error):
-    """T12: d = 50, p = 30, entries of the offset about 10. Within a factor of 4:
-    how much is lost depends on how a path adds up, and the notes do not give theirs."""
+    """A factor of 4 is allowed, since the rounding depends on the order in which a path adds up."""
     rng = np.random.default_rng(0)
     B, c, x, u = (rng.normal(size=s) for s in ((50, 30), 50, 30, 30))
     B32, c32, x32, u32 = (jnp.asarray(a, jnp.float32) for a in (B, 10 * c, x, u))
@@ -272,7 +271,7 @@ def test_rounding_of_float32_is_divided_by_the_smoothing(smoothing, error):
 
 
 def test_a_missing_factor_p_only_rescales_the_step_where_there_is_no_direct_term():
-    """T13: unit directions with step p beta are the directions on the sphere with step beta."""
+    """Unit directions with step p beta are the directions on the sphere with step beta."""
     rng = np.random.default_rng(0)
     B, target = jnp.asarray(rng.normal(size=(7, 5))), jnp.asarray(rng.normal(size=7))
     problem = b.Problem(
@@ -288,7 +287,7 @@ def test_a_missing_factor_p_only_rescales_the_step_where_there_is_no_direct_term
 
 
 def test_pzobo_s_is_pzobo_whose_paths_read_minibatches(key):
-    """One solver serves both: the same draws, and two steps that are equal bit for bit, with all settings."""
+    """Two steps are equal bit for bit, with all settings."""
     chosen = dict(inner_steps=3, directions=2, smoothing=0.5, warm=False, law=sphere)
     task = tasks.quadratic(rows=40, outer_dim=4, inner_dim=6)
     x, y = task.start(key)
@@ -314,15 +313,15 @@ def test_paths_start_at_the_last_y_or_at_the_first(warm):
     np.testing.assert_allclose(end.y, 0.125 if warm else 0.5)
 
 
-def test_a_missing_key_is_told():
+def test_random_directions_refuse_to_run_without_a_key():
     solver, x, f_y, _ = affine(3, 2)
     for law in (gaussian, sphere, orthogonal):
         with pytest.raises(ValueError, match="random directions need a key, got None"):
             b.zeroth_order(solver, 1, law=law).respond(x, f_y, NO_DATA, None)
 
 
-def test_hozog_of_the_reproductions_is_pzobo_where_f_is_linear_and_has_no_x():
-    """T10, one step with the same key: F(x + mu u) - F(x) is then <d, f_y> mu."""
+def test_hozog_of_the_claims_is_pzobo_where_f_is_linear_and_has_no_x():
+    """F(x + mu u) - F(x) is then mu <d, f_y>; one step with the same key shows it."""
     rng = np.random.default_rng(3)
     B, c = jnp.asarray(rng.normal(size=(7, 5))), jnp.asarray(rng.normal(size=7))
     problem = b.Problem(lambda x, y, batch: c @ y, lambda x, y, batch: 0.5 * jnp.sum((y - B @ x) ** 2))
@@ -335,7 +334,7 @@ def test_hozog_of_the_reproductions_is_pzobo_where_f_is_linear_and_has_no_x():
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
-def test_official_directions_have_length_one_in_every_tensor(key):
+def test_directions_of_the_authors_code_have_length_one_in_every_tensor(key):
     lengths = jax.tree.map(
         lambda u: jnp.linalg.norm(u.reshape(4, -1), axis=1),
         unit_tensors(key, {"matrix": jnp.ones((3, 2)), "vector": jnp.ones(5)}, 4),

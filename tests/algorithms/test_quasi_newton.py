@@ -1,4 +1,4 @@
-"""Quasi-Newton and Krylov methods: R8, R16 and R17 of the notes, and what SHINE and qNBO rest on."""
+"""Quasi-Newton and Krylov methods: L-BFGS, SHINE, qNBO, LancBiO and SubBiO."""
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,14 @@ QUADRATIC = b.Problem(None, lambda x, y, batch: 0.5 * y @ H @ y - LINEAR @ y)
 
 
 def trained(steps, **settings):
-    """y, and B^-1 c, after so many quasi-Newton steps on the quadratic."""
+    """Return y and B^-1 c after `steps` quasi-Newton steps on the quadratic."""
     solver = quasi_newton(QUADRATIC, 0.1, steps, **dict(memory=SIZE + 1) | settings)
     y, memory = jax.jit(solver.solve)(0.0, jnp.zeros(SIZE), b.full(None, None))
     return y, apply_inverse(memory, RIGHT)
 
 
 def dense_bfgs(steps):
-    """BFGS with exact line search in numpy, from the identity: the error of B^-1 c after each step."""
+    """Run BFGS with exact line search from the identity; return the errors of B^-1 c and the last B^-1."""
     h, linear, right = map(np.asarray, (H, LINEAR, RIGHT))
     inverse, y, errors = np.eye(SIZE), np.zeros(SIZE), []
     for _ in range(steps):
@@ -63,7 +63,7 @@ def test_the_two_loop_recursion_is_the_dense_bfgs_formula():
         left = np.eye(SIZE) - np.outer(s, r) / (s @ r)
         inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ r)
     np.testing.assert_allclose(apply_inverse(memory, RIGHT), inverse @ RIGHT, rtol=1e-12)
-    # The newest pair is met exactly.
+    # The inverse satisfies the newest pair exactly.
     np.testing.assert_allclose(apply_inverse(memory, H @ pairs[-1]), pairs[-1], rtol=1e-12)
 
 
@@ -83,15 +83,14 @@ def test_pairs_without_positive_curvature_are_refused(change):
     jax.tree.map(np.testing.assert_array_equal, after, memory)
 
 
-def test_r8_the_inverse_of_bfgs_is_poor_for_f_y_until_the_last_step():
-    """The notes' 1.1, .68, .42, .26, .21, .16, .16 are of a matrix that they do not give."""
+def test_the_inverse_of_bfgs_is_poor_for_f_y_until_the_last_step():
     errors, inverse = dense_bfgs(SIZE)
     np.testing.assert_allclose(errors[:-1], [1.03, 0.73, 0.67, 0.23, 0.13, 0.14, 0.14], rtol=0.05)
     assert errors[-1] < 1e-8
     np.testing.assert_allclose(inverse, np.linalg.inv(H), atol=1e-8)
 
 
-def test_shine_s_inverse_is_exact_after_as_many_steps_as_y_has_entries_and_one():
+def test_inverse_of_shine_is_exact_after_one_plain_step_and_a_step_for_each_entry_of_y():
     errors = [relative_error(trained(steps)[1], TRUTH) for steps in (2, 4, SIZE - 1, SIZE)]
     assert min(errors[:-1]) > 0.02
     assert errors[-1] < 1e-8
@@ -107,7 +106,7 @@ def test_unit_steps_converge_without_a_line_fit():
     assert np.linalg.norm(H @ y - LINEAR) < 1e-10
 
 
-def test_qnbo_s_steps_on_v_are_conjugate_gradients_from_an_empty_memory():
+def test_steps_of_qnbo_on_v_are_conjugate_gradients_from_an_empty_memory():
     start = jnp.asarray(RNG.normal(size=SIZE))
     want = conjugate_gradients(H, RIGHT, start, 5)
     for steps in (1, 2, 5):
@@ -115,7 +114,7 @@ def test_qnbo_s_steps_on_v_are_conjugate_gradients_from_an_empty_memory():
         np.testing.assert_allclose(v, want[steps - 1], atol=1e-12)
 
 
-def test_qnbo_s_steps_on_v_make_the_inverse_right_for_f_y():
+def test_steps_of_qnbo_on_v_make_the_inverse_accurate_for_f_y():
     _, memory = jax.jit(quasi_newton(QUADRATIC, 0.1, 3, memory=20).solve)(
         0.0, jnp.zeros(SIZE), b.full(None, None)
     )
@@ -129,7 +128,7 @@ def test_qnbo_s_steps_on_v_make_the_inverse_right_for_f_y():
 
 
 def one_step(factory, case, **settings):
-    """The direction of x in one step."""
+    """Return the direction of x in the first step."""
     algorithm = factory(case.problem, inner_optimizer=case.step, outer_optimizer=1.0, **settings)
     state, _ = jax.jit(algorithm.step)(algorithm.init(case.x, case.y), case.data, None)
     return optax.tree.sub(case.x, state.x)
@@ -156,7 +155,7 @@ def test_shine_falls_back_to_f_y_where_the_inverse_is_too_large():
 
 
 def frozen(factory, **settings):
-    """P1 at y*, where x and y stay, H, c and the exact adjoint there, and how v moves."""
+    """Return H and c of the logistic case at y*, and `(v, steps) -> path of v` while x and y stay there."""
     case = logistic_case()
     y = jnp.asarray(case.exact(case.x)[0])
     hessian = jax.jit(jax.hessian(case.problem.inner, argnums=1))(case.x, y, case.data.inner[0])
@@ -174,7 +173,7 @@ def frozen(factory, **settings):
 
 
 def conjugate_gradients(h, c, v, steps):
-    """The iterates of conjugate gradients from v, in numpy."""
+    """Return the iterates of conjugate gradients from v, in numpy."""
     h, c, v, vs = np.asarray(h), np.asarray(c), np.asarray(v), []
     r = p = c - h @ v
     for _ in range(steps):
@@ -186,7 +185,7 @@ def conjugate_gradients(h, c, v, steps):
 
 
 @pytest.mark.parametrize("period", [1, 6])
-def test_r16_lancbio_at_a_frozen_point_is_conjugate_gradients_from_the_last_restart(period):
+def test_lancbio_at_a_frozen_point_is_conjugate_gradients_from_the_last_restart(period):
     hessian, c, vs = frozen(b.lancbio, period=period)
     want = [np.zeros(10)]
     for _ in range(12 // period):
@@ -196,7 +195,7 @@ def test_r16_lancbio_at_a_frozen_point_is_conjugate_gradients_from_the_last_rest
 
 
 def test_lancbio_stops_its_subspace_where_it_is_invariant():
-    """A Hessian of two distinct eigenvalues: beta vanishes after two vectors, and v is exact."""
+    """The Hessian has two distinct eigenvalues: beta vanishes after two vectors, and v is exact."""
     spectrum = jnp.array([1.0, 1.0, 1.0, 4.0, 4.0, 4.0])
     problem = b.Problem(
         lambda x, y, batch: jnp.sum(y) + 0 * x, lambda x, y, batch: 0.5 * jnp.sum(spectrum * y**2) + 0 * x
@@ -211,12 +210,12 @@ def test_lancbio_stops_its_subspace_where_it_is_invariant():
     np.testing.assert_allclose(vs[1:], np.tile(1 / spectrum, (7, 1)), atol=1e-12)
 
 
-def test_r17_subbio_at_a_frozen_point_beats_gradient_steps_of_the_same_size():
+def test_subbio_at_a_frozen_point_beats_gradient_steps_of_the_same_size():
     hessian, c, vs = frozen(b.subbio, rate=0.4)
     truth = np.linalg.solve(hessian, c)
     vs = vs(jnp.zeros(10), 15)
     for steps, error, plain in ((1, 0.27, 0.90), (5, 0.060, 0.62), (10, 0.039, 0.40), (15, 0.025, 0.26)):
-        # The notes give two digits.
+        # The expected errors are rounded to two digits.
         assert relative_error(vs[steps - 1], truth) == pytest.approx(error, rel=0.02)
         # The error of gradient steps from zero is a power of I - 0.4 H.
         left = np.linalg.matrix_power(np.eye(10) - 0.4 * np.asarray(hessian), steps) @ truth
@@ -231,7 +230,7 @@ def test_subbio_is_the_galerkin_solution_in_its_plane():
     np.testing.assert_allclose(vs(start, 1)[0], want, atol=1e-12)
 
 
-# Two steps of each on explicit minibatches, in numpy. Three entries of y: short recursions are exact.
+# Two steps on explicit minibatches, in numpy. y has three entries, so short recursions are exact.
 
 
 def gradient(x, y, i):
@@ -239,7 +238,7 @@ def gradient(x, y, i):
 
 
 class Pairs(list):
-    """Pairs of a step and a change, and their dense inverse."""
+    """Pairs of a step and a change of the gradient, with their dense inverse."""
 
     def inverse(self):
         if not self:
@@ -328,7 +327,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda function: function.__name__)
-def test_every_minibatch_is_read_where_the_method_reads_it(reference):
+def test_every_method_reads_the_documented_minibatches(reference):
     algorithm = getattr(b, reference.__name__.partition("_")[0])(
         PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, **REFERENCES[reference]
     )

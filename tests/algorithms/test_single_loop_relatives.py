@@ -1,4 +1,4 @@
-"""Facts about BSA, TTSA, SUSTAIN, STABLE, MRBO and VRBO, and which minibatch goes where in them."""
+"""BSA, TTSA, SUSTAIN, STABLE, MRBO and VRBO: their parts, and the minibatches that they read."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,12 @@ from bilevel.types import Point
 from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from cases.problems import logistic_case, quadratic_case
 
-P1 = logistic_case()
-STAR = P1.exact(P1.x)[0]
-HESSIAN = np.asarray(jax.hessian(P1.problem.inner, argnums=1)(P1.x, STAR, P1.data.inner[0]))
-COTANGENT = np.asarray(jax.grad(P1.problem.outer, argnums=1)(P1.x, jnp.asarray(STAR), P1.data.outer[0]))
+LOGISTIC = logistic_case()
+STAR = LOGISTIC.exact(LOGISTIC.x)[0]
+HESSIAN = np.asarray(jax.hessian(LOGISTIC.problem.inner, argnums=1)(LOGISTIC.x, STAR, LOGISTIC.data.inner[0]))
+COTANGENT = np.asarray(
+    jax.grad(LOGISTIC.problem.outer, argnums=1)(LOGISTIC.x, jnp.asarray(STAR), LOGISTIC.data.outer[0])
+)
 FACTOR = np.eye(10) - 0.4 * HESSIAN
 
 
@@ -33,7 +35,6 @@ def powers(count):
 
 
 def test_random_product_is_a_uniform_choice_whose_mean_is_the_neumann_sum():
-    """R6: K = 6, eta = .4."""
     keys = jax.random.split(jax.random.key(0), 3000)
     counts = np.asarray(jax.vmap(lambda key: jax.random.randint(key, (), 0, 6))(keys))
     solve = b.random_product(6, 0.4).solve
@@ -46,7 +47,7 @@ def test_random_product_is_a_uniform_choice_whose_mean_is_the_neumann_sum():
     np.testing.assert_allclose(np.mean(products, axis=0), series, atol=1e-12)
 
 
-def test_random_product_reads_its_factors_in_order_and_tells_its_residual(key):
+def test_random_product_reads_its_factors_in_order_and_returns_its_residual(key):
     stack = jnp.asarray(A[:4])
     w = jnp.asarray(Y)
     for seed in range(6):
@@ -72,16 +73,16 @@ def test_random_product_of_one_term_needs_no_product_but_a_term_and_a_key():
 
 
 @pytest.mark.parametrize("terms, right, official", [(3, 0.68, 0.38), (10, 0.36, 0.47), (50, 0.021, 1.23)])
-def test_stocbio_sum_is_not_the_sum_of_the_official_code(terms, right, official):
-    """R7: there eta multiplies the last vector only and the first term is missing."""
+def test_sum_of_stocbio_is_not_the_sum_of_the_authors_code(terms, right, official):
+    """In the authors' code eta multiplies the last vector only, and the first term is missing."""
     truth = np.linalg.solve(HESSIAN, COTANGENT)
     v, _ = b.neumann(terms, 0.4).solve(operator, jnp.asarray(COTANGENT), None)
     series = powers(terms + 1)
     wrong = 0.4 * series[-1] + sum(series[1:])
-    for got, noted in ((v, right), (wrong, official)):
-        # Noted to two digits.
-        assert np.linalg.norm(got - truth) / np.linalg.norm(truth) == pytest.approx(noted, rel=0.02)
-    # Noted as 2.0 to 2.3.
+    for got, error in ((v, right), (wrong, official)):
+        # The expected errors are rounded to two digits.
+        assert np.linalg.norm(got - truth) / np.linalg.norm(truth) == pytest.approx(error, rel=0.02)
+    # The ratio is 2.0 to 2.3, rounded to two digits.
     assert 1.95 <= np.linalg.norm(wrong) / np.linalg.norm(v) < 2.35
 
 
@@ -89,14 +90,14 @@ def test_stocbio_sum_is_not_the_sum_of_the_official_code(terms, right, official)
 
 
 def test_stable_prediction_of_the_inner_solution_is_second_order():
-    """R9: from an exact y and without inner step, y follows x up to the square of the move."""
+    """From an exact y and without an inner step, y follows x up to the square of the move."""
     lengths, plain, predicted = (0.1, 0.01, 0.001), [], []
     for length in lengths:
-        step = length / np.linalg.norm(P1.exact(P1.x)[1])
-        algorithm = b.stable(P1.problem, inner_optimizer=0.0, outer_optimizer=step)
-        state, _ = jax.jit(algorithm.step)(algorithm.init(P1.x, jnp.asarray(STAR)), P1.data, None)
-        assert np.linalg.norm(state.x - P1.x) == pytest.approx(length, rel=1e-6)
-        new = P1.exact(state.x)[0]
+        step = length / np.linalg.norm(LOGISTIC.exact(LOGISTIC.x)[1])
+        algorithm = b.stable(LOGISTIC.problem, inner_optimizer=0.0, outer_optimizer=step)
+        state, _ = jax.jit(algorithm.step)(algorithm.init(LOGISTIC.x, jnp.asarray(STAR)), LOGISTIC.data, None)
+        assert np.linalg.norm(state.x - LOGISTIC.x) == pytest.approx(length, rel=1e-6)
+        new = LOGISTIC.exact(state.x)[0]
         plain.append(np.linalg.norm(new - STAR))
         predicted.append(np.linalg.norm(new - state.y))
     slopes = np.diff(np.log10([plain, predicted])) / np.diff(np.log10(lengths))
@@ -106,7 +107,7 @@ def test_stable_prediction_of_the_inner_solution_is_second_order():
 
 @pytest.mark.parametrize("weight", [0.2, 0.5, 1.0])
 def test_stable_on_full_batches_carries_the_exact_matrices(weight):
-    """Flattened in the order of the leaves of y, for a y of two leaves."""
+    """y has two leaves; the matrices are flattened in the order of its leaves."""
     case = quadratic_case()
     f, g = case.problem
 
@@ -125,7 +126,7 @@ def test_stable_on_full_batches_carries_the_exact_matrices(weight):
             return jax.grad(lambda vector: cubic(x, shaped(vector), None))(vector)
 
         exact = [jax.jacfwd(slope, argnums=i)(state.last.x, vector) for i in (0, 1)]
-        return state, jax.tree.map(lambda a, b: jnp.abs(a - b).max(), exact, list(state.matrices))
+        return state, jax.tree.map(lambda want, got: jnp.abs(want - got).max(), exact, list(state.matrices))
 
     errors = lax.scan(step, algorithm.init(case.x, case.y), length=20)[1]
     assert all(error.max() < 1e-12 for error in jax.tree.leaves(errors))
@@ -140,7 +141,7 @@ def test_stable_keeps_its_hessian_above_the_given_convexity():
     np.testing.assert_allclose(state.matrices.hessian, want, atol=1e-13)
 
 
-def test_stable_prediction_follows_the_move_that_a_constraint_leaves():
+def test_stable_predicts_no_move_of_y_where_x_does_not_move():
     frozen = b.stable(PROBLEM, outer_optimizer=0.0, inner_optimizer=RHO)
     state, _ = jax.jit(frozen.step)(frozen.init(jnp.asarray(X), jnp.asarray(Y)), BATCH, None)
     np.testing.assert_allclose(state.y, Y - RHO * (A[0] @ Y + C[0] @ X), rtol=1e-12)
@@ -154,12 +155,12 @@ def test_stable_prediction_follows_the_move_that_a_constraint_leaves():
         (dict(inner_size=0), "inner_size must be at least 1, got 0"),
     ],
 )
-def test_stable_refuses(settings, rule):
+def test_stable_refuses_wrong_settings(settings, rule):
     with pytest.raises(ValueError, match=rule):
         b.stable(PROBLEM, **settings)
 
 
-def test_mrbo_and_vrbo_refuse():
+def test_mrbo_and_vrbo_refuse_wrong_settings():
     for factory, settings, rule in (
         (b.mrbo, dict(inner_weight=0.0), "inner_weight must be positive, got 0"),
         (b.mrbo, dict(outer_weight=-1.0), "outer_weight must be positive, got -1"),
@@ -178,7 +179,7 @@ def test_mrbo_and_vrbo_refuse():
 
 
 def variance(problem, data, terms, weight, **settings):
-    """Of SUSTAIN's direction of x at a frozen point, over time."""
+    """Return the variance over time of the direction of x in SUSTAIN at a frozen point."""
     algorithm = b.sustain(
         problem,
         inner_optimizer=0.0,
@@ -200,7 +201,7 @@ def variance(problem, data, terms, weight, **settings):
 
 
 def test_sustain_both_points_see_the_same_minibatch():
-    """At a frozen point the variance is weight / (2 - weight) of the plain one; else 180 times more."""
+    """The variance at a frozen point is then weight / (2 - weight) of the plain one, else 180 times more."""
     problem = b.Problem(lambda x, y, batch: batch.mean() * x, lambda x, y, batch: 0.5 * y**2)
     data = b.minibatches(np.random.default_rng(0).normal(size=4096), np.zeros(4096), batch_size=1)
     # 20,000 steps with a correlation over 20: a standard error of 5 %.
@@ -208,7 +209,7 @@ def test_sustain_both_points_see_the_same_minibatch():
 
 
 def test_sustain_both_points_see_the_same_number_of_factors():
-    """On full data the count of factors p is all the noise: v = K eta (1 - eta)^p."""
+    """On full data the number of factors p is the only noise: v = K eta (1 - eta)^p."""
     problem = b.Problem(lambda x, y, batch: y, lambda x, y, batch: 0.5 * y**2 + x * y)
     plain = np.var(6 * 0.5 * 0.5 ** np.arange(6))
     assert variance(problem, b.full(None, None), 6, 0.1) == pytest.approx(plain * 0.1 / 1.9, rel=0.15)
@@ -228,7 +229,7 @@ LOOPS = {
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_momentum_on_full_batches_is_the_plain_path_but_not_from_a_zero_memory(name):
-    """R2: a memory that starts at zero subtracts the direction at the origin in the first step."""
+    """A memory that starts at zero subtracts the direction at the origin in the first step."""
     factory, settings, linear = LOOPS[name]
     algorithm = factory(DIRECT.problem, inner_optimizer=0.5, outer_optimizer=0.1, **settings)
     oracle = b.neumann_direction(DIRECT.problem, linear)
@@ -250,7 +251,7 @@ def test_momentum_on_full_batches_is_the_plain_path_but_not_from_a_zero_memory(n
     assert jnp.abs(path(algorithm, zero_memory) - want).max() > 1e-3
 
 
-# Which minibatch goes where: against numpy, as in test_minibatches.py
+# Steps on explicit minibatches, in numpy
 
 
 def series(w, first, terms):
@@ -317,7 +318,7 @@ def vrbo(x, y, k, key, memory):
         v = series(y - B[i], 3 * i + 1, 1)
         return np.concatenate([E[i] - C[3 * i + 2].T @ v, g_y(x, y, 3 * i)])
 
-    # Refreshed at the steps 0 and 2, on the samples that the two corrections leave.
+    # Steps 0 and 2 refresh on the samples 2 and 3, which the two corrections do not read.
     d = memory if k % 2 else (directions(x, y, 2) + directions(x, y, 3)) / 2
     new = x - ALPHA * d[:2]
     d = d + directions(new, y, 0) - directions(x, y, 0)
@@ -345,7 +346,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda function: function.__name__)
-def test_every_minibatch_is_read_where_the_paper_reads_it(reference):
+def test_every_algorithm_reads_the_minibatches_of_its_paper(reference):
     factory = getattr(b, reference.__name__, b.ttsa)
     algorithm = factory(PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, **REFERENCES[reference])
     assert algorithm.draws.inner <= len(A)
@@ -360,7 +361,7 @@ def test_every_minibatch_is_read_where_the_paper_reads_it(reference):
         np.testing.assert_allclose(state.y, y, atol=1e-12)
 
 
-def test_vrbo_refreshes_on_the_whole_set_in_the_steps_it_should():
+def test_vrbo_refreshes_on_the_whole_set_every_period():
     rows = np.arange(4)
     data = b.minibatches(jnp.asarray(B[rows]), (jnp.asarray(A[rows]), jnp.asarray(C[rows])), batch_size=2)
     problem = b.Problem(
@@ -388,7 +389,7 @@ def test_vrbo_refreshes_on_the_whole_set_in_the_steps_it_should():
 
 
 def test_stable_reads_one_minibatch_at_both_points():
-    """With an inner loss that is not quadratic the minibatches of the two steps differ in H and J."""
+    """The inner loss is not quadratic, so H and J depend on the minibatch and on the point."""
     problem = b.Problem(
         PROBLEM.outer, lambda x, y, batch: PROBLEM.inner(x, y, batch) + 0.1 * jnp.sum(batch[1] @ x * y**3)
     )

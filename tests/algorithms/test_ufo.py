@@ -1,4 +1,4 @@
-"""What UFO-BLO's papers and their code imply: the debiased coin, its best probability, the counterexample."""
+"""UFO-BLO: the unbiased estimate, the best probability of its coin, and the counterexample of its paper."""
 
 from functools import partial
 
@@ -19,9 +19,9 @@ def same(x):
 
 
 def toy(y, task):
-    """Quadratic around b/a up to the radius, then bending into a line: twice differentiable."""
-    a, b, radius = task
-    z = jnp.abs(y - b / a)
+    """Twice differentiable: quadratic around shift / a up to the radius, then bending into a line."""
+    a, shift, radius = task
+    z = jnp.abs(y - shift / a)
     far = (0.5 + radius) * z - 1 / 6 - radius**2 / 2 - radius / 2
     between = -((z - radius) ** 3) / 6 + (z - radius) ** 2 / 2 + radius * z - radius**2 / 2
     return a * jnp.where(z <= radius, z**2 / 2, jnp.where(z <= radius + 1, between, far))
@@ -31,14 +31,14 @@ TOY = b.Problem(lambda x, y, task: toy(y, task), lambda x, y, task: toy(y, task)
 
 
 def gradients(problem, task, x, alpha, steps):
-    """`(o, e)` of one task, the start being x itself."""
+    """Return the gradients `(o, e)` of one task that starts at x itself."""
     solver = b.descend(problem, alpha, steps)
     responses = b.first_order(solver, start=same), b.unrolled(solver, start=same)
     return tuple(b.hypergradient(problem, r, x, x, b.full(task, task))[0] for r in responses)
 
 
 def gradients_of_four_tasks(case):
-    """Lists of o and e, flat."""
+    """Return the flat `(o, e)` of each of the four tasks."""
     one = jax.jit(lambda task: gradients(case.problem, task, case.x, case.step, 5))
     pairs = [one(jax.tree.map(lambda a, i=i: a[i], case.data.outer.arrays)) for i in range(4)]
     return [(flat(o), flat(e)) for o, e in pairs]
@@ -70,7 +70,7 @@ def test_exact_gradient_is_that_of_the_trained_loss():
 
 
 def coin_keys(probability):
-    """A key that shows heads and one that shows tails."""
+    """Return a key whose coin shows heads and one whose coin shows tails."""
     keys = jax.vmap(jax.random.key)(jnp.arange(200))
     coins = [bool(jax.random.bernoulli(key, probability)) for key in keys[:60]]
     return keys[coins.index(True)], keys[coins.index(False)]
@@ -85,7 +85,7 @@ def step_of(algorithm, case, key):
     return flat(case.x) - flat(state.x)
 
 
-def test_heads_tails_and_probability_one():
+def test_heads_correct_the_estimate_tails_are_first_order_and_probability_one_is_exact():
     case = quartic_case()
     exact = b.itd_bio(case.problem, inner_optimizer=0.3, outer_optimizer=1.0, inner_steps=8)
     e = step_of(exact, case, None)
@@ -349,7 +349,7 @@ def test_cost_of_a_cheap_pullback_that_makes_paths_or_products_of_its_own_is_dec
     assert b.unbiased(cheap, b.unrolled(solver), 0.5).cost.cross_products == 5
 
 
-def test_a_missing_key_is_told():
+def test_unbiased_responses_refuse_to_run_without_a_key():
     case = quartic_case()
     solver = b.descend(case.problem, 0.3, 4)
     response = b.unbiased(b.first_order(solver), b.unrolled(solver), 0.5)
@@ -374,7 +374,7 @@ def test_fo_itd_bio_from_a_cold_start_is_fo_blo():
     assert not np.allclose(ends[0], ends[2], rtol=1e-3)
 
 
-def test_declared_cost_is_the_mean():
+def test_declared_cost_is_the_mean_and_for_an_adaptive_probability_the_maximum():
     problem = quartic_case().problem
     assert b.ufo_blo(problem, probability=0.5).cost == b.Cost(11, 5, 5)
     assert b.ufo_blo(problem, probability=0.2, recompute=True).cost == b.Cost(20, 2, 2)
@@ -421,7 +421,7 @@ def test_best_probability_without_bias_is_zero_and_with_all_bias_one():
 
 @pytest.fixture(scope="module")
 def moments():
-    """V2 and D2 of the second toy for three inner steps, on 10,000 points."""
+    """Return second moment V2 and bias D2 of the second toy on 10,000 points, for three inner step sizes."""
     points = jnp.linspace(-50, 50, 10_000)
 
     @jax.jit
@@ -444,7 +444,7 @@ def test_moments_and_best_probabilities_of_the_second_toy(moments):
     for alpha, (second_moment, bias) in moments.items():
         got = [b.optimal_probability(second_moment, bias, 11, 10, exponent) for exponent in (0.5, 1.0, 2.0)]
         got.append(b.optimal_probability(second_moment, bias, 11, 55, 2.0))
-        # Noted to 4 or 5 digits.
+        # The expected values are rounded to 4 or 5 digits.
         np.testing.assert_allclose((second_moment, bias, *got), want[alpha], rtol=6e-4)
         np.testing.assert_allclose((second_moment, bias), want[alpha][:2], rtol=1e-4)
 
@@ -480,7 +480,7 @@ def test_adaptive_scheme_measures_the_bias_itself_whatever_the_coin_s_probabilit
     bias = np.sum((o - e) ** 2)
     np.testing.assert_allclose(new.seen.bias / new.seen.weight, bias, rtol=1e-12)
     np.testing.assert_allclose(new.seen.second_moment / new.seen.weight, np.sum(e**2), rtol=1e-12)
-    # What the released code takes for it: 361 times too much, or nothing.
+    # The released code takes this for the bias: 361 times too much, or nothing.
     moved = flat(case.x) - flat(new.x)
     np.testing.assert_allclose(np.sum((moved - e) ** 2), (1 / least - 1) ** 2 * bias, rtol=1e-12, atol=1e-20)
     best = b.optimal_probability(np.sum(e**2), bias, 9, 8)
@@ -488,8 +488,8 @@ def test_adaptive_scheme_measures_the_bias_itself_whatever_the_coin_s_probabilit
 
 
 @pytest.mark.parametrize("exponent", [0.5, 2.0])
-def test_adaptive_probability_is_that_of_its_exponent_and_of_what_an_exact_draw_costs(exponent):
-    """Moments of which a draw is worth something between the floor and 1: |e|^2 = 10, |e - o|^2 = 1."""
+def test_adaptive_probability_depends_on_the_exponent_and_on_the_cost_of_an_exact_draw(exponent):
+    """With |e|^2 = 10 and |e - o|^2 = 1 the best probability lies between the floor and 1."""
     case = quartic_case()
     for recompute, price in ((False, 8), (True, 36)):
         algorithm = b.ufo_blo(
@@ -503,7 +503,7 @@ def test_adaptive_probability_is_that_of_its_exponent_and_of_what_an_exact_draw_
         )
         state = algorithm.init(case.x, case.y)
         state = state._replace(seen=state.seen._replace(second_moment=10.0, bias=1.0, weight=jnp.ones(())))
-        # Tails keep what was seen.
+        # Tails leave the statistics as they are.
         _, tails = coin_keys(0.6)
         new, _ = jax.jit(algorithm.step)(state, case.data, tails)
         assert new.seen.exact_draws == 0
@@ -513,7 +513,7 @@ def test_adaptive_probability_is_that_of_its_exponent_and_of_what_an_exact_draw_
 
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_running_estimates_follow_the_papers_sums(vectorize):
-    """One update an exact draw, in the order of the draws, each with the means over its tasks."""
+    """Every exact draw makes one update, in the order of the draws, with the means over its tasks."""
     case = few_tasks_case()
     algorithm = b.ufo_blo(
         case.problem,
@@ -541,7 +541,7 @@ def test_running_estimates_follow_the_papers_sums(vectorize):
 
 
 @pytest.mark.parametrize("probability", [0.5, None])
-def test_product_tests_with_a_tossed_coin(probability):
+def test_a_coin_keeps_state_stable_resumes_vmaps_over_steps_and_stays_float32(probability):
     case = few_tasks_case()
     data = b.minibatches(case.data.outer.arrays, None, batch_size=2)
 
@@ -584,12 +584,12 @@ def flat_of(pytree):
     return jax.flatten_util.ravel_pytree(pytree)[0]
 
 
-# Which minibatch goes where
+# Steps on explicit minibatches, in numpy
 
 
 @pytest.mark.parametrize("name", ["ufo_blo", "fo_blo", "fo_itd_bio"])
-def test_every_minibatch_is_read_where_the_paper_reads_it(name):
-    """Two steps; those of the two BLO methods start at the first y again."""
+def test_every_algorithm_reads_the_minibatches_of_its_paper(name):
+    """In the second step the two BLO methods start at the first y again."""
     chosen = dict(probability=0.4) if name == "ufo_blo" else {}
     algorithm = getattr(b, name)(PROBLEM, inner_optimizer=RHO, outer_optimizer=ALPHA, inner_steps=4, **chosen)
     state, x, start = algorithm.init(jnp.asarray(X), jnp.asarray(Y)), X, Y
@@ -616,7 +616,7 @@ def test_every_minibatch_is_read_where_the_paper_reads_it(name):
 
 
 def counterexample(D):
-    """Two toy tasks on which first-order steps end where the gradient is sqrt(2 D)."""
+    """Return two toy tasks on which first-order steps end where the gradient is sqrt(2 D), and constants."""
     a = np.array([0.5, 1.5])
     p = (1 - 0.1 * a) ** 10
     gap = abs((a @ p**2) * p[1] / (a @ p) - p[1] ** 2)
@@ -693,7 +693,7 @@ def test_first_order_steps_end_at_5_76_and_debiased_ones_at_the_stationary_2_84(
 
     keys = jax.random.split(jax.random.key(0), 200)
     first, debiased = simulate("first", keys), simulate("debiased", keys)
-    # Spreads of one run 0.08 and 0.36; accepted as noted.
+    # The final x of one run scatters by 0.08 (first order) and 0.36 (debiased).
     assert np.mean(first) == pytest.approx(limit, abs=0.03)
     assert 0.34 < np.mean(slope(first)) < 0.355 and np.min(slope(first)) > 0.3
     assert 2.76 < np.mean(debiased) < 2.96
@@ -742,12 +742,12 @@ def test_quadratic_tasks_have_the_closed_forms_of_both_gradients():
         (dict(decay=1.0), r"decay must be in \[0, 1\), got 1.0"),
     ],
 )
-def test_bad_arguments(chosen, rule):
+def test_probabilities_and_decay_outside_their_intervals_are_refused(chosen, rule):
     with pytest.raises(ValueError, match=rule):
         b.ufo_blo(quartic_case().problem, **chosen)
 
 
-def test_bad_probability_of_a_response():
+def test_unbiased_responses_refuse_probabilities_above_one():
     solver = b.descend(quartic_case().problem, 0.1, 1)
     with pytest.raises(ValueError, match=r"probability must be in \(0, 1\], got 2"):
         b.unbiased(b.first_order(solver), b.unrolled(solver), 2)

@@ -1,6 +1,6 @@
-"""The unified view: every hypergradient as weights of one formula, and how good each is on P1.
+"""The unified formula: hypergradients as its weights, and their errors on the logistic case.
 
-The numbers are those of section 3 of the notes on FSLA; equalities hold to rounding, hence 1e-12.
+Equalities hold to rounding, hence the tolerance of 1e-12.
 """
 
 import jax
@@ -41,12 +41,12 @@ def by_response(response, y0, key=None):
 
 
 def at_solution(linear, key=None):
-    """The library's implicit hypergradient at y*: no inner steps."""
+    """Return the implicit hypergradient of the library at y*, without inner steps."""
     return by_response(b.implicit(CASE.problem, b.descend(CASE.problem, 0.1, 0), linear, warm=False), Y, key)
 
 
 def inner_path(y, steps):
-    """y_0 .. y_K of gradient descent."""
+    """Return y_0 .. y_K of gradient descent."""
 
     def step(y, _):
         new = y - ETA * jax.grad(G, argnums=1)(X, y, INNER)
@@ -60,7 +60,7 @@ def newest_first(ys):
 
 
 def cross(y, v):
-    """J v from the closed form of P1."""
+    """Return J v from the closed form of the logistic case."""
     return jnp.exp(X) * y * v
 
 
@@ -70,7 +70,7 @@ def neumann_sum(terms, eta=ETA):
 
 
 def conjugate_weights(steps):
-    """Steps a_j and conjugacies b_j of conjugate gradients on H v = c from zero."""
+    """Return the steps a_j and conjugacies b_j of conjugate gradients on H v = c from zero."""
     r = p = np.asarray(C)
     lengths, conjugacies = [], []
     for _ in range(steps):
@@ -82,7 +82,7 @@ def conjugate_weights(steps):
     return jnp.asarray(lengths), jnp.asarray(conjugacies)
 
 
-def test_u1_back_propagation_is_reverse_mode_and_the_transposed_forward_jacobian():
+def test_back_propagation_is_reverse_mode_and_the_transposed_forward_jacobian():
     steps = 20
     ys = inner_path(Y0, steps)
     got = unified(X, ys[-1], dict(add=jnp.full(steps, ETA), product=ETA, path=newest_first(ys[:-1])))
@@ -98,7 +98,7 @@ def test_u1_back_propagation_is_reverse_mode_and_the_transposed_forward_jacobian
     same(got, jax.jit(jax.jacfwd(train))(X).T @ f_y)
 
 
-def test_u2_truncated_back_propagation_from_the_solution_is_a_short_neumann_sum():
+def test_truncated_back_propagation_from_the_solution_is_a_short_neumann_sum():
     steps, last = 9, 4
     ys = inner_path(Y0, steps)
     weights = dict(add=jnp.full(last, ETA), product=ETA)
@@ -109,7 +109,7 @@ def test_u2_truncated_back_propagation_from_the_solution_is_a_short_neumann_sum(
     same(unified(X, Y, weights), -cross(Y, neumann_sum(last)))
 
 
-def test_u3_the_neumann_series_is_back_propagation_started_at_the_solution():
+def test_the_neumann_series_is_back_propagation_started_at_the_solution():
     terms = 9
     got = unified(X, Y, dict(add=jnp.full(terms, ETA), product=ETA))
     same(got, -cross(Y, neumann_sum(terms)))
@@ -119,7 +119,7 @@ def test_u3_the_neumann_series_is_back_propagation_started_at_the_solution():
     same(got, by_response(b.unrolled(b.descend(CASE.problem, ETA, terms)), Y))
 
 
-def test_u4_one_random_term_is_unbiased_for_the_neumann_sum_and_not_for_the_inverse():
+def test_one_random_term_is_unbiased_for_the_neumann_sum_and_not_for_the_inverse():
     terms = 6
     values = jnp.stack(
         [
@@ -136,7 +136,7 @@ def test_u4_one_random_term_is_unbiased_for_the_neumann_sum_and_not_for_the_inve
     assert nearest.min(1).max() < 1e-12 and len(set(nearest.argmin(1))) > 3
 
 
-def test_u5_conjugate_gradients_are_the_galerkin_solution_and_a_three_term_recursion():
+def test_conjugate_gradients_are_the_galerkin_solution_and_a_three_term_recursion():
     steps = 6
     lengths, conjugacies = conjugate_weights(steps)
     before = jnp.concatenate([jnp.zeros(1), conjugacies[:-1]])
@@ -147,7 +147,7 @@ def test_u5_conjugate_gradients_are_the_galerkin_solution_and_a_three_term_recur
     same(got, -cross(Y, basis @ np.linalg.solve(basis.T @ H @ basis, basis.T @ C)))
 
 
-def test_u6_heavy_ball_weights_are_heavy_ball_steps_and_their_automatic_derivative():
+def test_heavy_ball_weights_are_heavy_ball_steps_and_their_automatic_derivative():
     steps = 12
     heavy = dict(keep=1 + HEAVY_MOMENTUM, product=HEAVY_STEP, inertia=-HEAVY_MOMENTUM)
     got = unified(X, Y, dict(add=jnp.full(steps, HEAVY_STEP)) | heavy)
@@ -162,7 +162,7 @@ def test_u6_heavy_ball_weights_are_heavy_ball_steps_and_their_automatic_derivati
 
 
 @pytest.mark.parametrize("at_new", [False, True], ids=["DARTS", "T1-T2"])
-def test_u7_one_step_is_the_derivative_of_the_loss_after_it(at_new):
+def test_one_step_is_the_derivative_of_the_loss_after_it(at_new):
     ys = inner_path(Y0 + 0.3, 1)
     got = unified(X, ys[1], dict(add=jnp.array([ETA]), path=newest_first(ys[1:] if at_new else ys[:1])))
     f_y = jax.grad(F, argnums=1)(X, ys[1], OUTER)
@@ -196,7 +196,7 @@ def test_weights_may_be_a_list_or_of_wider_dtype_than_the_variables():
     np.testing.assert_allclose(got, 3 * single[1], rtol=1e-6)
 
 
-def test_u8_a_state_carried_at_a_frozen_point_is_a_neumann_sum():
+def test_a_state_carried_at_a_frozen_point_is_a_neumann_sum():
     for algorithm in (
         b.fsla(CASE.problem, inner_optimizer=0.0, outer_optimizer=0.0, adjoint_optimizer=ETA),
         b.soba(CASE.problem, inner_optimizer=0.0, outer_optimizer=0.0, adjoint_optimizer=ETA),
@@ -206,8 +206,8 @@ def test_u8_a_state_carried_at_a_frozen_point_is_a_neumann_sum():
         same(state.v, neumann_sum(7))
 
 
-def test_u9_fsla_s_carried_state_is_a_weighted_history_at_the_points_it_passed():
-    """The library's FSLA with schedules, moving x and y; weight 1 makes its direction f_x - J v."""
+def test_the_carried_state_of_fsla_is_a_weighted_history_at_the_points_it_passed():
+    """FSLA with a schedule moves x and y; weight 1 makes its direction f_x - J v."""
     steps = 7
     rates = jnp.asarray(np.random.default_rng(1).uniform(0.1, 0.5, steps))
     case = logistic_case(direct=True)
@@ -252,7 +252,7 @@ def test_u9_fsla_s_carried_state_is_a_weighted_history_at_the_points_it_passed()
     same(state.v, v)
 
 
-def test_p1_neumann_and_conjugate_gradients_after_six_products():
+def test_errors_of_neumann_and_conjugate_gradients_after_six_products():
     def error(v):
         return np.linalg.norm(v - V)
 
@@ -261,7 +261,7 @@ def test_p1_neumann_and_conjugate_gradients_after_six_products():
     assert error(v) == pytest.approx(5.1e-5, rel=0.02)
 
 
-def test_p1_relative_errors_after_twelve_terms():
+def test_relative_errors_of_three_series_after_twelve_terms():
     def error(linear):
         v = linear.solve(lambda i: lambda w: H @ w, C, jnp.zeros(10))[0]
         return np.linalg.norm(v - V) / np.linalg.norm(V)
@@ -272,7 +272,7 @@ def test_p1_relative_errors_after_twelve_terms():
     assert error(b.heavy_ball(12, high, low)) == pytest.approx(7.8e-8, rel=0.02)
 
 
-def test_p1_back_propagation_errors_fall_with_the_inner_steps():
+def test_errors_of_back_propagation_fall_with_the_inner_steps():
     assert np.linalg.norm(TRUTH) == pytest.approx(0.0444, rel=0.01)
     for steps, error in ((5, 3.9e-2), (10, 3.0e-2), (20, 1.6e-2), (40, 4.4e-3), (80, 3.6e-4)):
         got = by_response(b.unrolled(b.descend(CASE.problem, ETA, steps)), Y0)

@@ -27,33 +27,33 @@ def imaml(
     pull: float = 2.0,
     vectorize: bool = True,
 ) -> Algorithm:
-    """Implicit gradients of training that is pulled towards its start.
+    """Return iMAML: implicit gradients of training that is pulled to its start.
 
-        y ~ argmin of g(y) + (pull / 2) |y - x|^2,   by descent from x,   for each task
-        G = pull (H(y) + pull + damping)^{-1} f_y(y),   by conjugate gradients
-        x <- x - outer_optimizer mean over tasks of G
+        y ~ argmin over y of g(y) + (pull / 2) |y - x|^2,   T steps of inner_optimizer from x,   for each task
+        v = (H(y) + pull + damping)^-1 f_y(y),   N steps of conjugate gradients from zero
+        x <- x - outer_optimizer(mean over tasks of pull v)
 
-    The path does not matter, only where it ends, so memory does not grow with the inner steps.
+    Only the end of the path matters, so memory does not grow with the inner steps.
 
     Args:
       problem: the two losses; they read y alone, and get a single task as `batch`.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps on each task.
-      linear_steps: steps of conjugate gradients, from zero.
-      damping: added to H + pull in the linear solve, for networks, where these are indefinite. (The
-        defaults of the authors' code come to H + 24 at their pull of 2.)
-      pull: strength of the pull, positive.
-      vectorize: all tasks at once by `vmap`, else one after the other.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps on each task.
+      linear_steps: number N of steps of conjugate gradients.
+      damping: added to the diagonal of H + pull in the linear solve. Networks need it, since H + pull is
+        indefinite there. (The defaults of the authors' code amount to H + 24 at their pull of 2.)
+      pull: strength of the pull towards the start, positive.
+      vectorize: run all tasks at once by `vmap`; else one after the other.
 
     Returns:
-      An `Algorithm` that reads one outer minibatch of tasks a step. The y given to `init` has the
+      An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the
       structure of x and is not used.
 
     Raises:
-      ValueError: when `pull` is not positive.
+      ValueError: if `pull` is not positive or `inner_steps` is negative.
 
-    Cost per step: for each task inner_steps + 1 gradients, linear_steps Hessian products; the cross
-    product is with the pull alone, and costs nothing.
+    Cost per step: T + 1 gradients and N Hessian products for each task. The cross derivative is -pull times
+    the identity, and its products cost nothing.
 
     >>> from bilevel import tasks
     >>> imaml(tasks.quadratic().problem).cost
@@ -68,15 +68,19 @@ def imaml(
 
 
 def pulled_to_start(problem: Problem, pull: float) -> Problem:
-    """The problem with (pull / 2) |y - x|^2 in its inner loss.
+    """Return the problem with (pull / 2) |y - x|^2 added to its inner loss.
+
+    Args:
+      problem: the two losses; x and y have the same structure.
+      pull: strength of the pull of y towards x, positive.
 
     Raises:
-      ValueError: when `pull` is not positive.
+      ValueError: if `pull` is not positive.
     """
     require(pull > 0, "pull must be positive", pull)
 
     def inner(x, y, batch):
-        away = optax.tree.norm(optax.tree.sub(y, x), squared=True)
-        return problem.inner(x, y, batch) + 0.5 * pull * away
+        squared_distance = optax.tree.norm(optax.tree.sub(y, x), squared=True)
+        return problem.inner(x, y, batch) + 0.5 * pull * squared_distance
 
     return Problem(problem.outer, inner)

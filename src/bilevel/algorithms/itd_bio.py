@@ -9,8 +9,8 @@ from bilevel.types import Algorithm, Optimizer, Problem
 
 @describe(
     family="double loop, unrolled",
-    reference="following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced "
-    "Design, ICML 2021, arXiv:2010.07962, ITD-BiO",
+    reference="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, "
+    "ICML 2021, arXiv:2010.07962, ITD-BiO",
 )
 def itd_bio(
     problem: Problem,
@@ -20,22 +20,24 @@ def itd_bio(
     inner_steps: int = 10,
     warm: bool = True,
 ) -> Algorithm:
-    """Iterative differentiation: reverse mode through the inner steps.
+    """Return ITD-BiO: reverse mode through the inner steps.
 
-        y^{t+1} = y^t - inner_optimizer g_y(x, y^t),  t = 0 .. inner_steps - 1,  y^0 = last y
-        x <- x - outer_optimizer d f(x, y^T(x)) / dx
+        y_0 = the last y;   y_{t+1} = y_t - inner_optimizer(g_y(x, y_t)),   t = 0 .. T - 1
+        x <- x - outer_optimizer(d f(x, y_T(x)) / dx)
 
-    At a fixed number of inner steps the error of the hypergradient has a floor of about
-    (1 - step mu)^T.
+    With a fixed number of inner steps the error of the hypergradient has a floor of about (1 - step mu)^T.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps T of each inner solve.
-      warm: start each inner solve at the last y, else at the first.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner solve.
+      warm: start each inner solve at the last y; else at the y given to `init`.
 
     Returns:
-      An `Algorithm` that reads T inner minibatches a step.
+      An `Algorithm` that reads T inner minibatches per step.
+
+    Raises:
+      ValueError: if `inner_steps` is negative.
 
     Cost per step: T + 1 gradients, T Hessian products, T cross products.
 

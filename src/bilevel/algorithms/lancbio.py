@@ -24,12 +24,12 @@ class LancbioState(NamedTuple):
 
     Attributes:
       x, y, v: outer and inner variable, adjoint.
-      base, image: the adjoint at the last restart, and H times it there.
-      basis: the Lanczos vectors q since then, stacked in order.
-      rest: the next one, not yet of length 1.
-      diagonal, beside: the tridiagonal matrix T; `beside[j]` couples the vectors j - 1 and j.
+      base, image: the adjoint v at the last restart, and H v there.
+      basis: the Lanczos vectors q since the last restart, stacked in order.
+      rest: the next Lanczos vector before normalisation.
+      diagonal, beside: the tridiagonal matrix R; `beside[j]` couples the vectors j - 1 and j.
       optimizer: state of the outer optimiser.
-      count: steps made.
+      count: number of steps made.
     """
 
     x: PyTree
@@ -59,31 +59,32 @@ def lancbio(
     inner_steps: int = 5,
     period: int = 10,
 ) -> Algorithm:
-    """Inner steps, one step of the Lanczos process, the best v in the subspace so far.
+    """Return LancBiO: one Lanczos step, then the best adjoint in the subspace so far.
 
-        y: inner_steps steps of inner_optimizer on g(x, .), from the last y
-        every `period` steps: base = v, w = H base, q = f_y - w of length 1, Q and T empty
-        u = H q - beta q_last, alpha = q'u; Q takes q, T takes alpha and beta
-        v = base + Q s,   T s = Q'(f_y - w)
-        q_last = q, beta = ||u - alpha q||, q = (u - alpha q) / beta
-        x <- x - outer_optimizer (f_x - J v)
+        y: T steps of inner_optimizer on g(x, .), from the last y
+        every `period` steps: base = v, w = H base, q = (f_y - w) / |f_y - w|, empty Q and R
+        u = H q - beta q_last, alpha = q'u; append q to Q, and alpha and beta to the tridiagonal R
+        v = base + Q s,   R s = Q'(f_y - w)
+        q_last = q,   beta = |u - alpha q|,   q = (u - alpha q) / beta
+        x <- x - outer_optimizer(f_x - J v)
 
-    While x and y stand still these are the iterates of conjugate gradients from base.
+    While x and y stand still, v takes the iterates of conjugate gradients started at base.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps D of each inner solve.
-      period: steps from one restart to the next, at most the entries of y; as many copies of y are kept.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner solve.
+      period: steps from one restart to the next. The subspace grows to `period` vectors, or to as many as y
+        has entries if that is less, and the state keeps all of them.
 
     Returns:
-      An `Algorithm` that reads D + 2 inner minibatches a step.
+      An `Algorithm` that reads T + 2 inner minibatches per step.
 
     Raises:
-      ValueError: when `inner_steps` < 0 or `period` < 1.
+      ValueError: if `inner_steps` < 0 or `period` < 1.
 
-    Cost per step: D + 1 gradients, 1 Hessian product, 1 cross product; a restart takes one more
-    Hessian product (the first needs none), which is not counted.
+    Cost per step: T + 1 gradients, 1 Hessian product, 1 cross product. A restart takes one more
+    Hessian product, which is not counted; the first restart takes none.
 
     Differs from the paper's code: the period is constant, where theirs grows; a vanishing beta ends
     the growth of the subspace.
@@ -99,12 +100,24 @@ def lancbio(
     def init(x, y):
         x, y = as_variables(x, y)
         zero = tree.zeros_like(y)
-        # More vectors than y has entries cannot be independent.
+        # At most as many vectors as y has entries are independent.
         room = min(period, tree.size(y))
         basis = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), y)
         band = jnp.zeros(room, tree.norm(y).dtype)
         count = jnp.zeros((), jnp.int32)
-        return LancbioState(x, y, zero, zero, zero, basis, zero, band, band, optimizer.init(x), count)
+        return LancbioState(
+            x=x,
+            y=y,
+            v=zero,
+            base=zero,
+            image=zero,
+            basis=basis,
+            rest=zero,
+            diagonal=band,
+            beside=band,
+            optimizer=optimizer.init(x),
+            count=count,
+        )
 
     def step(state, batch, key):
         x = state.x
@@ -116,7 +129,7 @@ def lancbio(
         place = state.count % room
         restart = place == 0
         base = tree.where(restart, state.v, state.base)
-        # At the first step the image of v = 0 is known.
+        # At the first step v = 0, so its image is zero and takes no product.
         image = lax.cond(restart & (state.count > 0), matvec, lambda v: state.image, base)
         defect = tree.sub(f_y, image)
 
@@ -129,7 +142,7 @@ def lancbio(
         u = tree.sub(matvec(q), tree.scale(beta, last))
         alpha = tree.vdot(q, u)
         rest = tree.sub(u, tree.scale(alpha, q))
-        # In an invariant subspace the rest is rounding, and not at right angles to Q: no more vectors.
+        # In an invariant subspace the rest is rounding error, not orthogonal to Q: the subspace stops here.
         grows = tree.norm(rest) > jnp.sqrt(jnp.finfo(beta.dtype).eps) * tree.norm(u)
         rest = tree.where(grows, rest, tree.zeros_like(rest))
 
@@ -143,19 +156,32 @@ def lancbio(
         residual = relative_norm(tree.sub(f_y, product.hessian), f_y)
         metrics = measures(problem, x, y, batch, inner_steps + 1, gradient, residual)
         x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
-        lanczos = base, image, basis, rest, diagonal, beside
-        return LancbioState(x, y, v, *lanczos, optimizer_state, state.count + 1), metrics
+        new_state = LancbioState(
+            x=x,
+            y=y,
+            v=v,
+            base=base,
+            image=image,
+            basis=basis,
+            rest=rest,
+            diagonal=diagonal,
+            beside=beside,
+            optimizer=optimizer_state,
+            count=state.count + 1,
+        )
+        return new_state, metrics
 
-    return Algorithm(init, step, Draws(1, inner_steps + 2), solver.cost.plus(Cost(1, 1, 1)), "lancbio")
+    draws, cost = Draws(1, inner_steps + 2), solver.cost.plus(Cost(1, 1, 1))
+    return Algorithm(init=init, step=step, draws=draws, cost=cost, name="lancbio")
 
 
 def _dots(ring, leaf):
-    """Dot product of a leaf with every entry of its stack."""
+    """Return the dot product of a leaf with every entry of a stack."""
     return jnp.tensordot(ring, leaf, axes=leaf.ndim)
 
 
 def _solve_tridiagonal(diagonal, beside, right, used):
-    """`T s = right` on the places in use; s is 0 elsewhere, and where a vector is zero."""
+    """Solve `R s = right` on the places in use; s is 0 elsewhere, and where a Lanczos vector is zero."""
     diagonal = jnp.where(used & (diagonal != 0), diagonal, 1)
     beside = jnp.where(used, beside, 0)[1:]
     matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)

@@ -10,9 +10,8 @@ from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem
 
 @describe(
     family="single loop, implicit, Newton, stochastic, variance reduction, momentum",
-    reference="following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation "
-    "for Bilevel Optimization, ICML 2025, arXiv:2505.02101, MA-NSBO-SAGA; equations put together by us from "
-    "a summary, not checked against the paper",
+    reference="Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation for Bilevel "
+    "Optimization, ICML 2025, arXiv:2505.02101, MA-NSBO-SAGA",
     cheap=True,
 )
 def ma_nsbo_saga(
@@ -23,30 +22,31 @@ def ma_nsbo_saga(
     extra_steps: int = 1,
     weight: float | optax.Schedule = 0.1,
 ) -> Algorithm:
-    """The Newton steps of `nsbo_saga`, and x along an average of its directions.
+    """Return MA-NSBO-SAGA: NSBO-SAGA with a moving average of the outer direction.
 
-        y, v as in nsbo_saga;   d = SAGA(f_x) - SAGA(J v) at the new y and v
+        y, v as in `nsbo_saga`;   d = SAGA(f_x) - SAGA(J v) at the new y and v
         h <- (1 - weight) h + weight d,   h = d at the first step
-        x <- x - outer_optimizer h
+        x <- x - outer_optimizer(h)
 
     `weight=1` is `nsbo_saga`.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      extra_steps: steps T beyond the first.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      extra_steps: number E of steps on the two systems after the first one.
       weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
 
     Returns:
-      An `Algorithm` that reads T + 2 inner and 2 outer minibatches a step. Memory: a value of x and
-      two of y for each minibatch.
+      An `Algorithm` that reads E + 2 inner and 2 outer minibatches per step. Its memory holds one value
+      of x and two of y for each minibatch.
 
     Raises:
-      ValueError: when `extra_steps` < 0 or a constant `weight` is not in (0, 1].
+      ValueError: if `extra_steps` < 0 or a constant `weight` is not in (0, 1].
 
-    Cost per step: 3 gradients, 2 T + 1 Hessian products, 1 cross product.
+    Cost per step: 3 gradients, 2 E + 1 Hessian products, 1 cross product.
 
-    Differs from the paper: how its memory meets the T further steps is not known to us.
+    Equations: put together by us from a summary, not checked against the paper's text. We do not know how
+    the paper uses its memory in the E extra steps.
 
     >>> from bilevel import tasks
     >>> ma_nsbo_saga(tasks.quadratic().problem).cost

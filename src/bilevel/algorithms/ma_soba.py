@@ -1,5 +1,7 @@
 """MA-SOBA: SOBA with a moving average of the outer direction."""
 
+import optax
+
 from bilevel.algorithms.record import describe
 from bilevel.combinators import single_loop
 from bilevel.directions import implicit_direction
@@ -9,9 +11,8 @@ from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 @describe(
     family="single loop, implicit, stochastic, momentum",
-    reference="following Chen, Xiao and Balasubramanian, Optimal Algorithms for Stochastic Bilevel "
-    "Optimization under Relaxed Smoothness Conditions, JMLR 2024, arXiv:2306.12067, MA-SOBA; equations as "
-    "in published code of others, not checked against the paper",
+    reference="Chen, Xiao and Balasubramanian, Optimal Algorithms for Stochastic Bilevel Optimization under "
+    "Relaxed Smoothness Conditions, JMLR 2024, arXiv:2306.12067, MA-SOBA",
     cheap=True,
 )
 def ma_soba(
@@ -20,29 +21,31 @@ def ma_soba(
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
     adjoint_optimizer: Optimizer | None = None,
-    weight=0.1,
+    weight: float | optax.Schedule = 0.1,
 ) -> Algorithm:
-    """All three variables move together, x along an average of its directions.
+    """Return MA-SOBA: SOBA with a moving average of the outer direction.
 
-        y <- y - inner_optimizer g_y;   v <- v - adjoint_optimizer (H v - f_y)
+        y <- y - inner_optimizer(g_y);   v <- v - adjoint_optimizer(H v - f_y)
         h <- (1 - weight) h + weight (f_x - J v),   h = f_x - J v at the first step
-        x <- x - outer_optimizer h                                   all at the same (x, y, v)
+        x <- x - outer_optimizer(h),   all at the same (x, y, v)
 
     `weight=1` is `soba`.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      adjoint_optimizer: that of v; None takes `inner_optimizer`.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
       weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
 
     Returns:
-      An `Algorithm` that reads one minibatch at each level a step.
+      An `Algorithm` that reads one minibatch at each level per step.
 
     Raises:
-      ValueError: when a constant `weight` is not in (0, 1].
+      ValueError: if a constant `weight` is not in (0, 1].
 
     Cost per step: 2 gradients, 1 Hessian product, 1 cross product, in one pass.
+
+    Equations: taken from published code of others, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> ma_soba(tasks.quadratic().problem).cost

@@ -12,7 +12,7 @@ from bilevel.types import Algorithm, Optimizer, Point, Problem, require
 @describe(
     family="single loop, implicit, stochastic, momentum",
     reference="Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021, "
-    "arXiv:2106.04692, following MRBO",
+    "arXiv:2106.04692, MRBO",
 )
 def mrbo(
     problem: Problem,
@@ -27,35 +27,35 @@ def mrbo(
     offset: float = 8.0,
     exponent: float = 1 / 3,
 ) -> Algorithm:
-    """Inner gradient and Neumann hypergradient, each with recursive momentum.
+    """Return MRBO: inner gradient and hypergradient with recursive momentum.
 
-        P = f_x - J v by `neumann(terms, rate)`,   step_k = scale / (offset + k)^exponent
-        d_x <- P(now) + (1 - a_k) (d_x - P(before)),      a_k = outer_weight step_{k-1}^2
-        d_y <- g_y(now) + (1 - b_k) (d_y - g_y(before)),  b_k = inner_weight step_{k-1}^2
-        x <- x - outer_optimizer (step_k d_x),   y <- y - inner_optimizer (step_k d_y)
+        P = f_x - J v,   v by `neumann(terms, rate)`,   s_k = scale / (offset + k)^exponent
+        d_x <- P(now) + (1 - a_k) (d_x - P(before)),       a_k = outer_weight s_{k-1}^2
+        d_y <- g_y(now) + (1 - b_k) (d_y - g_y(before)),   b_k = inner_weight s_{k-1}^2
+        x <- x - outer_optimizer(s_k d_x),   y <- y - inner_optimizer(s_k d_y)
 
-    Both points see the same minibatches, those of every Neumann factor included; a_k and b_k are cut
-    at 1, and d starts as the plain P and g_y. x and y move at once.
+    Both points see the same minibatches, in every factor of the series too. a_k and b_k are cut at 1.
+    The first d_x and d_y are the plain P and g_y. x and y move at the same time.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes, of the scaled directions.
-      terms: Hessian products Q of the series.
-      rate: its step eta, at most 1/L; None takes `inner_optimizer`, which then must be a number.
-      inner_weight, outer_weight: positive factors of the shares of the fresh directions.
-      scale, offset, exponent: of step_k; as they are it starts at 1. `exponent=0, scale=1` gives
-        constant steps and the weights themselves.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; they receive s_k d.
+      terms: number Q of Hessian products of the series.
+      rate: step size of the series, at most 1/L; default: `inner_optimizer`, which must then be a number.
+      inner_weight, outer_weight: positive factors of b_k and a_k, the shares of the fresh directions.
+      scale, offset, exponent: constants of s_k; by default s_0 = 1. `exponent=0, scale=1` makes s_k = 1,
+        and the weights themselves are the shares.
 
     Returns:
-      An `Algorithm` that reads Q + 2 inner minibatches a step.
+      An `Algorithm` that reads Q + 2 inner minibatches per step.
 
     Raises:
-      ValueError: when a weight, `scale` or `offset` is not positive, or `rate` is None and
+      ValueError: if a weight, `scale` or `offset` is not positive, or if `rate` is None and
         `inner_optimizer` is not a number.
 
     Cost per step: 4 gradients, 2 Q Hessian products, 2 cross products.
 
-    Differs from the paper: the constants of its theorem are replaced by defaults of our own.
+    Differs from the paper: defaults of our own replace the constants of its theorem.
 
     >>> from bilevel import tasks
     >>> mrbo(tasks.quadratic().problem).cost
@@ -68,7 +68,7 @@ def mrbo(
     factor = power(exponent, scale=scale, offset=offset)
 
     def share(weight):
-        # The weight of step k follows the step made before it, at whose end it is needed.
+        # The share of step k comes from the step size before it.
         return lambda count: weight * factor(count - 1) ** 2
 
     oracle = neumann_direction(problem, neumann(terms, as_rate(rate, inner_optimizer)))

@@ -13,9 +13,8 @@ tree = optax.tree
 
 @describe(
     family="single loop, implicit, Newton",
-    reference="following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation "
-    "for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NBO; equations put together from published "
-    "summaries, not checked against the paper",
+    reference="Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation for Bilevel "
+    "Optimization, ICML 2025, arXiv:2505.02101, NBO",
     cheap=True,
 )
 def nbo(
@@ -28,36 +27,39 @@ def nbo(
     damping: float = 0.0,
     warm_up: int = 0,
 ) -> Algorithm:
-    """An inexact Newton step of y and of its adjoint, then x at the new y and v.
+    """Return NBO: an inexact Newton step of y and of its adjoint, then a step of x.
 
-        H s = g_y   and   H e = H v - f_y,   all at the old (x, y), inexactly from s = e = 0
+        H s = g_y   and   H e = H v - f_y,   all at the old (x, y), solved inexactly from s = e = 0
         y <- y - s;   v <- v - e
-        x <- x - outer_optimizer (f_x - J v)                         at the new y and v
+        x <- x - outer_optimizer(f_x - J v),   at the new y and v
 
-    The systems are solved by T + 1 steps of inner_optimizer on their quadratics, s <- s - rate (H s -
-    g_y) and the like for e (NBO-GD); or by `linear_solver`, such as `cg(3)` (NBO-CG). With T = 0 y
-    and v move as in `soba`; x does not, which sees them after their step. The Newton step is local:
-    far from y*(x) exact solutions can diverge where T = 0 is safe.
+    Two methods solve the systems. By default E + 1 steps of `inner_optimizer` descend on their quadratics:
+    s <- s - inner_optimizer(H s - g_y), and likewise for e (NBO-GD). `linear_solver` replaces these steps,
+    for example by `cg(3)` (NBO-CG). With E = 0, y and v move as in `soba`, but x sees them after their move.
+    The Newton step is local: far from y*(x) exact solutions can diverge where E = 0 is safe.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes; the inner one at most 1/L.
-      extra_steps: steps T beyond the first, each with one Hessian product for y and one for v.
-      linear_solver: solves both systems instead, on the one minibatch (`cg`, `richardson`);
-        inner_optimizer is then that of the warm-up only.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; an inner step size should be
+        at most 1/L.
+      extra_steps: number E of steps on the two systems after the first one, each with one Hessian product
+        for y and one for v.
+      linear_solver: solver of both systems that reads a single minibatch, such as `cg` or `richardson`.
+        `inner_optimizer` then serves the warm-up only. Default: steps of `inner_optimizer`.
       damping: added to the diagonal of H in both systems; it shifts the adjoint.
-      warm_up: first steps in which y and v make one step of inner_optimizer and x none.
+      warm_up: number of first steps in which y and v make one step of `inner_optimizer` and x stays.
 
     Returns:
-      An `Algorithm` that reads one minibatch at each level a step; it is meant for full data.
+      An `Algorithm` that reads one minibatch at each level per step. It is meant for full data.
 
     Raises:
-      ValueError: when `extra_steps`, `damping` or `warm_up` is negative, or `linear_solver` needs
+      ValueError: if `extra_steps`, `damping` or `warm_up` is negative, or if `linear_solver` needs
         several minibatches.
 
-    Cost per step: 3 gradients, 1 + 2 T Hessian products (1 + 2 N for N steps of `cg`), 1 cross product.
+    Cost per step: 3 gradients, 1 + 2 E Hessian products (1 + 2 N for N steps of `cg`), 1 cross product.
 
-    Differs from the paper: the steps of conjugate gradients, damping and warm-up are our choice.
+    Equations: put together from published summaries, not checked against the paper's text. The steps of
+    conjugate gradients, damping and warm-up are our choice.
 
     >>> from bilevel import cg, tasks
     >>> nbo(tasks.quadratic().problem, linear_solver=cg(3)).cost
@@ -66,12 +68,12 @@ def nbo(
     require(extra_steps >= 0, "extra_steps must be at least 0", extra_steps)
 
     if linear_solver is None:
-        solve, products = gradient_steps(extra_steps, fixed_sides(problem, damping)), extra_steps
+        solve, count = gradient_steps(extra_steps, fixed_sides(problem, damping)), extra_steps
     else:
-        rule = "linear_solver must be one of a single minibatch, such as cg"
-        require(linear_solver.draws == 1, rule, f"one of {linear_solver.draws}")
+        rule = "linear_solver must read a single minibatch, as cg does"
+        require(linear_solver.draws == 1, rule, f"a solver that reads {linear_solver.draws}")
         solve = _solve_by(problem, linear_solver, damping)
-        products = linear_solver.products - linear_solver.start_products
+        count = linear_solver.products - linear_solver.start_products
     return newton_loop(
         problem,
         solve,
@@ -79,7 +81,7 @@ def nbo(
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
         draws=Draws(1, 1),
-        cost=Cost(3, 1 + 2 * products, 1),
+        cost=Cost(3, 1 + 2 * count, 1),
         damping=damping,
         warm_up=warm_up,
         name="nbo",

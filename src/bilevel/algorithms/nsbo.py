@@ -14,9 +14,8 @@ tree = optax.tree
 
 @describe(
     family="single loop, implicit, Newton, stochastic",
-    reference="following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation "
-    "for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NSBO-SGD; equations put together from published "
-    "summaries, not checked against the paper",
+    reference="Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation for Bilevel "
+    "Optimization, ICML 2025, arXiv:2505.02101, NSBO-SGD",
 )
 def nsbo(
     problem: Problem,
@@ -28,34 +27,34 @@ def nsbo(
     damping: float = 0.0,
     warm_up: int = 0,
 ) -> Algorithm:
-    """A stochastic Newton step of y and of its adjoint, then x at the new y and v.
+    """Return NSBO-SGD: a stochastic Newton step of y and of its adjoint, then x.
 
-        s = e = 0;   T + 1 times, each on a minibatch of its own at each level:
-        s <- s - inner_optimizer (H(x, y) s - g_y(x, y))
-        e <- e - inner_optimizer (H(x, y) (e - v) + f_y(x, y))
+        s = e = 0;   E + 1 times, each on a minibatch of its own at each level:
+        s <- s - inner_optimizer(H(x, y) s - g_y(x, y))
+        e <- e - inner_optimizer(H(x, y) (e - v) + f_y(x, y))
         y <- y - s;   v <- v - e
-        x <- x - outer_optimizer (f_x - J v)             at the new y and v, on one more minibatch
+        x <- x - outer_optimizer(f_x - J v),   at the new y and v, on one more minibatch
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes; the inner one keeps its state,
-        so that a schedule counts its steps over the whole run.
-      extra_steps: steps T beyond the first.
-      fresh: a minibatch for each of the T + 1 steps, which leaves the means of s and e those of full
-        data; one for all of them is cheaper and biased.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`. The inner one keeps its
+        state, so a schedule counts its steps over the whole run.
+      extra_steps: number E of steps on the two systems after the first one.
+      fresh: draw a minibatch for each of the E + 1 steps, so that the means of s and e are those of full
+        data. Else one minibatch serves all of them, which is cheaper and biased.
       damping: added to the diagonal of H in both systems; it shifts the adjoint.
-      warm_up: first steps in which y and v make one step of inner_optimizer and x none.
+      warm_up: number of first steps in which y and v make one step of `inner_optimizer` and x stays.
 
     Returns:
-      An `Algorithm` that reads T + 2 minibatches at each level a step, or 2 when not `fresh`.
+      An `Algorithm` that reads E + 2 minibatches at each level per step, or 2 without `fresh`.
 
     Raises:
-      ValueError: when `extra_steps`, `damping` or `warm_up` is negative.
+      ValueError: if `extra_steps`, `damping` or `warm_up` is negative.
 
-    Cost per step: 2 T + 3 gradients (3 when not `fresh`), 2 T + 1 Hessian products, 1 cross product.
+    Cost per step: 2 E + 3 gradients (3 without `fresh`), 2 E + 1 Hessian products, 1 cross product.
 
-    Differs from the paper: which minibatches it shares is not known to us, nor whether it damps or
-    warms up.
+    Equations: put together from published summaries, not checked against the paper's text. We do not know
+    which minibatches the paper shares, nor whether it damps or warms up.
 
     >>> from bilevel import tasks
     >>> nsbo(tasks.quadratic().problem).cost

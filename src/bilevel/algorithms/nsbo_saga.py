@@ -8,9 +8,8 @@ from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem
 
 @describe(
     family="single loop, implicit, Newton, stochastic, variance reduction",
-    reference="following Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation "
-    "for Bilevel Optimization, ICML 2025, arXiv:2505.02101, NSBO-SAGA; equations put together by us from a "
-    "summary, not checked against the paper",
+    reference="Dong, Yang, Yao and Zhang, Efficient Curvature-Aware Hypergradient Approximation for Bilevel "
+    "Optimization, ICML 2025, arXiv:2505.02101, NSBO-SAGA",
     cheap=True,
 )
 def nsbo_saga(
@@ -20,32 +19,34 @@ def nsbo_saga(
     outer_optimizer: Optimizer = 0.1,
     extra_steps: int = 1,
 ) -> Algorithm:
-    """Stochastic Newton steps whose sides and hypergradient lose their noise.
+    """Return NSBO-SAGA: stochastic Newton steps with a SAGA memory of every minibatch.
 
-        p = SAGA(g_y),  q = SAGA(H v) - SAGA(f_y),  at (x, y, v);   s = inner_optimizer p, e the like
-        T times: s <- s - inner_optimizer (H s - p);   e <- e - inner_optimizer (H e - q)
+        p = SAGA(g_y),   q = SAGA(H v) - SAGA(f_y),   at (x, y, v)
+        s = inner_optimizer(p),   e = inner_optimizer(q)
+        E times:   s <- s - inner_optimizer(H s - p),   e <- e - inner_optimizer(H e - q)
         y <- y - s;   v <- v - e
-        x <- x - outer_optimizer (SAGA(f_x) - SAGA(J v))             at the new y and v
+        x <- x - outer_optimizer(SAGA(f_x) - SAGA(J v)),   at the new y and v
 
-    SAGA(.) is mean + (fresh - its value when this minibatch came last). The T further products have
-    a plain minibatch each: s and e start at zero in every step, so a table of H s would be stale at
-    once, and their noise vanishes with s and e.
+    SAGA(.) is the mean of the stored values plus (fresh value - stored value of this minibatch). The
+    products of the E extra steps use no memory; each reads a plain minibatch. s and e start at zero in every
+    step, so stored values of H s would be out of date at once, and the noise of H s vanishes with s.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      extra_steps: steps T beyond the first.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      extra_steps: number E of steps on the two systems after the first one.
 
     Returns:
-      An `Algorithm` that reads T + 2 inner and 2 outer minibatches a step. Memory: a value of x and
-      two of y for each minibatch.
+      An `Algorithm` that reads E + 2 inner and 2 outer minibatches per step. Its memory holds one value
+      of x and two of y for each minibatch.
 
     Raises:
-      ValueError: when `extra_steps` < 0.
+      ValueError: if `extra_steps` < 0.
 
-    Cost per step: 3 gradients, 2 T + 1 Hessian products, 1 cross product.
+    Cost per step: 3 gradients, 2 E + 1 Hessian products, 1 cross product.
 
-    Differs from the paper: how its memory meets the T further steps is not known to us.
+    Equations: put together by us from a summary, not checked against the paper's text. We do not know how
+    the paper uses its memory in the E extra steps.
 
     >>> from bilevel import tasks
     >>> nsbo_saga(tasks.quadratic().problem).cost

@@ -14,9 +14,8 @@ from bilevel.types import Algorithm, Optimizer, Problem, PyTree
 
 @describe(
     family="double loop, implicit, proximal",
-    reference="following Chen, Kailkhura and Zhou, An Accelerated Proximal Algorithm for Regularized "
-    "Nonconvex and Nonsmooth Bi-level Optimization, Machine Learning 2023, arXiv:2203.16615; equations "
-    "recalled, not checked against the paper",
+    reference="Chen, Kailkhura and Zhou, An Accelerated Proximal Algorithm for Regularized Nonconvex and "
+    "Nonsmooth Bi-level Optimization, Machine Learning 2023, arXiv:2203.16615",
 )
 def prox_aid(
     problem: Problem,
@@ -29,32 +28,34 @@ def prox_aid(
     momentum: float = 0.5,
     prox: Callable[[PyTree], PyTree] | None = None,
 ) -> Algorithm:
-    """Implicit differentiation for an outer loss with a nonsmooth penalty h(x).
+    """Return proximal AID: implicit differentiation with a nonsmooth outer penalty.
 
         min over x of f(x, y*(x)) + h(x)
 
         y: T steps of inner_optimizer on g(x, .), from the last y
-        v: N accelerated gradient steps on v'Hv / 2 - v'f_y, from the last v
-        x <- prox(x - outer_optimizer (f_x - J v))
+        v: N accelerated gradient steps on v'Hv / 2 - f_y'v, from the last v
+        x <- prox(x - outer_optimizer(f_x - J v))
 
     Args:
-      problem: the two losses; f without h.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps T of each inner solve.
-      linear_steps: steps N on the adjoint.
-      rate: their step size, at most 1/L; None takes `inner_optimizer`, which then must be a number.
-      momentum: theirs; (sqrt L - sqrt mu) / (sqrt L + sqrt mu) is the best.
-      prox: the proximal operator of `alpha h`, alpha the outer step size: for `h = c |x|_1` it sets
-        `sign(x) max(|x| - alpha c, 0)`. None is h = 0.
+      problem: the two losses; f does not contain h.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner solve.
+      linear_steps: number N of steps on the adjoint.
+      rate: step size on the adjoint, at most 1/L; default: `inner_optimizer`, which must then be a number.
+      momentum: momentum on the adjoint; (sqrt L - sqrt mu) / (sqrt L + sqrt mu) is the best.
+      prox: proximal operator of `alpha h`, where alpha is the outer step size. For `h = c |x|_1` it returns
+        `sign(x) max(|x| - alpha c, 0)`. None means h = 0.
 
     Returns:
-      An `Algorithm` that reads T + 2 inner minibatches a step.
+      An `Algorithm` that reads T + 2 inner minibatches per step.
 
     Raises:
-      ValueError: when `rate` is None and `inner_optimizer` is not a number, or `momentum` is not in
-        [0, 1).
+      ValueError: if `inner_steps` is negative, `rate` is None and `inner_optimizer` is not a number, or
+        `momentum` is not in [0, 1).
 
     Cost per step: T + 1 gradients, N Hessian products, 1 cross product.
+
+    Equations: recalled, not checked against the paper's text.
 
     >>> from bilevel import tasks
     >>> prox_aid(tasks.quadratic().problem).cost

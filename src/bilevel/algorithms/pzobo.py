@@ -11,8 +11,8 @@ from bilevel.types import Algorithm, Optimizer, Problem
 
 @describe(
     family="double loop, zeroth order",
-    reference="following Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, "
-    "NeurIPS 2022, arXiv:2110.07004, PZOBO; equations as in published code, not checked against the paper",
+    reference="Sow, Ji and Liang, On the Convergence Theory for Hessian-Free Bilevel Algorithms, "
+    "NeurIPS 2022, arXiv:2110.07004, PZOBO",
 )
 def pzobo(
     problem: Problem,
@@ -25,29 +25,34 @@ def pzobo(
     warm: bool = True,
     law: Callable = gaussian,
 ) -> Algorithm:
-    """Hessian-free: the response is estimated along random directions of x.
+    """Return PZOBO: hypergradients from differences between inner paths.
 
-        d_j = (y^N(x + smoothing u_j) - y^N(x)) / smoothing,   u_j ~ N(0, I)
-        x <- x - outer_optimizer (f_x + (1/Q) sum_j <d_j, f_y> u_j)
+        d_j = (y_T(x + mu u_j) - y_T(x)) / mu,   u_j ~ N(0, I),   mu = smoothing,   j = 1 .. Q
+        x <- x - outer_optimizer(f_x + (1/Q) sum_j <d_j, f_y> u_j)
 
-    All paths read the same minibatches: on minibatches it is `pzobo_s`. The squared error of the
-    estimated term is (p + 1)/Q times its square, p the entries of x.
+    All paths read the same minibatches, so on minibatches this is `pzobo_s`. The squared error of the
+    estimated term is (p + 1)/Q times its square, where p is the number of entries of x.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps N of every path.
-      directions: number of directions Q.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of every inner path.
+      directions: number Q of directions.
       smoothing: length mu of the perturbation.
-      warm: start all paths at the last y, else at the first.
-      law: of the directions, see `zeroth_order`.
+      warm: start all paths at the last y; else at the y given to `init`.
+      law: distribution of the directions, see `zeroth_order`.
 
     Returns:
       An `Algorithm` that needs a key.
 
-    Cost per step: (Q + 1) N + 1 gradients, no products.
+    Raises:
+      ValueError: if `inner_steps` is negative, `directions` is below 1 or `smoothing` is not positive.
 
-    Differs from the paper's code: directions are not normalised tensor by tensor, which shrinks
+    Cost per step: (Q + 1) T + 1 gradients, no products.
+
+    Equations: taken from published code, not checked against the paper's text.
+
+    Differs from the paper's code: directions are not normalised tensor by tensor, since that shrinks
     the estimated term to about 1/p of its size.
 
     >>> from bilevel import tasks

@@ -9,9 +9,8 @@ from bilevel.types import Algorithm, Optimizer, Problem, require
 
 @describe(
     family="double loop, implicit, quasi-Newton",
-    reference="following Fang, Liu, Yao, Yu and Zhang, qNBO: quasi-Newton Meets Bilevel Optimization, ICLR "
-    "2025, arXiv:2502.01076, by published summaries: the three parts are the paper's, the recursion for v "
-    "is ours",
+    reference="Fang, Liu, Yao, Yu and Zhang, qNBO: quasi-Newton Meets Bilevel Optimization, ICLR 2025, "
+    "arXiv:2502.01076",
 )
 def qnbo(
     problem: Problem,
@@ -24,32 +23,36 @@ def qnbo(
     step_size: float | None = 1.0,
     memory: int = 10,
 ) -> Algorithm:
-    """Plain and quasi-Newton steps on y, then quasi-Newton steps on v.
+    """Return qNBO: quasi-Newton steps on y and on the adjoint, with shared pairs.
 
-        y <- y - inner_optimizer g_y,        plain_steps times, from the last y
-        y <- y - step_size B^-1 g_y,         inner_steps times, B by L-BFGS
-        v <- v + t B^-1 (f_y - H v),         adjoint_steps times, from the last v, t exact
-        x <- x - outer_optimizer (f_x - J v)
+        y <- y - inner_optimizer(g_y),         P times, from the last y
+        y <- y - step_size B^-1 g_y,           T times, B by L-BFGS
+        v <- v - step B^-1 (H v - f_y),        Q times, from the last v, step by exact line search
+        x <- x - outer_optimizer(f_x - J v)
 
-    The steps on v add their pairs (d, H d) to those of the steps on y, so that B becomes right
-    where it is used; `adjoint_steps=0` would be SHINE.
+    The steps on v add their pairs (d, H d) to those of the steps on y, so B becomes accurate in the
+    directions where v needs it. `adjoint_steps=0` would be SHINE.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes; the inner one makes the plain steps.
-      plain_steps: gradient steps P of each inner solve, at least 1.
-      inner_steps: quasi-Newton steps T of each inner solve.
-      adjoint_steps: quasi-Newton steps Q on `v'Hv / 2 - f_y'v`, at least 1.
-      step_size: of the quasi-Newton steps on y; None fits a line to two slopes, as in `shine`.
-      memory: pairs of a step and the change of the gradient along it that B is made of.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; the inner one makes the
+        plain steps only.
+      plain_steps: number P of gradient steps of each inner solve, at least 1.
+      inner_steps: number T of quasi-Newton steps of each inner solve.
+      adjoint_steps: number Q of quasi-Newton steps on `v'Hv / 2 - f_y'v`, at least 1.
+      step_size: step size of the quasi-Newton steps on y; None fits a line to two slopes, as `shine` does.
+      memory: number of pairs (a step, the change of the gradient along it) that B is made of.
 
     Returns:
-      An `Algorithm` that reads P + T + 2 inner minibatches a step.
+      An `Algorithm` that reads P + T + 2 inner minibatches per step.
 
     Raises:
-      ValueError: when `plain_steps`, `adjoint_steps` or `memory` is below 1, or `inner_steps` below 0.
+      ValueError: if `plain_steps`, `adjoint_steps` or `memory` is below 1, or `inner_steps` below 0.
 
     Cost per step: P + 2 T + 2 gradients, Q + 1 Hessian products, 1 cross product.
+
+    Equations: put together from published summaries. The three parts are the paper's; the recursion for v
+    is ours.
 
     >>> from bilevel import tasks
     >>> qnbo(tasks.quadratic().problem).cost

@@ -30,29 +30,33 @@ def reptile(
     resample: Callable[[PyTree, Any], PyTree] | None = None,
     vectorize: bool = True,
 ) -> Algorithm:
-    """Steps of the start x towards the trained y, the mean over tasks.
+    """Return Reptile: steps of the start x towards the trained y, averaged over tasks.
 
-        y_0 = x;   y_{j+1} = y_j - inner_optimizer g_y(y_j; S_j),   j = 0 .. N - 1,   for each task
-        x <- x - outer_optimizer mean over tasks of (x - y_N)
+        y_0 = x;   y_{t+1} = y_t - inner_optimizer(g_y(y_t; S_t)),   t = 0 .. T - 1,   for each task
+        x <- x - outer_optimizer(mean over tasks of (x - y_T))
 
-    The outer loss is not used, but in the metrics: to first order the direction is a sum of gradients
-    and products of gradients of g: of g on other data of the task with `resample`, which makes
-    what helps one minibatch help the others; of g on the same data without it, which helps to fit
-    them and no more. With N = 1 it is joint training on all tasks.
+    Only the metrics use the outer loss. To first order in the step size the direction is a sum of gradients
+    of g and of gradients of products g_y(S_s)'g_y(S_t). With `resample`, S_s and S_t are different data of
+    a task, so a step that helps one minibatch helps the others. Without it they are the same data, and the
+    products only help to fit them. With T = 1 this is joint training on all tasks.
 
     Args:
-      problem: the two losses; x is where y starts, both get a single task as `batch`.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes; an outer step of 1 takes the
-        mean of the trained y.
-      inner_steps: steps N on each task.
-      resample: `(task, key) -> minibatch`, a fresh draw S_j of a task's data; None for the whole task.
-      vectorize: all tasks at once by `vmap`, else one after the other.
+      problem: the two losses; x is where y starts, and both losses get a single task as `batch`.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; an outer step size of 1
+        replaces x by the mean of the trained y.
+      inner_steps: number T of steps on each task.
+      resample: `(task, key) -> minibatch`, which draws a fresh minibatch S_t of a task's data; None means
+        the whole task.
+      vectorize: run all tasks at once by `vmap`; else one after the other.
 
     Returns:
-      An `Algorithm` that reads one outer minibatch of tasks a step. The y given to `init` has the
+      An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the
       structure of x and is not used.
 
-    Cost per step: for each task N gradients, no products.
+    Raises:
+      ValueError: if `inner_steps` is negative.
+
+    Cost per step: T gradients for each task, no products.
 
     >>> from bilevel import tasks
     >>> reptile(tasks.quadratic().problem).cost
@@ -65,7 +69,7 @@ def reptile(
 
     def init(x, y):
         x, y = as_variables(x, y)
-        return NestedState(x, y, (), optimizer.init(x), y)
+        return NestedState(x=x, y=y, v=(), optimizer=optimizer.init(x), start=y)
 
     def step(state, batch, key):
         x = state.x
@@ -80,6 +84,6 @@ def reptile(
             estimate, (), batch.outer[0], key, vectorize=vectorize, source=source
         )
         x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
-        return NestedState(x, y, (), optimizer_state, state.start), metrics
+        return NestedState(x=x, y=y, v=(), optimizer=optimizer_state, start=state.start), metrics
 
-    return Algorithm(init, step, Draws(1, 1), solver.cost, "reptile")
+    return Algorithm(init=init, step=step, draws=Draws(1, 1), cost=solver.cost, name="reptile")

@@ -19,21 +19,24 @@ def reverse(
     outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 100,
 ) -> Algorithm:
-    """Back-propagation through whole inner runs, each from the first y.
+    """Return reverse mode through whole inner runs, each from the same start.
 
-        y^{t+1} = y^t - inner_optimizer g_y(x, y^t),  t = 0 .. inner_steps - 1,  y^0 = first y
-        x <- x - outer_optimizer d f(x, y^T(x)) / dx
+        y_0 = the y given to `init`;   y_{t+1} = y_t - inner_optimizer(g_y(x, y_t)),   t = 0 .. T - 1
+        x <- x - outer_optimizer(d f(x, y_T(x)) / dx)
 
-    The exact gradient of f at the T-th iterate: x minimises that, not f(x, y*(x)), and the more steps
-    the closer the two. With the last y as start it is `itd_bio`.
+    The gradient is exact for the T-th iterate: x minimises f(x, y_T(x)), not f(x, y*(x)), and the two come
+    closer as T grows. `itd_bio` does the same from the last y.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps T of each inner run.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner run.
 
     Returns:
-      An `Algorithm` that reads T inner minibatches a step.
+      An `Algorithm` that reads T inner minibatches per step.
+
+    Raises:
+      ValueError: if `inner_steps` is negative.
 
     Cost per step: T + 1 gradients, T Hessian products, T cross products.
 

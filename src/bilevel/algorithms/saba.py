@@ -9,7 +9,7 @@ from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 @describe(
     family="single loop, implicit, stochastic, variance reduction",
-    reference="Dagreou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables "
+    reference="Dagréou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables "
     "stochastic and global variance reduction algorithms, NeurIPS 2022, arXiv:2201.13409, SABA",
     cheap=True,
 )
@@ -20,21 +20,23 @@ def saba(
     outer_optimizer: Optimizer = 0.1,
     adjoint_optimizer: Optimizer | None = None,
 ) -> Algorithm:
-    """Inner, adjoint and outer variable move together along directions without noise.
+    """Return SABA: SOBA with a SAGA memory of every minibatch.
 
-        each of g_y, H v, J v, f_y and f_x:   mean + (fresh - its value when this minibatch came last)
-        y, v, x: SOBA's steps with these
+        y <- y - inner_optimizer(SAGA(g_y))
+        v <- v - adjoint_optimizer(SAGA(H v) - SAGA(f_y))
+        x <- x - outer_optimizer(SAGA(f_x) - SAGA(J v)),   all at the same (x, y, v)
 
-    On a finite sum constant steps converge to a stationary point, which they do not for SOBA.
+    SAGA(.) is the mean of the stored values plus (fresh value - stored value of this minibatch). On a
+    finite sum constant steps converge to a stationary point; those of SOBA do not.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      adjoint_optimizer: that of v; None takes `inner_optimizer`.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
 
     Returns:
-      An `Algorithm` that reads one minibatch at each level a step. Memory: a value of x, of y and
-      of v for each minibatch.
+      An `Algorithm` that reads one minibatch at each level per step. Its memory holds one value of x, of
+      y and of v for each minibatch.
 
     Cost per step: 2 gradients, 1 Hessian product, 1 cross product, in one pass.
 

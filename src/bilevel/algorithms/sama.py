@@ -23,7 +23,7 @@ class SamaState(NamedTuple):
 
     Attributes:
       x, y: outer and inner variable.
-      optimizer: the states of both optimisers; that of y goes on from step to step.
+      optimizer: the states of the optimisers of x and y; both are kept from step to step.
     """
 
     x: PyTree
@@ -33,8 +33,8 @@ class SamaState(NamedTuple):
 
 @describe(
     family="double loop, identity in place of the inverse Hessian, finite differences",
-    reference="Choe et al., Making Scalable Meta Learning Practical, NeurIPS 2023, arXiv:2310.05674, "
-    "following the authors' code in betty (leopard-ai/betty)",
+    reference="Choe, Mehta, Ahn, Neiswanger, Xie, Strubell and Xing, Making Scalable Meta Learning "
+    "Practical, NeurIPS 2023, arXiv:2310.05674, SAMA",
 )
 def sama(
     problem: Problem,
@@ -45,40 +45,42 @@ def sama(
     adaptation: Callable[[Any, PyTree], PyTree] | None = None,
     difference: float = 1.0,
 ) -> Algorithm:
-    """Inner steps, an adjoint without a linear solve, a finite difference.
+    """Return SAMA: the inner optimiser's own scaling replaces the inverse Hessian.
 
-        y: T steps of inner_optimizer on g(x, .), the last with gradient g
-        u = D f_y,   D = d update / d gradient at that last step, a diagonal
-        x <- x - outer_optimizer (f_x - (g_x(x, y + eps u) - g_x(x, y - eps u)) / (2 eps))
+        y: T steps of inner_optimizer on g(x, .)
+        u = D f_y,   D = d update / d gradient at the last of these steps, a diagonal
+        x <- x - outer_optimizer(f_x - (g_x(x, y + eps u) - g_x(x, y - eps u)) / (2 eps))
 
         eps = difference / |u|
 
-    H^-1 is replaced by the identity: the length of the indirect term is not that of the
-    hypergradient, and the answer is biased.
+    Since the identity replaces H^-1, the indirect term does not have the length of that of the
+    hypergradient, and the direction is biased.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps T between two outer steps, at least 1.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of inner steps between two outer steps, at least 1.
       adaptation: `(state of the inner optimiser before the last step, its gradient) -> D`, shaped as y;
-        `adam_derivative(...)` for Adam. None is D = 1, for gradient descent.
+        `adam_derivative(...)` for Adam. None means D = 1, for gradient descent.
       difference: length of the finite difference in y, positive. The default is the authors'; where
         g_x is not quadratic in y it is far outside the linear range.
 
     Returns:
-      An `Algorithm` that reads T inner minibatches and 1 outer minibatch a step. The difference is
-      taken on the last inner one.
+      An `Algorithm` that reads T inner minibatches and 1 outer minibatch per step. The difference is
+      taken on the last inner minibatch.
 
     Raises:
-      ValueError: when `inner_steps` < 1 or `difference` is not positive.
+      ValueError: if `inner_steps` < 1 or `difference` is not positive.
 
     Cost per step: T + 3 gradients, no products.
+
+    Equations: taken from the authors' code (leopard-ai/betty).
 
     >>> from bilevel import tasks
     >>> sama(tasks.quadratic().problem).cost
     Cost(gradients=13, hessian_products=0, cross_products=0)
     """
-    require(inner_steps >= 1, "inner steps must be at least 1", inner_steps)
+    require(inner_steps >= 1, "inner_steps must be at least 1", inner_steps)
     require(difference > 0, "difference must be positive", difference)
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
 
@@ -105,22 +107,23 @@ def sama(
         x, x_state = move(outer_optimizer, direction, x_state, x)
         return SamaState(x, y, (x_state, y_state)), metrics
 
-    return Algorithm(init, step, Draws(1, inner_steps), Cost(inner_steps + 3), "sama")
+    cost = Cost(gradients=inner_steps + 3)
+    return Algorithm(init=init, step=step, draws=Draws(1, inner_steps), cost=cost, name="sama")
 
 
 def adam_derivative(learning_rate: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Callable:
-    """The diagonal derivative of Adam's update in the gradient, for `sama`.
+    """Return the diagonal derivative of Adam's update in the gradient, for `sama`.
 
         D = learning_rate ((1 - b1) b2 nu - b1 (1 - b2) g mu) / (sqrt(b2 nu + (1 - b2) g^2) + eps)^3
 
-    mu and nu are Adam's moments before the update. As in the authors' code there is no correction
-    of their bias, so D is exact after many steps only, and 0 at the first.
+    g is the gradient; mu and nu are Adam's moments before the update. As in the authors' code their bias
+    is not corrected, so D is exact only after many steps, and 0 at the first.
 
     Args:
-      learning_rate, b1, b2, eps: those of `optax.adam`.
+      learning_rate, b1, b2, eps: as in `optax.adam`.
 
     Returns:
-      `(state, gradient) -> D`, where the state is that of any chain with one Adam in it.
+      `(state, gradient) -> D`, where `state` is the state of a chain that contains one Adam.
 
     >>> state = optax.tree.set(optax.adam(0.1).init(jnp.zeros(1)), nu=jnp.ones(1))
     >>> adam_derivative(0.1)(state, jnp.zeros(1))

@@ -1,4 +1,4 @@
-"""SHINE: the quasi-Newton inverse of the inner solver serves the adjoint too."""
+"""SHINE: the quasi-Newton inverse of the inner solver also gives the adjoint."""
 
 import jax.numpy as jnp
 import optax
@@ -15,9 +15,8 @@ tree = optax.tree
 
 @describe(
     family="double loop, implicit, quasi-Newton",
-    reference="following Ramzi et al., SHINE: SHaring the INverse Estimate from the forward pass for "
-    "bi-level optimization and implicit models, ICLR 2022, arXiv:2106.00553; the equations are recalled, "
-    "not the paper's word",
+    reference="Ramzi, Mannel, Bai, Starck, Ciuciu and Moreau, SHINE: SHaring the INverse Estimate from the "
+    "forward pass for bi-level optimization and implicit models, ICLR 2022, arXiv:2106.00553",
 )
 def shine(
     problem: Problem,
@@ -30,36 +29,38 @@ def shine(
     fallback: float | None = None,
     warm: bool = False,
 ) -> Algorithm:
-    """Quasi-Newton inner steps whose inverse Hessian is used again for the adjoint.
+    """Return SHINE: the adjoint uses the inverse Hessian estimate of the inner solver.
 
-        y: one step of inner_optimizer, then inner_steps steps of L-BFGS on g(x, .)
-        v = B^-1 f_y,   B the matrix that L-BFGS ended with
-        x <- x - outer_optimizer (f_x - J v)
+        y: one step of inner_optimizer, then T steps of L-BFGS on g(x, .)
+        v = B^-1 f_y,   B the last matrix of L-BFGS
+        x <- x - outer_optimizer(f_x - J v)
 
-    No Hessian product is made. B is right along the last steps of y and need not be along f_y: on a
-    quadratic g its answer is poor until there are as many steps (and pairs) as y has entries.
+    No Hessian product is made. B is accurate along the last steps of y, and need not be along f_y: on a
+    quadratic g, v is poor until there are as many steps (and pairs) as y has entries.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes; the inner one makes the
-        first step of each solve and nothing else.
-      inner_steps: quasi-Newton steps T.
-      memory: pairs of a step and the change of the gradient along it that B is made of.
-      refine: a linear solver that starts at v, such as `cg(3)`.
-      fallback: v is f_y itself where `||B^-1 f_y||` exceeds `fallback` times `||f_y||`; never when None.
-      warm: start each inner solve at the last y, else at the first. The memory always starts empty, and
-        the short steps of a start near the solution teach B little: in the end nothing.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; the inner one makes only the
+        first step of each solve.
+      inner_steps: number T of quasi-Newton steps of each inner solve.
+      memory: number of pairs (a step, the change of the gradient along it) that B is made of.
+      refine: linear solver that starts at v, such as `cg(3)`.
+      fallback: sets v = f_y where `||B^-1 f_y||` exceeds `fallback` times `||f_y||`; None means never.
+      warm: start each inner solve at the last y; else at the y given to `init`. The memory always starts
+        empty. The short steps from a start near the solution teach B little, and in the end nothing.
 
     Returns:
-      An `Algorithm` that reads T + 2 inner minibatches a step, and those of `refine`.
+      An `Algorithm` that reads T + 2 inner minibatches per step, and those of `refine`.
 
     Raises:
-      ValueError: when `inner_steps` < 0, `memory` < 1 or `fallback` <= 0.
+      ValueError: if `inner_steps` < 0, `memory` < 1 or `fallback` <= 0.
 
     Cost per step: 2 T + 3 gradients, 1 cross product, and the Hessian products of `refine`.
 
-    Differs from the paper: a step is as long as the slopes at the ends of a unit step say, where the
-    paper searches along a line; no extra updates of B in the directions of J (OPA).
+    Equations: recalled, not checked against the paper's text.
+
+    Differs from the paper: the length of a step is fitted to the slopes at both ends of a unit step, where
+    the paper searches along a line; B gets no extra updates in the directions of J (OPA).
 
     >>> from bilevel import tasks
     >>> shine(tasks.quadratic().problem).cost

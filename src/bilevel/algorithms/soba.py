@@ -9,7 +9,7 @@ from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 @describe(
     family="single loop, implicit, stochastic",
-    reference="Dagreou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables "
+    reference="Dagréou, Ablin, Vaiter and Moreau, A framework for bilevel optimization that enables "
     "stochastic and global variance reduction algorithms, NeurIPS 2022, arXiv:2201.13409, SOBA",
     cheap=True,
 )
@@ -20,20 +20,20 @@ def soba(
     outer_optimizer: Optimizer = 0.1,
     adjoint_optimizer: Optimizer | None = None,
 ) -> Algorithm:
-    """Inner, adjoint and outer variable move together on one pair of minibatches.
+    """Return SOBA: one stochastic step on each of the three problems.
 
-        y <- y - inner_optimizer g_y
-        v <- v - adjoint_optimizer (H v - f_y)
-        x <- x - outer_optimizer (f_x - J v)          all at the same (x, y, v)
+        y <- y - inner_optimizer(g_y)
+        v <- v - adjoint_optimizer(H v - f_y)
+        x <- x - outer_optimizer(f_x - J v),   all at the same (x, y, v)
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes; `optax` schedules give the
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; schedules give the
         decreasing steps of the theory.
-      adjoint_optimizer: that of v; None takes `inner_optimizer`.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
 
     Returns:
-      An `Algorithm` that reads one minibatch at each level a step.
+      An `Algorithm` that reads one minibatch at each level per step.
 
     Cost per step: 2 gradients, 1 Hessian product, 1 cross product, in one pass.
 

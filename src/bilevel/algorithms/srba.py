@@ -9,7 +9,7 @@ from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 @describe(
     family="single loop, implicit, stochastic, variance reduction",
-    reference="Dagreou, Moreau, Vaiter and Ablin, A Lower Bound and a Near-Optimal Algorithm for Bilevel "
+    reference="Dagréou, Moreau, Vaiter and Ablin, A Lower Bound and a Near-Optimal Algorithm for Bilevel "
     "Empirical Risk Minimization, AISTATS 2024, arXiv:2302.08766, SRBA",
     cheap=True,
 )
@@ -21,26 +21,26 @@ def srba(
     adjoint_optimizer: Optimizer | None = None,
     period: int = 100,
 ) -> Algorithm:
-    """All three variables move together; recursive estimates of their directions.
+    """Return SRBA: SOBA with recursive (SPIDER) estimates of its directions.
 
         every `period` steps:   D = SOBA's three directions on all rows
-        else:                   D <- D + D(now; b) - D(last point; b),   one minibatch b for both
-        (x, y, v) <- (x, y, v) - optimizers D
+        at the other steps:     D <- D + D(now; b) - D(previous point; b),   one minibatch b for both
+        y <- y - inner_optimizer(D_y),   v <- v - adjoint_optimizer(D_v),   x <- x - outer_optimizer(D_x)
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      adjoint_optimizer: that of v; None takes `inner_optimizer`.
-      period: steps from one refresh to the next; about as many as there are minibatches.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
+      period: steps from one refresh to the next; a good value is the number of minibatches.
 
     Returns:
-      An `Algorithm` that reads one minibatch at each level a step, and now and then the whole set.
+      An `Algorithm` that reads one minibatch at each level per step, and the whole set at a refresh.
 
     Raises:
-      ValueError: when `period` < 1, or (in the first step) for data from the host.
+      ValueError: if `period` < 1, or (in the first step) if the data come from a host loader.
 
-    Cost per step: 4 gradients, 2 Hessian products, 2 cross products; a refresh reads the whole
-    set once and is not counted.
+    Cost per step: 4 gradients, 2 Hessian products, 2 cross products. A refresh reads the whole set once
+    and is not counted.
 
     >>> from bilevel import tasks
     >>> srba(tasks.quadratic().problem).cost

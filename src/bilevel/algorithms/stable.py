@@ -25,11 +25,11 @@ class StableState(NamedTuple):
 
     Attributes:
       x, y: outer and inner variable.
-      matrices: the estimates of J, as one row shaped like x for each of the q entries of y, and of
-        H, (q, q).
-      last: the x and y of the step before.
-      optimizer: the states of the two optimisers.
-      count: steps made.
+      matrices: the estimates of J, one row shaped like x for each of the q entries of y, and of
+        H, a (q, q) matrix.
+      last: x and y before the last step.
+      optimizer: the states of the optimisers of x and y.
+      count: number of steps made.
     """
 
     x: PyTree
@@ -42,8 +42,8 @@ class StableState(NamedTuple):
 
 @describe(
     family="single loop, implicit, stochastic, momentum",
-    reference="Chen, Sun, Xiao and Yin, A Single-Timescale Method for Stochastic Bilevel Optimization, "
-    "arXiv:2102.04671, following STABLE",
+    reference="Chen, Sun, Xiao and Yin, A Single-Timescale Method for Stochastic Bilevel Optimization, 2021, "
+    "arXiv:2102.04671, STABLE",
     problem_facts=("inner_size",),
 )
 def stable(
@@ -55,29 +55,29 @@ def stable(
     convexity: float | None = None,
     inner_size: int = 1,
 ) -> Algorithm:
-    """Explicit Hessian and cross derivative with recursive momentum; y follows x.
+    """Return STABLE: recursive momentum on H and J themselves; y follows x.
 
         H <- H(now) + (1 - weight) (H - H(before)),   J likewise
-        x+ = x - outer_optimizer (f_x - J H^-1 f_y)
-        y+ = y - inner_optimizer g_y - H^-1 J' (x+ - x)
+        x+ = x - outer_optimizer(f_x - J H^-1 f_y)
+        y+ = y - inner_optimizer(g_y) - H^-1 J' (x+ - x)
 
     The last term predicts how the inner solution moves with x. Both points of the momentum see the
-    same minibatch, and H and J start as the plain ones.
+    same minibatch. The first H and J are the plain ones.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       weight: share of the fresh derivatives, in (0, 1], or a schedule `step -> weight`, cut at 1.
-      convexity: keep the eigenvalues of H at or above this positive number (the mu of g); None does
-        not project.
-      inner_size: entries q of y. It only serves `cost`, which needs it before y is known.
+      convexity: positive lower bound on the eigenvalues of H, which are raised to it (the mu of g); None
+        leaves H as it is.
+      inner_size: number q of entries of y. It serves `cost` only, which needs it before y is known.
 
     Returns:
-      An `Algorithm` that reads one minibatch at each level a step. It stores q (q + p) numbers for q
-      entries of y and p of x: for small y.
+      An `Algorithm` that reads one minibatch at each level per step. It stores q (q + p) numbers for q
+      entries of y and p of x, so it is meant for small y.
 
     Raises:
-      ValueError: when a constant `weight` is not in (0, 1], `convexity` is not positive or
+      ValueError: if a constant `weight` is not in (0, 1], `convexity` is not positive or
         `inner_size` < 1.
 
     Cost per step: 2 gradients, 2 q Hessian products, 2 q cross products (each pair in one pass).
@@ -91,7 +91,7 @@ def stable(
     require(inner_size >= 1, "inner_size must be at least 1", inner_size)
     optimizers = Point(as_optimizer(outer_optimizer), as_optimizer(inner_optimizer), None)
 
-    # The method inverts a matrix, so here, and only here, y is flattened.
+    # The method factorises a matrix, so y is flattened here, as nowhere else in the library.
     def matrices_at(x, y, minibatch):
         vector, shaped = ravel_pytree(y)
 
@@ -113,7 +113,14 @@ def stable(
         cross = jax.tree.map(lambda leaf: jnp.zeros((vector.size, *leaf.shape), leaf.dtype), x)
         matrices = Products(cross, jnp.zeros((vector.size, vector.size), vector.dtype))
         states = Point(optimizers.x.init(x), optimizers.y.init(y), ())
-        return StableState(x, y, matrices, Point(x, y, ()), states, jnp.zeros((), jnp.int32))
+        return StableState(
+            x=x,
+            y=y,
+            matrices=matrices,
+            last=Point(x, y, ()),
+            optimizer=states,
+            count=jnp.zeros((), jnp.int32),
+        )
 
     def step(state, batch, key):
         x, y = state.x, state.y
@@ -132,12 +139,18 @@ def stable(
         metrics = measures(problem, x, y, batch, 0, gradient, residual)
         new_x, x_state = move(optimizers.x, gradient, state.optimizer.x, x)
         moved_y, y_state = move(optimizers.y, g_y, state.optimizer.y, y)
-        # The prediction follows the move that x really made, a projection included.
+        # The prediction follows the actual move of x, which a projection may have changed.
         push = jax.vmap(lambda row: tree.vdot(row, tree.sub(new_x, x)))(cross)
         new_y = tree.sub(moved_y, shaped(lu_solve(factors, push)))
-        states = Point(x_state, y_state, ())
-        matrices = Products(cross, hessian)
-        return StableState(new_x, new_y, matrices, Point(x, y, ()), states, state.count + 1), metrics
+        new_state = StableState(
+            x=new_x,
+            y=new_y,
+            matrices=Products(cross, hessian),
+            last=Point(x, y, ()),
+            optimizer=Point(x_state, y_state, ()),
+            count=state.count + 1,
+        )
+        return new_state, metrics
 
     cost = Cost(2, 2 * inner_size, 2 * inner_size)
-    return Algorithm(init, step, Draws(1, 1), cost, "stable")
+    return Algorithm(init=init, step=step, draws=Draws(1, 1), cost=cost, name="stable")

@@ -12,8 +12,8 @@ from bilevel.types import Algorithm, Optimizer, Problem
 
 @describe(
     family="double loop, implicit, stochastic",
-    reference="following Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced "
-    "Design, ICML 2021, arXiv:2010.07962, stocBiO",
+    reference="Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design, "
+    "ICML 2021, arXiv:2010.07962, stocBiO",
 )
 def stocbio(
     problem: Problem,
@@ -25,35 +25,33 @@ def stocbio(
     rate: float | None = None,
     counts: Sequence[int] | None = None,
 ) -> Algorithm:
-    """Warm-started inner steps, then a Neumann series of independent minibatches.
+    """Return stocBiO: inner steps, then a Neumann series of independent minibatches.
 
-        y: inner_steps steps of inner_optimizer, each on its own minibatch, from the last y
-        r_Q = f_y,  r_{i-1} = r_i - rate H(B_i) r_i,  v = rate (r_Q + .. + r_0)
-        x <- x - outer_optimizer (f_x - J v)
+        y: T steps of inner_optimizer on g(x, .), each on its own minibatch, from the last y
+        r_Q = f_y,   r_{i-1} = r_i - rate H(B_i) r_i,   v = rate (r_Q + .. + r_0)
+        x <- x - outer_optimizer(f_x - J v)
 
-    The sum has Q + 1 terms; the B_i, the batch of f and that of J are independent.
+    The sum has Q + 1 terms. The B_i, the minibatch of f and that of J are independent.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps D of each inner solve.
-      terms: Hessian products Q.
-      rate: step eta of the series, at most 1/L; None takes `inner_optimizer`, which then must be
-        a number.
-      counts: how many minibatches B_Q, .., B_1 consist of, in this order, that of use;
-        `decreasing_batches` gives those of the theory. One each when None.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner solve.
+      terms: number Q of Hessian products of the series.
+      rate: step size of the series, at most 1/L; default: `inner_optimizer`, which must then be a number.
+      counts: numbers of minibatches that B_Q, .., B_1 consist of, in the order of use;
+        `decreasing_batches` gives those of the theory. Default: one each.
 
     Returns:
-      An `Algorithm` that reads D + Q + 1 inner minibatches a step, with `counts` their sum in place
-      of Q.
+      An `Algorithm` that reads T + Q + 1 inner minibatches per step; with `counts`, their sum replaces Q.
 
     Raises:
-      ValueError: when `rate` is None and `inner_optimizer` is not a number, or `counts` are not
-        `terms` positive numbers.
+      ValueError: if `inner_steps` is negative, `rate` is None and `inner_optimizer` is not a number, or
+        `counts` are not `terms` positive numbers.
 
-    Cost per step: D + 1 gradients, Q (or the sum of `counts`) Hessian products, 1 cross product.
+    Cost per step: T + 1 gradients, Q (or the sum of `counts`) Hessian products, 1 cross product.
 
-    Differs from the paper: factors of equal batches unless `counts` are given.
+    Differs from the paper: all factors read equal batches unless `counts` are given.
 
     >>> from bilevel import tasks
     >>> stocbio(tasks.quadratic().problem).cost

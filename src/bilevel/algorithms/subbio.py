@@ -26,27 +26,28 @@ def subbio(
     inner_steps: int = 5,
     rate: float = 0.1,
 ) -> Algorithm:
-    """Inner steps, then the best v in the plane of f_y and of the last v, moved.
+    """Return SubBiO: inner steps, then the best adjoint in a subspace of two vectors.
 
-        y: inner_steps steps of inner_optimizer on g(x, .), from the last y
+        y: T steps of inner_optimizer on g(x, .), from the last y
         v <- W (W'HW)^-1 W'f_y,   W = [f_y, v - rate H v]
-        x <- x - outer_optimizer (f_x - J v)
+        x <- x - outer_optimizer(f_x - J v)
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps D of each inner solve.
-      rate: eta in the second vector.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner solve.
+      rate: step size of the second vector of W.
 
     Returns:
-      An `Algorithm` that reads D + 2 inner minibatches a step.
+      An `Algorithm` that reads T + 2 inner minibatches per step.
 
     Raises:
-      ValueError: when `inner_steps` < 0.
+      ValueError: if `inner_steps` < 0.
 
-    Cost per step: D + 1 gradients, 3 Hessian products, 1 cross product.
+    Cost per step: T + 1 gradients, 3 Hessian products, 1 cross product.
 
-    Differs from the paper: W is orthonormal, of the same span; parallel vectors are then no trouble.
+    Differs from the paper: W is replaced by an orthonormal basis of its span, so that parallel vectors do
+    no harm.
 
     >>> from bilevel import tasks
     >>> subbio(tasks.quadratic().problem).cost
@@ -57,18 +58,18 @@ def subbio(
 
 
 def _plane(rate) -> LinearSolver:
-    """The Galerkin solution in the plane of b and `v0 - rate H v0`."""
+    """Return the Galerkin solver in the plane of b and `v0 - rate H v0`."""
 
     def solve(operator, b, v0, key=None):
         matvec = operator(0)
         first = _unit(b, 0.0)
         step = tree.add_scale(v0, -rate, matvec(v0))
         across = tree.sub(step, tree.scale(tree.vdot(first, step), first))
-        # Along b nothing but rounding is left; the plane is then a line.
+        # If the two vectors are parallel, `across` is rounding error: the plane is then a line.
         second = _unit(across, jnp.sqrt(jnp.finfo(tree.norm(b).dtype).eps) * tree.norm(step))
         images = matvec(first), matvec(second)
         a, c, d = tree.vdot(first, images[0]), tree.vdot(first, images[1]), tree.vdot(second, images[1])
-        # W'b = (||b||, 0); a zero second vector makes d = c = 0.
+        # W'b = (||b||, 0). A zero second vector makes c = d = 0, which would divide by zero.
         d = jnp.where(d == 0, 1, d)
         determinant = a * d - c * c
         scale = tree.norm(b) / jnp.where(determinant == 0, 1, determinant)
@@ -80,7 +81,7 @@ def _plane(rate) -> LinearSolver:
 
 
 def _unit(vector, floor):
-    """The vector at length 1, or zero when it is not longer than `floor`."""
+    """Return the vector scaled to length 1, or zero if it is not longer than `floor`."""
     length = tree.norm(vector)
     kept = length > floor
     return tree.scale(jnp.where(kept, 1 / jnp.where(kept, length, 1), 0), vector)

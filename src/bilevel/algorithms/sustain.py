@@ -12,8 +12,7 @@ from bilevel.types import Algorithm, Optimizer, Point, Problem
 @describe(
     family="single loop, implicit, stochastic, momentum",
     reference="Khanduri, Zeng, Hong, Wai, Wang and Yang, A Near-Optimal Algorithm for Stochastic Bilevel "
-    "Optimization via Double-Momentum, NeurIPS 2021, arXiv:2102.07367, following benchopt's bilevel "
-    "benchmark",
+    "Optimization via Double-Momentum, NeurIPS 2021, arXiv:2102.07367, SUSTAIN",
 )
 def sustain(
     problem: Problem,
@@ -26,34 +25,36 @@ def sustain(
     weight_exponent: float = 2 / 3,
     exponent: float = 1 / 3,
 ) -> Algorithm:
-    """Recursive momentum on inner gradient and hypergradient, v by a random product.
+    """Return SUSTAIN: recursive momentum on both levels, v by a random product.
 
-        P = f_x - J v,   v = `random_product(terms, rate)` of f_y
-        d_x <- P(now) + (1 - w_k) (d_x - P(before)),   d_y <- g_y(now) + (1 - w_k) (d_y - g_y(before))
-        x <- x - outer_optimizer (d_x / (k + 1)^exponent),   y <- y - inner_optimizer (d_y / (k + 1)^exponent)
-        w_k = weight / (k + 1)^weight_exponent
+        P = f_x - J v,   v by `random_product(terms, rate)` on f_y,   c_k = (k + 1)^exponent
+        d_x <- P(now) + (1 - w_k) (d_x - P(before)),   w_k = weight / (k + 1)^weight_exponent
+        d_y <- g_y(now) + (1 - w_k) (d_y - g_y(before))
+        x <- x - outer_optimizer(d_x / c_k),   y <- y - inner_optimizer(d_y / c_k)
 
-    Both points see the same minibatches and the same number of factors; d starts as the plain P and
-    g_y. x and y move at once.
+    Both points see the same minibatches and the same number of factors. The first d_x and d_y are the
+    plain P and g_y. x and y move at the same time.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes, of the scaled directions.
-      terms: terms K of the series that the random product stands for.
-      rate: its step, at most 1/L; None takes `inner_optimizer`, which then must be a number.
-      weight: share of the fresh directions at first, in (0, 1].
-      weight_exponent, exponent: how fast weight and steps decay; 0 keeps them.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; they receive d / c_k.
+      terms: number K of terms of the series that the random product estimates.
+      rate: step size of the product, at most 1/L; default: `inner_optimizer`, which must then be a number.
+      weight: share w_0 of the fresh directions in the first step, in (0, 1].
+      weight_exponent, exponent: how fast the weight and the steps decay; 0 keeps them constant.
 
     Returns:
-      An `Algorithm` that reads K + 1 inner minibatches a step (at least 3). It needs a key.
+      An `Algorithm` that reads K + 1 inner minibatches per step (at least 3). It needs a key.
 
     Raises:
-      ValueError: when `weight` is not in (0, 1], `terms` < 1, or `rate` is None and `inner_optimizer`
+      ValueError: if `weight` is not in (0, 1], `terms` < 1, or `rate` is None and `inner_optimizer`
         is not a number.
 
-    Cost per step: 4 gradients, 2 (K - 1) Hessian products (the worst case), 2 cross products.
+    Cost per step: 4 gradients, at most 2 (K - 1) Hessian products, 2 cross products.
 
-    Differs from the benchmark: starts from the plain directions and not from zeros, and J reads a
+    Equations: taken from benchopt's bilevel benchmark.
+
+    Differs from the benchmark: the momentum starts at the plain directions and not at zero, and J reads a
     minibatch of its own.
 
     >>> from bilevel import tasks

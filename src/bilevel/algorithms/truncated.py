@@ -21,25 +21,25 @@ def truncated(
     last: int = 20,
     warm: bool = False,
 ) -> Algorithm:
-    """Back-propagation through the last steps of each inner run.
+    """Return truncated back-propagation: reverse mode through the last inner steps.
 
-        y^{t+1} = y^t - inner_optimizer g_y(x, y^t),  t = 0 .. inner_steps - 1,  y^0 = first y
-        x <- x - outer_optimizer d f(x, y^T(x)) / dx,  y^{T - last} taken as a constant
+        y_0 = the y given to `init`;   y_{t+1} = y_t - inner_optimizer(g_y(x, y_t)),   t = 0 .. T - 1
+        x <- x - outer_optimizer(d f(x, y_T(x)) / dx),   where y_{T - last} is held constant
 
-    Near the inner solution the bias falls like (1 - step mu)^last, and memory is that of `last` steps.
+    Near the inner solution the bias falls like (1 - step mu)^last. Memory is that of `last` steps.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: steps T of each inner run.
-      last: how many of them are differentiated, in 0..T.
-      warm: start each inner run at the last y, else at the first.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of steps of each inner run.
+      last: number of steps that are differentiated, from 0 to T.
+      warm: start each inner run at the last y; else at the y given to `init`.
 
     Returns:
-      An `Algorithm` that reads T inner minibatches a step.
+      An `Algorithm` that reads T inner minibatches per step.
 
     Raises:
-      ValueError: when `last` is not in 0..T.
+      ValueError: if `inner_steps` is negative or `last` is not between 0 and T.
 
     Cost per step: T + 1 gradients, `last` Hessian products, `last` cross products.
 

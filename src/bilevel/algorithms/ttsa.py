@@ -9,7 +9,7 @@ from bilevel.types import Algorithm, Optimizer, Problem
     family="two time scales, implicit, stochastic",
     reference="Hong, Wai, Wang and Yang, A Two-Timescale Stochastic Algorithm Framework for Bilevel "
     "Optimization: Complexity Analysis and Application to Actor-Critic, SIAM Journal on Optimization 2023, "
-    "arXiv:2007.05170, following benchopt's bilevel benchmark",
+    "arXiv:2007.05170, TTSA",
 )
 def ttsa(
     problem: Problem,
@@ -21,31 +21,33 @@ def ttsa(
     inner_exponent: float = 0.4,
     outer_exponent: float = 0.6,
 ) -> Algorithm:
-    """One inner step, then an outer step with a random product and a faster decay.
+    """Return TTSA: an inner step, then an outer step that decays faster.
 
-        y <- y - inner_optimizer (g_y / (k + 1)^inner_exponent)
-        v = terms rate prod_{i < p} (I - rate H(B_i)) f_y,   p uniform on 0 .. terms - 1, at the new y
-        x <- x - outer_optimizer ((f_x - J v) / (k + 1)^outer_exponent)
+        y <- y - inner_optimizer(g_y / (k + 1)^inner_exponent)
+        v = K rate prod_{i < p} (I - rate H(B_i)) f_y,   p uniform on 0 .. K - 1, at the new y
+        x <- x - outer_optimizer((f_x - J v) / (k + 1)^outer_exponent)
 
-    It is `bsa` with one inner step. The inner step, every factor and J read a minibatch of their own.
+    This is `bsa` with one inner step. The inner step, every factor and J each read their own minibatch.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes, of the scaled directions; the
-        inner one starts afresh at every k.
-      terms: terms K of the series that the random product stands for.
-      rate: its step, at most 1/L; None takes `inner_optimizer`, which then must be a number.
-      inner_exponent, outer_exponent: how fast the steps decay with k; 0 keeps them.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; they receive the scaled
+        directions, and the inner one starts afresh at every k.
+      terms: number K of terms of the series that the random product estimates.
+      rate: step size of the product, at most 1/L; default: `inner_optimizer`, which must then be a number.
+      inner_exponent, outer_exponent: how fast the steps decay with k; 0 keeps them constant.
 
     Returns:
-      An `Algorithm` that reads K + 1 inner minibatches a step (at least 3). It needs a key.
+      An `Algorithm` that reads K + 1 inner minibatches per step (at least 3). It needs a key.
 
     Raises:
-      ValueError: when `terms` < 1, or `rate` is None and `inner_optimizer` is not a number.
+      ValueError: if `terms` < 1, or if `rate` is None and `inner_optimizer` is not a number.
 
-    Cost per step: 2 gradients, K - 1 Hessian products (the worst case), 1 cross product.
+    Cost per step: 2 gradients, at most K - 1 Hessian products, 1 cross product.
 
-    Differs from the benchmark: J reads a minibatch of its own and not that of the inner step, on
+    Equations: taken from benchopt's bilevel benchmark.
+
+    Differs from the benchmark: J reads a minibatch of its own, and not the minibatch of the inner step, on
     which y already depends.
 
     >>> from bilevel import tasks

@@ -1,4 +1,4 @@
-"""UFO-BLO: first-order bilevel steps, debiased by an exact gradient now and then."""
+"""UFO-BLO: first-order bilevel steps, made unbiased by an occasional exact gradient."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,13 +20,13 @@ tree = optax.tree
 
 
 class Seen(NamedTuple):
-    """What exact draws have shown.
+    """Running statistics of the exact draws.
 
     Attributes:
-      second_moment, bias: running sums of |e|^2 and |e - o|^2.
-      weight: the same sum of ones, 0 before the first exact draw.
-      exact_draws: how many there were (with `vectorize`, of all tasks at once; with tasks spread over
-        devices, on one of them on average); the true cost of a run follows from it.
+      second_moment, bias: decayed sums of |e|^2 and |e - o|^2.
+      weight: the same sum of ones, 0 before the first exact draw; it turns the sums into means.
+      exact_draws: number of exact draws, from which the true cost of a run follows. With `vectorize` one
+        draw covers all tasks; with tasks spread over devices it is the mean number per device.
     """
 
     second_moment: jax.Array
@@ -39,10 +39,11 @@ class UfoBloState(NamedTuple):
     """State of UFO-BLO.
 
     Attributes:
-      x, y: outer and inner variable, y that of the last solve (of its first task).
+      x: outer variable.
+      y: inner variable of the last solve; with tasks, that of the first task.
       optimizer: state of the outer optimiser.
       start: the y given to `init`.
-      seen: running estimates.
+      seen: running statistics of the exact draws.
       probability: q of the next step.
     """
 
@@ -57,8 +58,7 @@ class UfoBloState(NamedTuple):
 @describe(
     family="double loop, first order, unbiased",
     reference="Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order Heuristic for "
-    "Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487, UFOM; the estimate and the adaptive "
-    "rule as in the authors' code",
+    "Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487, UFOM",
 )
 def ufo_blo(
     problem: Problem,
@@ -67,7 +67,7 @@ def ufo_blo(
     outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
     probability: float | None = 0.2,
-    start: Callable | None = None,
+    start: Callable[[PyTree], PyTree] | None = None,
     tasks: bool = False,
     vectorize: bool = False,
     recompute: bool = False,
@@ -75,44 +75,46 @@ def ufo_blo(
     decay: float = 0.99,
     least_probability: float = 0.05,
 ) -> Algorithm:
-    """First-order bilevel steps, made unbiased by an exact gradient now and then.
+    """Return UFO-BLO: first-order steps, debiased by an occasional exact gradient.
 
-        y_0 = start(x);   y_{j+1} = y_j - inner_optimizer g_y(x, y_j),   j = 0 .. r - 1
-        o = f_x + (d start / dx)' f_y,   e = the gradient of f(x, y_r(x)) through all r steps
-        x <- x - outer_optimizer (o + (coin / q) (e - o)),   coin ~ Bernoulli(q),   the mean over tasks
+        y_0 = start(x);   y_{t+1} = y_t - inner_optimizer(g_y(x, y_t)),   t = 0 .. T - 1
+        o = f_x + (d start / dx)' f_y,   e = the gradient of f(x, y_T(x)) through all T steps
+        x <- x - outer_optimizer(mean over tasks of o + (coin / q) (e - o)),   coin ~ Bernoulli(q)
 
-    The target is the r-step objective itself. An adaptive q minimises the cost of a given accuracy
-    (`optimal_probability`), from running means of |e|^2 and |e - o|^2 over the exact draws. The paper of
-    2020 (arXiv:2006.03631) calls the method UFO-BLO, that of 2021 UFOM.
+    The objective is f(x, y_T(x)) itself, not f(x, y*(x)). An adaptive q minimises the cost of a given
+    accuracy (`optimal_probability`), from running means of |e|^2 and |e - o|^2 over the exact draws. The
+    paper of 2020 (arXiv:2006.03631) calls the method UFO-BLO, that of 2021 UFOM.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes; the exact gradient is
-        heavy-tailed on networks, and a small q needs a small inner step.
-      inner_steps: steps r of every inner solve.
-      probability: q, in (0, 1]; 1 is the exact gradient; None adapts it.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`. On networks the exact
+        gradient is heavy-tailed, and a small q needs a small inner step.
+      inner_steps: number T of steps of each inner solve.
+      probability: q, in (0, 1]; 1 takes the exact gradient at every step; None adapts q.
       start: `x -> y_0`; None starts at the y given to `init`.
-      tasks: the outer minibatch holds tasks along a leading axis, and each is the batch of both
-        its losses; else there is one task, with data at both levels.
-      vectorize: all tasks at once by `vmap` with one coin a step; else one after the other, each
-        with its own coin (less noise, and tails still cost nothing).
-      recompute: memory that does not grow with r: r (r - 1) / 2 more gradients for an exact draw.
-      exponent: of the second moment in the adaptive rule, see `optimal_probability`.
-      decay: of the running means.
-      least_probability: the floor of the adaptive q, and its value before the first exact draw.
+      tasks: whether the outer minibatch holds tasks along a leading axis, each of which is the batch of both
+        its losses. Else there is one task, with data at both levels.
+      vectorize: run all tasks at once by `vmap`, with one coin per step. Else run one after the other, each
+        with its own coin, which has less noise; tasks without an exact draw still pay nothing for it.
+      recompute: keep memory independent of T, at T (T - 1) / 2 more gradients for an exact draw.
+      exponent: exponent of the second moment in the adaptive rule, see `optimal_probability`.
+      decay: decay of the running means, in [0, 1).
+      least_probability: lower bound of the adaptive q, and its value before the first exact draw.
 
     Returns:
-      An `Algorithm` that reads r inner minibatches a step, or one outer minibatch of tasks. It
+      An `Algorithm` that reads T inner minibatches per step, or one outer minibatch of tasks. It
       needs a key.
 
     Raises:
-      ValueError: when a probability is not in (0, 1] or `decay` not in [0, 1).
+      ValueError: if a probability is not in (0, 1] or `decay` is not in [0, 1).
 
-    Cost per step: for each task r + 1 gradients, and with probability q r Hessian and r cross
-    products: `cost` is the mean, rounded, and for an adaptive q the most.
+    Cost per step: T + 1 gradients for each task, and with probability q also T Hessian and T cross
+    products. `cost` is the mean, rounded; for an adaptive q it is the maximum.
 
-    Differs from the paper's code: |e - o|^2 is measured itself (there |gradient - e|^2, which
-    depends on the coin, over 10), and nothing is clipped.
+    Equations: the estimate and the adaptive rule are those of the authors' code.
+
+    Differs from the paper's code: the adaptive rule measures |e - o|^2 itself. The code takes
+    |gradient - e|^2, which depends on the coin, divided by 10. Nothing is clipped.
 
     >>> from bilevel import tasks
     >>> ufo_blo(tasks.quadratic().problem).cost
@@ -140,23 +142,25 @@ def ufo_blo(
         )
         return jnp.where(seen.weight > 0, jnp.clip(best, least_probability, 1.0), least_probability)
 
-    def remember(seen, coin, gradient, correction):
+    def updated(seen, coin, gradient, correction):
         def mean(old, new):
             return decay * old + (1 - decay) * new
 
         new = Seen(
-            mean(seen.second_moment, tree.norm(gradient, squared=True)),
-            mean(seen.bias, tree.norm(correction, squared=True)),
-            mean(seen.weight, 1.0),
-            seen.exact_draws + 1,
+            second_moment=mean(seen.second_moment, tree.norm(gradient, squared=True)),
+            bias=mean(seen.bias, tree.norm(correction, squared=True)),
+            weight=mean(seen.weight, 1.0),
+            exact_draws=seen.exact_draws + 1,
         )
         return tree.where(coin, new, seen)
 
     def init(x, y):
         x, y = as_variables(x, y)
         zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(x)))
-        seen = Seen(zero, zero, zero, zero)
-        return UfoBloState(x, y, optimizer.init(x), y, seen, chance(seen))
+        seen = Seen(second_moment=zero, bias=zero, weight=zero, exact_draws=zero)
+        return UfoBloState(
+            x=x, y=y, optimizer=optimizer.init(x), start=y, seen=seen, probability=chance(seen)
+        )
 
     def step(state, batch, key):
         require(key is not None, "ufo_blo needs a key", key)
@@ -164,14 +168,14 @@ def ufo_blo(
 
         def estimate(seen, batch, task_key):
             q = chance(seen)
-            # A coin that differed among vectorised tasks would make `vmap` compute both sides for all.
+            # With a coin for each vectorised task, `vmap` would compute both branches for all tasks.
             coin = jax.random.bernoulli(key if vectorize else task_key, q)
             _, cheap_pullback = cheap.respond(x, state.start, batch, None)
             y, exact_pullback = exact.respond(x, state.start, batch, None)
             f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
             indirect, correction, _, _ = correct(coin, cheap_pullback, exact_pullback, f_y, ())
             first = tree.add(f_x, indirect)
-            seen = remember(seen, coin, tree.add(first, correction), correction)
+            seen = updated(seen, coin, tree.add(first, correction), correction)
             gradient = tree.add_scale(first, 1 / q, correction)
             residual = jnp.zeros((), seen.weight.dtype)
             return seen, (gradient, y, measures(problem, x, y, batch, draws - 1, gradient, residual))
@@ -183,9 +187,18 @@ def ufo_blo(
         else:
             seen, (gradient, y, metrics) = estimate(state.seen, batch, key)
         x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
-        return UfoBloState(x, y, optimizer_state, state.start, seen, chance(seen)), metrics
+        new_state = UfoBloState(
+            x=x, y=y, optimizer=optimizer_state, start=state.start, seen=seen, probability=chance(seen)
+        )
+        return new_state, metrics
 
     share = probability if isinstance(probability, float | int) else 1.0
     cost = Cost(gradients=1).plus(cheap.cost).plus(Cost(*(round(share * count) for count in extra)))
-    inner_draws = 1 if tasks else draws
-    return Algorithm(init, step, Draws(1, inner_draws), cost, "ufo_blo", seeds_in_sequence=True)
+    return Algorithm(
+        init=init,
+        step=step,
+        draws=Draws(1, 1 if tasks else draws),
+        cost=cost,
+        name="ufo_blo",
+        seeds_in_sequence=True,
+    )

@@ -1,4 +1,4 @@
-"""VRBO: a double loop whose two directions are sums of changes, refreshed now and then."""
+"""VRBO: a double loop along recursive estimates of both directions, with regular refreshes."""
 
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ class VrboState(NamedTuple):
 
     Attributes:
       x, y: outer and inner variable.
-      direction: estimates of the hypergradient (`.x`) and of g_y (`.y`) at this very (x, y).
-      optimizer: the states of the two optimisers.
-      count: steps made.
+      direction: estimates of the hypergradient (`.x`) and of g_y (`.y`) at (x, y).
+      optimizer: the states of the optimisers of x and y.
+      count: number of steps made.
     """
 
     x: PyTree
@@ -39,7 +39,7 @@ class VrboState(NamedTuple):
 @describe(
     family="double loop, implicit, stochastic, variance reduction",
     reference="Yang, Ji and Liang, Provably Faster Algorithms for Bilevel Optimization, NeurIPS 2021, "
-    "arXiv:2106.04692, following VRBO",
+    "arXiv:2106.04692, VRBO",
 )
 def vrbo(
     problem: Problem,
@@ -52,36 +52,37 @@ def vrbo(
     terms: int = 10,
     rate: float | None = None,
 ) -> Algorithm:
-    """Move x, then y several times, following both directions by their changes.
+    """Return VRBO: a move of x, then several of y, along recursive estimates of both.
 
-        d = (P, g_y) at (x, y) on many rows, every `period` steps;   P = f_x - J v by `neumann`
-        x <- x - outer_optimizer d_x
+        d = (P, g_y)(x, y) on many rows, every `period` steps;   P = f_x - J v, v by `neumann(terms, rate)`
+        x <- x - outer_optimizer(d_x)
         d <- d + (P, g_y)(new x, y) - (P, g_y)(old x, y)
-        inner_steps times:  y <- y - inner_optimizer d_y
-                            d <- d + (P, g_y)(x, new y) - (P, g_y)(x, old y)
+        T times:  y <- y - inner_optimizer(d_y)
+                  d <- d + (P, g_y)(x, new y) - (P, g_y)(x, old y)
 
-    Both points of a difference see the same minibatches, every difference has its own, and d ends at
-    the pair (x, y) from which the next difference starts.
+    Both points of a difference see the same minibatches, and every difference has its own. After a step, d
+    is the estimate at the pair (x, y) from which the next difference starts.
 
     Args:
       problem: the two losses.
-      inner_optimizer, outer_optimizer: optax optimisers or step sizes.
-      inner_steps: moves of y a step; a loop `t = 0 .. m + 1` whose last pass moves nothing makes m + 1.
+      inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      inner_steps: number T of moves of y per step. A loop `t = 0 .. m + 1` whose last pass moves nothing
+        has T = m + 1.
       period: steps from one refresh to the next, at least 1.
-      refresh: minibatches whose mean is a refresh; None takes the whole set.
-      terms: Hessian products Q of the series.
-      rate: its step eta, at most 1/L; None takes `inner_optimizer`, which then must be a number.
+      refresh: number of minibatches whose mean is a refresh; None takes the whole set.
+      terms: number Q of Hessian products of the series.
+      rate: step size of the series, at most 1/L; default: `inner_optimizer`, which must then be a number.
 
     Returns:
-      An `Algorithm` that reads Q + 2 inner minibatches for each of its inner_steps + 1 + refresh
-      samples. With `refresh=None` it needs data that know their whole set (`full`, `minibatches`).
+      An `Algorithm` that reads Q + 2 inner minibatches for each of its T + 1 + `refresh` samples. With
+      `refresh=None` it needs data whose whole set can be read (`full`, `minibatches`).
 
     Raises:
-      ValueError: when `inner_steps` < 0, `period` < 1 or `refresh` < 1, or `rate` is None and
+      ValueError: if `inner_steps` < 0, `period` < 1 or `refresh` < 1, or if `rate` is None and
         `inner_optimizer` is not a number.
 
-    Cost per step: with D = 2 (inner_steps + 1): 2 D gradients, D Q Hessian products, D cross products,
-    and 2 gradients, Q and 1 products more on the rows of a refresh.
+    Cost per step: 4 (T + 1) gradients, 2 Q (T + 1) Hessian products, 2 (T + 1) cross products. A refresh
+    takes 2 gradients, Q Hessian products and 1 cross product more on its rows, which are not counted.
 
     >>> from bilevel import tasks
     >>> vrbo(tasks.quadratic().problem, inner_steps=1).cost
@@ -98,7 +99,7 @@ def vrbo(
         x, y = as_variables(x, y)
         states = Point(optimizers.x.init(x), optimizers.y.init(y), ())
         direction = tree.zeros_like(Point(x, y, ()))
-        return VrboState(x, y, direction, states, jnp.zeros((), jnp.int32))
+        return VrboState(x=x, y=y, direction=direction, optimizer=states, count=jnp.zeros((), jnp.int32))
 
     def step(state, batch, key):
         def terms_at(point, i):
@@ -116,10 +117,10 @@ def vrbo(
             return tree.scale(1 / refresh, total)
 
         def corrected(direction, old, new, i):
-            # The same minibatches at both points: the noise of the two cancels.
+            # The same minibatches at both points, so that their noise cancels.
             return tree.add(direction, tree.sub(terms_at(new, i).total, terms_at(old, i).total))
 
-        def inner(carry, i):
+        def move_y(carry, i):
             old, direction, y_state = carry
             y, y_state = move(optimizers.y, direction.y, y_state, old.y)
             new = Point(old.x, y, ())
@@ -132,9 +133,17 @@ def vrbo(
         x, x_state = move(optimizers.x, direction.x, state.optimizer.x, state.x)
         moved = Point(x, state.y, ())
         carry = moved, corrected(direction, start, moved, 0), state.optimizer.y
-        (end, direction, y_state), _ = lax.scan(inner, carry, jnp.arange(1, corrections))
-        return VrboState(x, end.y, direction, Point(x_state, y_state, ()), state.count + 1), metrics
+        (end, direction, y_state), _ = lax.scan(move_y, carry, jnp.arange(1, corrections))
+        states = Point(x_state, y_state, ())
+        new_state = VrboState(x=x, y=end.y, direction=direction, optimizer=states, count=state.count + 1)
+        return new_state, metrics
 
     samples = corrections + (refresh or 0)
-    draws = Draws(samples, samples * oracle.draws.inner)
-    return Algorithm(init, step, draws, oracle.cost.times(2 * corrections), "vrbo", seeds_in_sequence=True)
+    return Algorithm(
+        init=init,
+        step=step,
+        draws=Draws(samples, samples * oracle.draws.inner),
+        cost=oracle.cost.times(2 * corrections),
+        name="vrbo",
+        seeds_in_sequence=True,
+    )

@@ -228,7 +228,7 @@ def test_zeroth_order_paths_see_the_same_minibatches():
         (lambda s: b.zeroth_order(s, 0), "directions must be at least 1, got 0"),
         (lambda s: b.zeroth_order(s, 1, smoothing=0.0), "smoothing must be positive, got 0.0"),
         (lambda s: b.descend(quartic_case().problem, 0.1, -1), "inner steps must be at least 0, got -1"),
-        (lambda s: b.descend(quartic_case().problem, 0.1, 3, last=4), "last must be in 0..3"),
+        (lambda s: b.descend(quartic_case().problem, 0.1, 3, last=4), "last must be between 0 and 3, the number of inner steps, got 4"),
     ],
 )
 def test_bad_arguments(make, rule):

@@ -39,7 +39,7 @@ class Oracle(NamedTuple):
         a JAX random key, or None; only random oracles need one.
       adjoint: `y -> v`, the third variable at the start; `()` for oracles that have none.
       draws: number of minibatches that one evaluation reads at each level, from the first on.
-      cost: oracle calls of one evaluation.
+      cost: oracle calls of one evaluation, without a product that only `linear_residual` reads.
     """
 
     evaluate: Callable[[Point, Batch, Any], Terms]

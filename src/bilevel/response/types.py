@@ -42,7 +42,7 @@ class Response(NamedTuple):
       adjoint: `y -> v`, the adjoint before the first step; `()` for responses that carry none. The
         `v` of every `Pulled` has the same structure, shapes and dtypes.
       draws: number of inner minibatches that `respond` and one pullback read, from `batch.inner[0]` on.
-      cost: oracle calls of `respond` and one pullback.
+      cost: oracle calls of `respond` and one pullback, without a product that only `residual` reads.
     """
 
     respond: Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]]

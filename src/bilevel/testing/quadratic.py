@@ -28,6 +28,11 @@ def flat(values: PyTree) -> jax.Array:
     return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(values)])
 
 
+def on_host(values: PyTree) -> np.ndarray:
+    """Return the entries of a pytree as one NumPy vector, which compiles nothing."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(values)])
+
+
 def as_x(vector: Any) -> PyTree:
     """Return a vector of 2 entries as an outer variable, a dict."""
     return {"c": vector[:1], "d": vector[1]}
@@ -55,7 +60,12 @@ PROBLEM = Problem(_outer, _inner)
 
 def variables() -> tuple[PyTree, PyTree]:
     """Return a point `(x, y)` away from the solution."""
-    return as_x(jnp.array([0.3, -0.8])), as_y(jnp.array([1.0, 0.5, -1.5]))
+    return jax.tree.map(jnp.asarray, (as_x(np.array([0.3, -0.8])), as_y(np.array([1.0, 0.5, -1.5]))))
+
+
+def cotangent() -> PyTree:
+    """Return a cotangent on `y`."""
+    return jax.tree.map(jnp.asarray, as_y(np.array([0.7, 0.2, -0.4])))
 
 
 def whole() -> Batch:
@@ -68,16 +78,19 @@ def guarded(draws: Draws) -> Batch:
 
     def source(count):
         # An index past the end reads the last entry.
-        return Stacked(jnp.ones(count + 1).at[count].set(jnp.nan))
+        return Stacked(jnp.asarray(np.append(np.ones(count), np.nan)))
 
     return Batch(source(draws.outer), source(draws.inner))
 
 
-def central_difference(function: Callable[[PyTree], Any], x: PyTree, step: float = 1e-5) -> jax.Array:
-    """Return the gradient of a scalar function of `x` by central differences, as a vector.
+def central_difference(function: Callable[[PyTree], Any], x: PyTree, step: float = 1e-5) -> PyTree:
+    """Return the gradient of a scalar function of `x` by central differences.
 
     In float64 the error is about 1e-10: `step^2` plus rounding over `step`.
     """
-    moves = step * jnp.eye(2)
-    slopes = [(function(as_x(flat(x) + m)) - function(as_x(flat(x) - m))) / (2 * step) for m in moves]
-    return jnp.asarray(slopes)
+
+    def at(vector):
+        return function(jax.tree.map(jnp.asarray, as_x(vector)))
+
+    x = on_host(x)
+    return as_x(np.array([(at(x + move) - at(x - move)) / (2 * step) for move in step * np.eye(2)]))

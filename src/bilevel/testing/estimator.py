@@ -28,9 +28,9 @@ def check_estimator(estimator: Estimator, *, lags: bool = False, key: Any = None
     check also covers the returned terms, structures and dtypes, `lax.scan`, and `calls`.
 
     Args:
-      estimator: the estimator. Between refreshes on the whole set it must make at least one of its
-        first 6 updates.
-      lags: whether the direction averages past points, as momentum does. The point then rests.
+      estimator: the estimator. At least one of its updates 2 to 6 must not refresh on the whole set.
+      lags: whether the direction averages past points, as momentum does. The check then uses one
+        point only.
       key: random key; default: `jax.random.key(0)`.
 
     Raises:

@@ -57,8 +57,8 @@ def _check(make, tolerance, step_size, key):
     draws = Draws(oracle.draws.outer, oracle.draws.inner)
     data = guarded(draws)
 
-    for start in ((x, y), to_single((x, y))):
-        like = Point(*start, jax.eval_shape(oracle.adjoint, start[1]))
+    for some_x, some_y in ((x, y), to_single((x, y))):
+        like = Point(some_x, some_y, jax.eval_shape(oracle.adjoint, some_y))
         terms = jax.eval_shape(lambda point: oracle.evaluate(point, data, key), like)
         assert_same_shape(terms.outer, like, "the outer terms must be shaped as the point")
         assert_same_shape(terms.inner, like, "the inner terms must be shaped as the point")

@@ -80,7 +80,7 @@ def _check(make, truth, tolerance, differentiable, stops_early, key):
         return y, pullback(w, response.adjoint(y0))
 
     for arguments in ((x, y0, w), to_single((x, y0, w))):
-        y, found = jax.eval_shape(lambda *arguments: pulled(response, *arguments, data), *arguments)
+        y, found = jax.eval_shape(lambda x, y0, w: pulled(response, x, y0, w, data), *arguments)
         assert_same_shape(y, arguments[1], "y must be shaped as y0")
         assert_same_shape(found.x, arguments[0], "the cotangent on x must be shaped as x")
         adjoint = jax.eval_shape(response.adjoint, arguments[1])

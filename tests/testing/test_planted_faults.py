@@ -84,10 +84,10 @@ INNER = {
     "too few draws": (replaced(draws=4), "as draws says"),
     "wrong cost": (replaced(cost=b.Cost(gradients=4)), "oracle calls of one solve:"),
     "wrong back_cost": (replaced(back_cost=b.Cost(0, 5, 4)), "one solve and one reverse pass"),
-    "no derivative": (detached, "reverse derivative must be that of the path"),
+    "no derivative": (detached, "must be the derivative of the path"),
     "truncated derivative": (
         lambda problem: b.descend(problem, 0.5, 5, last=2),
-        "reverse derivative must be that of the path",
+        "must be the derivative of the path",
     ),
 }
 
@@ -243,12 +243,12 @@ def single(point):
 ESTIMATORS = {
     "wrong sign": (
         with_update(lambda d, state, terms: (negative(d), state, terms)),
-        "must be that of the oracle",
+        "must equal the direction of the oracle",
     ),
-    "momentum lags": (b.momentum(0.5), "must be that of the oracle"),
+    "momentum lags": (b.momentum(0.5), "must equal the direction of the oracle"),
     "wrong terms": (
         with_update(lambda d, state, terms: (d, state, terms._replace(outer=terms.inner))),
-        "returned terms must be those of the oracle",
+        "must equal the terms of the oracle",
     ),
     "wrong calls": (b.storm(0.3)._replace(calls=1), "oracle calls of one update"),
     "growing state": (growing(), "new state must be shaped as the old one"),

@@ -24,7 +24,7 @@ ROWS = 2
 def check_estimator(estimator: Estimator, *, lags: bool = False, key: Any = None) -> None:
     """Check an `Estimator` around a linear oracle.
 
-    On full data every minibatch is the whole set, and the direction must be that of the oracle. The
+    On full data every minibatch is the whole set, and the direction must equal the oracle's. The
     check also covers the returned terms, structures and dtypes, `lax.scan`, and `calls`.
 
     Args:
@@ -71,8 +71,8 @@ def _check(estimator, lags, key):
     keys = jax.random.split(key, STEPS)
     _, (directions, terms) = jax.jit(lambda state: lax.scan(step, state, (path, keys)))(state)
     want = jax.vmap(lambda scale: _oracle()(point_at(scale), data))(path)
-    assert_close(terms, want, 1e-12, "the returned terms must be those of the oracle")
-    claim = "on full data the direction must be that of the oracle"
+    assert_close(terms, want, 1e-12, "the returned terms must equal the terms of the oracle")
+    claim = "on full data the direction must equal the direction of the oracle"
     assert_close(directions, want.total, 1e-12, claim)
     eager = update(state, path[0], keys[0])[0]
     first = jax.tree.map(lambda leaf: leaf[0], directions)

@@ -86,6 +86,6 @@ def _check(make, truncated, stops_early):
     assert_finite(x_bar, "the reverse derivative must be finite")
     if not truncated:
         want = central_difference(lambda x: on_host(compiled(x)[0]) @ on_host(w), x)
-        assert_close(x_bar, want, 1e-7, "the reverse derivative must be that of the path")
+        assert_close(x_bar, want, 1e-7, "the reverse derivative must be the derivative of the path")
     declared = solver.cost.plus(solver.back_cost)
     assert_calls(counts, declared, "oracle calls of one solve and one reverse pass", stops_early)

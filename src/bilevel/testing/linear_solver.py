@@ -43,7 +43,7 @@ def check_linear_solver(
       exact: whether the solver converges to the exact solution.
       tolerance: relative error of the solution and its derivatives if `exact`.
       damping: what the solver adds to the diagonal of H.
-      reports_residual: whether the reported residual is that of the returned v; False for a solver
+      reports_residual: whether the reported residual is the residual of the returned v; False for a solver
         that documents another one (`neumann`).
       stops_early: whether the solver may make fewer products than it declares.
       key: random key, for solvers that need one.

@@ -1,4 +1,4 @@
-"""Inner solvers: how the inner variable is trained for one outer step."""
+"""Inner solvers: training of the inner variable `y` at a fixed outer variable `x`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,70 +9,77 @@ import optax
 from jax import lax
 
 from bilevel.calculus import inner_gradient
-from bilevel.types import Cost, Problem, PyTree, require
+from bilevel.types import Batch, Cost, Optimizer, Problem, PyTree, require
 
 
 class InnerSolver(NamedTuple):
-    """How y is trained on g for a given x.
+    """An inner solver: trains `y` on `g` at a fixed `x`.
+
+    `bilevel.testing.check_inner_solver` tests an implementation.
 
     Attributes:
-      solve: `(x, y0, batch) -> y`, differentiable in reverse.
-      draws: inner minibatches it reads, `batch.inner[0]` to `batch.inner[draws - 1]`.
-      cost: oracle calls of one solve.
-      back_cost: oracle calls of one reverse pass through it.
+      solve: `(x, y0, batch) -> y`, a pure function. `y` has the structure, shapes and dtypes of the
+        starting point `y0`. It may be called under `jit`, `vmap` and `grad`, so all three arguments
+        may be traced. It reads `batch.inner[i]`, where `i` may be traced too, and no other data.
+      draws: number of inner minibatches that `solve` reads, `batch.inner[0]` to
+        `batch.inner[draws - 1]`.
+      cost: oracle calls of one solve; the largest number where the solver may stop earlier.
+      back_cost: oracle calls of one reverse pass through `solve`. An empty `Cost()` means that `solve`
+        need not have a reverse derivative; `unrolled` then cannot use it.
     """
 
-    solve: Callable
+    solve: Callable[[PyTree, PyTree, Batch], PyTree]
     draws: int
     cost: Cost
     back_cost: Cost
 
 
-def as_optimizer(
-    optimizer: float | optax.Schedule | optax.GradientTransformation,
-) -> optax.GradientTransformation:
-    """An optax optimiser; a number (or a schedule) means gradient descent with that step size."""
+def as_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
+    """Return an optax optimiser; a number or a schedule means gradient descent."""
     if isinstance(optimizer, optax.GradientTransformation):
         return optimizer
     return optax.sgd(optimizer)
 
 
-def as_rate(rate: float | None, optimizer) -> float:
-    """The rate of a Neumann series: as given, or the step size of the inner optimiser.
+def as_rate(rate: float | None, optimizer: Optimizer) -> float:
+    """Return the rate of a Neumann series; default: the inner step size.
 
     Raises:
       ValueError: when neither is a number.
     """
-    if rate is None and (callable(optimizer) or isinstance(optimizer, tuple)):
-        raise ValueError("rate must be given (at most 1/L) when inner_optimizer is not a step size")
-    return optimizer if rate is None else rate
+    if rate is not None:
+        return rate
+    if callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError("rate must be given (at most 1 / L) when inner_optimizer is not a step size")
+    return optimizer
 
 
 def descend(
-    problem: Problem, optimizer, steps: int, *, last: int | None = None, recompute: int = 0
+    problem: Problem, optimizer: Optimizer, steps: int, *, last: int | None = None, recompute: int = 0
 ) -> InnerSolver:
-    """An inner solver: `steps` steps of an optax optimiser on the inner loss.
+    """Return an inner solver of `steps` steps of an optax optimiser.
 
-        y_{t+1} = y_t + optimizer(g_y(x, y_t; batch.inner[t])),   t = 0 .. steps - 1
+        y_{t+1} = y_t - optimizer(g_y(x, y_t; batch.inner[t])),   t = 0 .. steps - 1
 
-    The optimiser starts afresh at every solve. In reverse every iterate is stored; with `recompute`
-    k, about (k + 1) steps^(1 / (k + 1)) of them, and the others are made again, up to k times each.
+    The optimiser's state is new at every solve. The reverse pass stores every iterate. With
+    `recompute=k` it stores about (k + 1) steps^(1 / (k + 1)) iterates and computes the others again,
+    each at most k times.
 
     Args:
       problem: the two losses.
       optimizer: an optax optimiser, or a step size for gradient descent.
       steps: number of steps, at least 0.
-      last: differentiate through the last so many steps only (all when None).
+      last: number of last steps to differentiate through; default: all steps.
       recompute: levels of checkpointing, 0 for none, 1 for the square root of the steps.
 
     Returns:
-      An `InnerSolver`.
+      An `InnerSolver` that reads one minibatch a step.
 
     Raises:
-      ValueError: when `steps` or `recompute` is negative or `last` is not in `0..steps`.
+      ValueError: when `steps` or `recompute` is negative, or `last` is not between 0 and `steps`.
 
-    Cost: `steps` gradients; in reverse one Hessian and one cross product a step differentiated, and
-    `recompute` gradients.
+    Cost: `steps` gradients. The reverse pass makes one Hessian product, one cross product and
+    `recompute` gradients for each step that is differentiated.
 
     Reference: Griewank and Walther, Evaluating Derivatives, 2nd edition 2008, chapter 12, for
     checkpointing at several levels.
@@ -84,7 +91,7 @@ def descend(
     """
     require(steps >= 0, "inner steps must be at least 0", steps)
     last = steps if last is None else last
-    require(0 <= last <= steps, f"last must be in 0..{steps} (the inner steps)", last)
+    require(0 <= last <= steps, f"last must be between 0 and {steps}, the number of inner steps", last)
     require(recompute >= 0, "recompute must be at least 0", recompute)
     optimizer = as_optimizer(optimizer)
     gradient = inner_gradient(problem.inner)
@@ -101,15 +108,25 @@ def descend(
             carry = lax.stop_gradient(carry)
         return checkpointed(step, carry, jnp.arange(steps - last, steps), recompute)[0]
 
-    again = Cost(gradients=recompute * last)
-    return InnerSolver(solve, steps, Cost(gradients=steps), Cost(0, last, last).plus(again))
+    return InnerSolver(
+        solve=solve,
+        draws=steps,
+        cost=Cost(gradients=steps),
+        back_cost=Cost(gradients=recompute * last, hessian_products=last, cross_products=last),
+    )
 
 
 def checkpointed(step: Callable, carry: PyTree, indices: jax.Array, levels: int) -> PyTree:
-    """The last carry of `lax.scan(step, carry, indices)`, with less memory in reverse.
+    """Run `lax.scan` with recursive checkpointing and return the last carry.
 
-    The steps are cut into segments whose starts alone are stored; a segment is run again when the
-    reverse pass comes to it, and is cut in its turn with the levels that are left.
+    The steps are cut into segments, and only the carry at the start of each segment is stored. The
+    reverse pass runs a segment again when it reaches it, with one level of checkpointing fewer.
+
+    Args:
+      step: body of the scan, `(carry, index) -> (carry, None)`.
+      carry: first carry.
+      indices: array to scan over.
+      levels: levels of checkpointing; 0 is a plain scan.
     """
     count = round(len(indices) ** (1 / (levels + 1))) if levels else 0
     if count < 2:
@@ -125,18 +142,21 @@ def checkpointed(step: Callable, carry: PyTree, indices: jax.Array, levels: int)
 
 
 def embedded(solver: InnerSolver, embed: Callable[[PyTree, Any], PyTree]) -> InnerSolver:
-    """An inner solver whose steps share what is made of x once, such as features.
+    """Return an inner solver that embeds `x` once, before its first step.
 
         y = solve(z, y0),   z = embed(x, batch.inner[0])
 
-    Every step would compute z again, and send its derivative back through it, if the inner loss did
-    so itself.
+    For example, z are the features of the training images. An inner loss that embedded x itself
+    would compute z, and differentiate through it, at every step.
 
     Args:
-      solver: of an inner loss `(z, y, minibatch)`; it must see one minibatch at all steps.
+      solver: an inner solver of a loss `(z, y, minibatch)`. All its steps must see the same minibatch.
       embed: `(x, minibatch) -> z`.
 
-    Cost: the solver's; its cross products act on z, and one product with dz/dx follows.
+    Returns:
+      An `InnerSolver`.
+
+    Cost: the cost of `solver`, whose cross products act on z, and one product with dz/dx.
     """
 
     def solve(x, y0, batch):
@@ -145,28 +165,28 @@ def embedded(solver: InnerSolver, embed: Callable[[PyTree, Any], PyTree]) -> Inn
     return solver._replace(solve=solve)
 
 
-def accelerate(problem: Problem, optimizer, steps: int, *, condition: float) -> InnerSolver:
-    """An inner solver: descent with Nesterov's momentum, for strongly convex g.
+def accelerate(problem: Problem, optimizer: Optimizer, steps: int, *, condition: float) -> InnerSolver:
+    """Return an inner solver with Nesterov's momentum, for strongly convex `g`.
 
-        y_{t+1} = s_t + optimizer(g_y(x, s_t; batch.inner[t])),   s_0 = y_0,   t = 0 .. steps - 1
+        y_{t+1} = s_t - optimizer(g_y(x, s_t; batch.inner[t])),   s_0 = y_0,   t = 0 .. steps - 1
         s_{t+1} = y_{t+1} + m (y_{t+1} - y_t),   m = (sqrt(condition) - 1) / (sqrt(condition) + 1)
 
-    The answer is the last y. (`optax.sgd(..., nesterov=True)` in `descend` makes the same s, and
-    answers with the last of them.)
+    The solution is the last y. `descend` with `optax.sgd(..., nesterov=True)` computes the same s, but
+    its solution is the last s.
 
     Args:
       problem: the two losses.
       optimizer: an optax optimiser, or the step size 1 / L.
       steps: number of steps, at least 0.
-      condition: L / mu of the inner loss in y, at least 1; 1 is `descend`.
+      condition: condition number L / mu of the inner loss in y, at least 1; with 1 this is `descend`.
 
     Returns:
-      An `InnerSolver`.
+      An `InnerSolver` that reads one minibatch a step.
 
     Raises:
       ValueError: when `steps` is negative or `condition` is below 1.
 
-    Cost: `steps` gradients; in reverse one Hessian and one cross product a step.
+    Cost: `steps` gradients. The reverse pass makes one Hessian and one cross product a step.
 
     Reference: Nesterov, Introductory lectures on convex optimization, 2004, section 2.2.
     """
@@ -184,11 +204,11 @@ def accelerate(problem: Problem, optimizer, steps: int, *, condition: float) -> 
         carry = y0, y0, optimizer.init(y0)
         return lax.scan(step, carry, jnp.arange(steps))[0][0]
 
-    return InnerSolver(solve, steps, Cost(gradients=steps), Cost(0, steps, steps))
+    return InnerSolver(solve=solve, draws=steps, cost=Cost(gradients=steps), back_cost=Cost(0, steps, steps))
 
 
 def momentum_weight(condition: float) -> float:
-    """Nesterov's `(sqrt(condition) - 1) / (sqrt(condition) + 1)` for strongly convex problems.
+    """Return Nesterov's weight `(sqrt(condition) - 1) / (sqrt(condition) + 1)`.
 
     Raises:
       ValueError: when `condition` is below 1.
@@ -197,19 +217,19 @@ def momentum_weight(condition: float) -> float:
     return (condition**0.5 - 1) / (condition**0.5 + 1)
 
 
-def descend_until(problem: Problem, optimizer, steps: int, *, tolerance) -> InnerSolver:
-    """An inner solver: as many steps on one minibatch as make `||g_y||` at most `tolerance`.
+def descend_until(problem: Problem, optimizer: Optimizer, steps: int, *, tolerance: Any) -> InnerSolver:
+    """Return an inner solver that stops when `||g_y||` is at most `tolerance`.
 
-        y_{t+1} = y_t + optimizer(g_y(x, y_t; batch.inner[0]))   until ||g_y(x, y_t)|| <= tolerance
+        y_{t+1} = y_t - optimizer(g_y(x, y_t; batch.inner[0]))   until ||g_y(x, y_t)|| <= tolerance
 
     Args:
       problem: the two losses.
       optimizer: an optax optimiser, or a step size for gradient descent.
-      steps: the most that are made.
-      tolerance: where to stop; it may be traced.
+      steps: largest number of steps, at least 0.
+      tolerance: bound on the norm of the gradient; it may be traced.
 
     Returns:
-      An `InnerSolver` of one minibatch that has no reverse derivative: for `implicit` only.
+      An `InnerSolver` that reads one minibatch. It has no reverse derivative: use it with `implicit`.
 
     Raises:
       ValueError: when `steps` is negative.
@@ -235,9 +255,9 @@ def descend_until(problem: Problem, optimizer, steps: int, *, tolerance) -> Inne
         carry = y0, optimizer.init(y0), jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         return lax.while_loop(unsolved, step, carry)[0]
 
-    return InnerSolver(solve, 1, Cost(gradients=steps), Cost())
+    return InnerSolver(solve=solve, draws=1, cost=Cost(gradients=steps), back_cost=Cost())
 
 
-def inner_residual(problem: Problem, x: PyTree, y: PyTree, minibatch) -> jax.Array:
-    """`||g_y(x, y)||` on one minibatch: how far the inner problem is from solved."""
+def inner_residual(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> jax.Array:
+    """Return `||g_y(x, y)||` on one minibatch, 0 where the inner problem is solved."""
     return optax.tree.norm(jax.grad(problem.inner, argnums=1)(x, y, minibatch))

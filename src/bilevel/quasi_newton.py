@@ -1,7 +1,7 @@
-"""Limited-memory BFGS: an inverse Hessian made of steps and the changes of the gradient along them.
+"""Limited-memory BFGS, with an inverse Hessian that the response can use again.
 
-`optax.scale_by_lbfgs` applies its inverse only to the gradient it is fed, which also enters its
-memory, and takes pairs of negative curvature; here the inverse outlives the solve that built it.
+`optax.scale_by_lbfgs` does not fit here. It applies its inverse only to the gradient that also enters
+its memory, and it accepts pairs of negative curvature.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,20 @@ import optax
 from jax import lax
 
 from bilevel.inner import as_optimizer
-from bilevel.types import Cost, Problem, PyTree, require
+from bilevel.types import Batch, Cost, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
 
 
 class Memory(NamedTuple):
-    """The last pairs (s, r) of a step and the change of the gradient along it, r = H s.
+    """The last pairs (s, r): a step s and the change r = H s of the gradient along it.
 
     Attributes:
-      steps, changes: the s and the r, stacked along a leading axis that is used as a ring.
-      weights: 1 / <s, r>, and 0 in places not yet used.
-      scale: <s, r> / <r, r> of the newest pair: the inverse where no pair reaches.
-      count: pairs taken in so far.
+      steps, changes: the s and the r, stacked along a leading axis that serves as a ring buffer.
+      weights: 1 / <s, r> of each pair, and 0 in places not yet used.
+      scale: <s, r> / <r, r> of the newest pair. The inverse is `scale` times the identity on
+        directions orthogonal to all pairs.
+      count: number of pairs accepted so far.
     """
 
     steps: PyTree
@@ -36,31 +37,39 @@ class Memory(NamedTuple):
 
 
 class QuasiNewtonSolver(NamedTuple):
-    """An inner solver that leaves an inverse Hessian behind.
+    """An inner solver that also returns an approximate inverse Hessian.
 
     Attributes:
-      solve: `(x, y0, batch) -> (y, memory)`.
-      draws: inner minibatches it reads.
+      solve: `(x, y0, batch) -> (y, memory)`, a pure function; `apply_inverse(memory, w)` is the
+        approximation of `H^-1 w`.
+      draws: number of inner minibatches that `solve` reads.
       cost: oracle calls of one solve.
     """
 
-    solve: Callable
+    solve: Callable[[PyTree, PyTree, Batch], tuple[PyTree, Memory]]
     draws: int
     cost: Cost
 
 
 def empty_memory(y: PyTree, size: int) -> Memory:
-    """A memory for `size` pairs shaped as y, whose inverse is the identity."""
+    """Return a memory of `size` pairs shaped as `y`; its inverse is the identity."""
     stacked = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), y)
     dtype = jnp.asarray(tree.norm(y)).dtype
-    return Memory(stacked, stacked, jnp.zeros(size, dtype), jnp.ones((), dtype), jnp.zeros((), jnp.int32))
+    return Memory(
+        steps=stacked,
+        changes=stacked,
+        weights=jnp.zeros(size, dtype),
+        scale=jnp.ones((), dtype),
+        count=jnp.zeros((), jnp.int32),
+    )
 
 
 def remember_pair(memory: Memory, step: PyTree, change: PyTree, floor: Any = 0.0) -> Memory:
-    """The memory with one more pair, or as it is when the pair would spoil it.
+    """Return the memory with one more pair, or unchanged if the pair is refused.
 
-    A pair is refused when its curvature <s, r> is not positive (the inverse would no longer be
-    positive definite), or its step is not longer than `floor`, below which `change` is noise.
+    A pair is refused when its curvature <s, r> is not positive, since the inverse would no longer be
+    positive definite. It is also refused when its step is not longer than `floor`, since `change` is
+    then rounding noise.
     """
     curvature = tree.vdot(step, change)
     step_square, change_square = tree.norm(step, squared=True), tree.norm(change, squared=True)
@@ -73,16 +82,16 @@ def remember_pair(memory: Memory, step: PyTree, change: PyTree, floor: Any = 0.0
         return ring.at[place].set(jnp.where(good, value, ring[place]))
 
     return Memory(
-        jax.tree.map(put, memory.steps, step),
-        jax.tree.map(put, memory.changes, change),
-        put(memory.weights, 1 / safe_curvature),
-        jnp.where(good, safe_curvature / jnp.where(good, change_square, 1), memory.scale),
-        memory.count + good.astype(jnp.int32),
+        steps=jax.tree.map(put, memory.steps, step),
+        changes=jax.tree.map(put, memory.changes, change),
+        weights=put(memory.weights, 1 / safe_curvature),
+        scale=jnp.where(good, safe_curvature / jnp.where(good, change_square, 1), memory.scale),
+        count=memory.count + good.astype(jnp.int32),
     )
 
 
 def apply_inverse(memory: Memory, w: PyTree) -> PyTree:
-    """`B^-1 w` by the two-loop recursion.
+    """Compute `B^-1 w` by the two-loop recursion.
 
         B^-1 <- (I - weight s r') B^-1 (I - weight r s') + weight s s',   oldest pair first, from scale I
 
@@ -110,29 +119,30 @@ def apply_inverse(memory: Memory, w: PyTree) -> PyTree:
 
 def quasi_newton(
     problem: Problem,
-    optimizer,
+    optimizer: Optimizer,
     steps: int,
     *,
     plain_steps: int = 1,
     memory: int = 10,
     step_size: float | None = None,
 ) -> QuasiNewtonSolver:
-    """Plain steps on the inner loss, then quasi-Newton steps.
+    """Return an inner solver: plain steps, then quasi-Newton steps.
 
-        y <- y + optimizer(g_y(x, y)),   plain_steps times
+        y <- y - optimizer(g_y(x, y)),   plain_steps times
         y <- y - t B^-1 g_y(x, y),       steps times
 
-    t is `step_size`, or, when None, the zero of the line through the slopes of g at both ends of
-    the unit step: the exact minimiser along it where g is quadratic, and B is then exact after
-    as many steps as y has entries. The two gradients of a pair are of one minibatch.
+    By default t is a secant step: the zero of the line through the slopes of g at both ends of the
+    unit step. Where g is quadratic, this is the exact minimiser along the direction, and B is exact
+    after as many steps as y has entries. The two gradients of a pair use the same minibatch.
 
     Args:
       problem: the two losses.
-      optimizer: optax optimiser or step size of the plain steps; the last of them is the first pair.
-      steps: quasi-Newton steps, at least 0.
-      plain_steps: at least 1.
-      memory: pairs kept, at least 1.
-      step_size: t, or None.
+      optimizer: optax optimiser or step size of the plain steps. The last plain step gives the first
+        pair.
+      steps: number of quasi-Newton steps, at least 0.
+      plain_steps: number of plain steps, at least 1.
+      memory: number of pairs kept, at least 1.
+      step_size: a constant t; default: the secant step.
 
     Returns:
       A `QuasiNewtonSolver`.
@@ -149,7 +159,7 @@ def quasi_newton(
     gradient = jax.grad(problem.inner, argnums=1)
 
     def solve(x, y0, batch):
-        def plain(carry, i):
+        def plain_step(carry, i):
             y, state = carry[:2]
             g_y = gradient(x, y, batch.inner[i])
             step, state = optimizer.update(g_y, state, y)
@@ -171,7 +181,9 @@ def quasi_newton(
             return (tree.add_scale(y, length, direction), remember(pairs, y, direction, change)), None
 
         zero = tree.zeros_like(y0)
-        (y, _, last, g_y), _ = lax.scan(plain, (y0, optimizer.init(y0), zero, zero), jnp.arange(plain_steps))
+        (y, _, last, g_y), _ = lax.scan(
+            plain_step, (y0, optimizer.init(y0), zero, zero), jnp.arange(plain_steps)
+        )
         change = tree.sub(gradient(x, y, batch.inner[plain_steps - 1]), g_y)
         pairs = remember(empty_memory(y0, memory), y, last, change)
         return lax.scan(step, (y, pairs), jnp.arange(plain_steps, plain_steps + steps))[0]
@@ -180,23 +192,32 @@ def quasi_newton(
 
 
 def _secant(slope, rise):
-    """Zero of `slope + t rise`, or 1 where the slopes tell nothing (concave, flat or rounding)."""
+    """Return the zero of `slope + t rise`, or 1 if g is concave, flat or lost in rounding."""
     usable = jnp.greater(rise, -1e-3 * slope) & jnp.less(slope, 0)
     return jnp.where(usable, -slope / jnp.where(usable, rise, 1), 1)
 
 
-def solve_quadratic(memory: Memory, matvec: Callable, b: PyTree, v0: PyTree, steps: int):
-    """Quasi-Newton steps of exact length on `v'Hv / 2 - b'v`, from v0.
+def solve_quadratic(
+    memory: Memory, matvec: Callable[[PyTree], PyTree], b: PyTree, v0: PyTree, steps: int
+) -> tuple[PyTree, Memory]:
+    """Solve `H v = b` by quasi-Newton steps with exact line search.
 
-        d = B^-1 (b - H v),   v <- v + t d,   B takes in the pair (d, H d)
+        d = B^-1 (b - H v),   v <- v + t d,   then the pair (d, H d) enters B
 
-    From an empty memory these are the iterates of conjugate gradients; pairs of earlier steps
-    precondition them.
+    With an empty memory these are the iterates of conjugate gradients. Pairs of earlier solves
+    precondition the system.
+
+    Args:
+      memory: pairs that define B.
+      matvec: `w -> H w`.
+      b: right-hand side.
+      v0: starting point.
+      steps: number of steps.
 
     Returns:
-      `(v, memory)`.
+      `(v, memory)`: the solution and the memory with the new pairs.
 
-    Cost: `steps + 1` Hessian products (the first residual takes one).
+    Cost: `steps + 1` Hessian products; the residual at `v0` takes one.
     """
 
     def step(carry, _):

@@ -8,6 +8,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel import Problem, full
+from bilevel.testing import count_calls
 
 
 class Case(NamedTuple):
@@ -233,6 +234,7 @@ def central_difference(function, x, step=1e-6):
     return np.array(slopes)
 
 
+<<<<<<< HEAD
 def counted(problem):
     """The problem with a counter of the oracle calls that are evaluated at run time.
 
@@ -295,3 +297,6 @@ def counted(problem):
 
     outer.defvjp(forward, backward)
     return Problem(outer, inner), counts
+=======
+counted = count_calls
+>>>>>>> core2

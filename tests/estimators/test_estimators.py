@@ -1,4 +1,4 @@
-"""Estimators and oracles: limits, and the identities of the papers."""
+"""Estimators and oracles: the protocols, limits, and the identities of the papers."""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import bilevel as b
+from bilevel.testing import check_estimator, check_oracle
 from bilevel.types import Point
 from cases.problems import counted, quartic_case
 
@@ -26,14 +27,44 @@ def path(oracle, estimator, steps=30, optimizers=OPTIMIZERS, start=CASE.y):
     return np.array(xs), state, metrics
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [b.storm(1.0), b.storm(0.2), b.momentum(1.0), b.spider(7), b.page(0.3), b.saga()],
-    ids=["storm1", "storm", "momentum1", "spider", "page", "saga"],
-)
-def test_full_batches_give_the_plain_oracle(estimator):
-    oracle = b.implicit_direction(CASE.problem)
-    np.testing.assert_allclose(path(oracle, estimator)[0], path(oracle, b.plain())[0], atol=1e-12)
+def falling(count):
+    return 1.0 / (1 + count.astype(float))
+
+
+LAGS = {"lags": True}
+ESTIMATORS = {
+    "plain": (b.plain(), {}),
+    "storm, weight 1": (b.storm(1.0), {}),
+    "storm": (b.storm(0.2), {}),
+    "storm, schedule": (b.storm(falling), {}),
+    "momentum, weight 1": (b.momentum(1.0), {}),
+    "momentum": (b.momentum(0.2), LAGS),
+    "momentum, a weight for each": (b.momentum(Point(0.2, 0.5, falling)), LAGS),
+    "momentum of saga": (b.momentum(0.2, b.saga()), LAGS),
+    "spider": (b.spider(7), {}),
+    "page": (b.page(0.3), {}),
+    "saga": (b.saga(), {}),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_obeys_the_protocol_and_on_full_data_gives_the_plain_oracle(name):
+    estimator, settings = ESTIMATORS[name]
+    check_estimator(estimator, **settings)
+
+
+ORACLES = {
+    "implicit": (b.implicit_direction, {}),
+    "neumann": (lambda problem: b.neumann_direction(problem, b.neumann(40, 1.0)), {}),
+    # The error of the hypergradient is of the order of 1 / penalty.
+    "penalty": (lambda problem: b.penalty_direction(problem, 1e6), {"tolerance": 1e-5}),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_an_oracle_obeys_the_protocol(name):
+    make, settings = ORACLES[name]
+    check_oracle(make, **settings)
 
 
 def noisy_oracle(point, batch):
@@ -75,7 +106,9 @@ class Scale(NamedTuple):
 @pytest.mark.parametrize(
     "estimator, periods_are_random", [(b.page(0.2), True), (b.spider(5), False)], ids=["page", "spider"]
 )
-def test_refreshes_come_as_often_as_told_and_corrections_in_between(estimator, periods_are_random):
+def test_refreshes_come_with_their_period_or_probability_and_corrections_in_between(
+    estimator, periods_are_random
+):
     def oracle(point, batch):
         outer = jax.tree.map(lambda leaf: (1 + batch.noise) * leaf, point)
         return b.directions.Terms(outer, jax.tree.map(jnp.zeros_like, point), 0.0)
@@ -109,7 +142,7 @@ def test_a_ragged_minibatch_costs_saga_no_more_than_a_whole_one(last):
     assert counts == algorithm.cost._asdict()
 
 
-def test_weights_may_follow_a_schedule_and_must_be_shares():
+def test_weights_may_follow_a_schedule_and_must_be_in_0_to_1():
     estimator, point = b.momentum(lambda count: 1.0 / (count.astype(float) + 1)), Point(*[jnp.zeros(())] * 3)
     state = estimator.init(point, (1, 1))
     for noise in (1.0, 2.0, 6.0):
@@ -146,17 +179,27 @@ def test_neumann_direction_at_the_solution_tends_to_the_exact_hypergradient():
 
 
 def test_penalty_direction_is_off_by_one_over_the_penalty():
-    errors = []
+    errors, (_, exact), y = [], CASE.exact(CASE.x), CASE.y + 0.5
+    np.testing.assert_array_equal(b.penalty_direction(CASE.problem, 10.0).adjoint(y), y)
+
+    @jax.jit
+    def direction(penalty):
+        def total(y, z):
+            return (
+                b.penalty_direction(CASE.problem, penalty)
+                .evaluate(Point(CASE.x, y, z), CASE.data, None)
+                .total
+            )
+
+        def descend(_, pair):
+            y, z = pair
+            d = total(y, z)
+            return y - 0.3 * d.y, z - 0.3 * d.v
+
+        return total(*jax.lax.fori_loop(0, 400, descend, (y, y))).x
+
     for penalty in (10.0, 100.0):
-        _, exact = CASE.exact(CASE.x)
-        oracle = b.penalty_direction(CASE.problem, penalty)
-        y = CASE.y + 0.5
-        z = oracle.adjoint(y)
-        np.testing.assert_array_equal(z, y)
-        for _ in range(400):
-            total = oracle.evaluate(Point(CASE.x, y, z), CASE.data, None).total
-            y, z = y - 0.3 * total.y, z - 0.3 * total.v
-        errors.append(np.linalg.norm(total.x - exact))
+        errors.append(np.linalg.norm(direction(penalty) - exact))
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.15)
 
 

@@ -1,4 +1,4 @@
-"""Oracles of single-loop methods."""
+"""Oracles: the directions in which a single-loop method moves x, y and v."""
 
 from bilevel.directions.implicit import implicit_direction
 from bilevel.directions.neumann import neumann_direction

@@ -1,4 +1,4 @@
-"""The direction of SOBA: one gradient step on each of the three problems."""
+"""The oracle of SOBA: one gradient of each of the three problems."""
 
 import jax
 import optax
@@ -12,7 +12,7 @@ tree = optax.tree
 
 
 def implicit_direction(problem: Problem) -> Oracle:
-    """All three implicit directions at one point, by one pass over a minibatch.
+    """Return the oracle of the three implicit directions at one point.
 
         D_y = g_y,   D_v = H v - f_y,   D_x = f_x - J v
 
@@ -20,7 +20,7 @@ def implicit_direction(problem: Problem) -> Oracle:
       problem: the two losses.
 
     Returns:
-      An `Oracle` with one minibatch at each level.
+      An `Oracle` that reads one minibatch at each level.
 
     Cost: 2 gradients (one of f, one of g), 1 Hessian and 1 cross product, in one pass.
 
@@ -36,4 +36,4 @@ def implicit_direction(problem: Problem) -> Oracle:
         inner = Point(tree.scale(-1, product.cross), g_y, product.hessian)
         return Terms(outer, inner, relative_norm(tree.sub(product.hessian, f_y), f_y))
 
-    return Oracle(evaluate, tree.zeros_like, Draws(1, 1), Cost(2, 1, 1))
+    return Oracle(evaluate=evaluate, adjoint=tree.zeros_like, draws=Draws(1, 1), cost=Cost(2, 1, 1))

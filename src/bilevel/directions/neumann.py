@@ -1,4 +1,4 @@
-"""The direction of methods that solve for the adjoint anew at every step."""
+"""The oracle of methods that solve for a new adjoint at every step."""
 
 import jax
 import optax
@@ -13,17 +13,18 @@ tree = optax.tree
 
 
 def neumann_direction(problem: Problem, linear: LinearSolver) -> Oracle:
-    """The inner gradient, and the hypergradient by a linear solve from zero.
+    """Return the oracle of the inner gradient and of the hypergradient.
 
-        D_y = g_y,   D_x = f_x - J v,   v = linear solve of H v = f_y
+        D_y = g_y,   D_x = f_x - J v,   where v solves H v = f_y, started at zero
 
     Args:
       problem: the two losses.
       linear: usually `neumann(terms, rate)` or `random_product(terms, rate)`.
 
     Returns:
-      An `Oracle` without an adjoint variable: `v` is `()`. Everything but f is counted as
-      inner terms. Minibatches: one for D_y, those of the linear solver, one for the cross product.
+      An `Oracle` that carries no adjoint: `v` is `()`. Its outer terms are f_x; all others are inner
+      terms. The inner minibatches are one for D_y, those of the linear solver, and one for the cross
+      product.
 
     Cost: 2 gradients, the products of the linear solver, 1 cross product.
     """
@@ -38,4 +39,9 @@ def neumann_direction(problem: Problem, linear: LinearSolver) -> Oracle:
         outer = Point(f_x, tree.zeros_like(y), ())
         return Terms(outer, Point(tree.scale(-1, cross), g_y, ()), residual)
 
-    return Oracle(evaluate, lambda y: (), Draws(1, linear.draws + 2), Cost(2, linear.products, 1))
+    return Oracle(
+        evaluate=evaluate,
+        adjoint=lambda y: (),
+        draws=Draws(1, linear.draws + 2),
+        cost=Cost(2, linear.products, 1),
+    )

@@ -1,4 +1,4 @@
-"""The direction of first-order penalty methods."""
+"""The oracle of first-order penalty methods."""
 
 from typing import Any
 
@@ -13,22 +13,23 @@ tree = optax.tree
 
 
 def penalty_direction(problem: Problem, penalty: float) -> Oracle:
-    """First-order directions of a penalty problem whose z is carried as v.
+    """Return the oracle of first-order directions of a penalty problem.
 
         min over x, y of f(x, y) + penalty (g(x, y) - min_z g(x, z))
 
         D_y = f_y(x, y) / penalty + g_y(x, y),   D_z = g_y(x, z)
         D_x = f_x(x, y) + penalty (g_x(x, y) - g_x(x, z))
 
-    D_y is divided by the penalty so that one inner step size serves every penalty. The
-    hypergradient at the fixed point is off by O(1 / penalty).
+    The second inner variable z is carried as the adjoint v. D_y is divided by the penalty, so that one
+    inner step size suits every penalty. The error of the hypergradient at the fixed point is
+    O(1 / penalty).
 
     Args:
       problem: the two losses.
       penalty: lambda, positive.
 
     Returns:
-      An `Oracle` with one minibatch at each level, both values of g on the same one.
+      An `Oracle` that reads one minibatch at each level; both gradients of g use the same one.
 
     Raises:
       ValueError: when `penalty` <= 0.
@@ -50,15 +51,15 @@ def penalty_direction(problem: Problem, penalty: float) -> Oracle:
         inner = Point(tree.scale(penalty, tree.sub(g_x, g_x_z)), g_y, g_y_z)
         return Terms(outer, inner, 0.0)
 
-    return Oracle(evaluate, lambda y: y, Draws(1, 1), Cost(gradients=3))
+    return Oracle(evaluate=evaluate, adjoint=lambda y: y, draws=Draws(1, 1), cost=Cost(gradients=3))
 
 
 def check_penalty(penalty: float | optax.Schedule) -> None:
-    """Raise `ValueError` unless `penalty` is a schedule, is traced or is positive."""
+    """Raise `ValueError` unless `penalty` is positive, traced or a schedule."""
     if not callable(penalty):
         require(penalty > 0, "penalty must be positive", penalty)
 
 
 def penalty_at(penalty: float | optax.Schedule, count: jax.Array, like: PyTree) -> Any:
-    """The penalty of a step; that of a schedule, which may be of wider dtype, in the variables'."""
+    """Return the penalty of step `count`; a schedule's is cast to the dtype of `like`."""
     return jnp.asarray(penalty(count), jax.tree.leaves(like)[0].dtype) if callable(penalty) else penalty

@@ -5,16 +5,16 @@ from typing import Any, NamedTuple
 
 import optax
 
-from bilevel.types import Cost, Draws, Point, PyTree
+from bilevel.types import Batch, Cost, Draws, Point, PyTree
 
 
 class Terms(NamedTuple):
-    """A direction in two parts, each with its own finite sum (SAGA keeps a table for each).
+    """A direction as a sum of two terms. SAGA keeps a table for each of them.
 
     Attributes:
-      outer: the part that reads the outer minibatch.
-      inner: the part that reads inner minibatches.
-      linear_residual: `||f_y - H v|| / ||f_y||`, 0 where there is no adjoint.
+      outer: the part that depends on the outer minibatch, a `Point`.
+      inner: the part that depends on the inner minibatches, a `Point`.
+      linear_residual: `||f_y - H v|| / ||f_y||`, a scalar; 0 if there is no adjoint.
     """
 
     outer: Point
@@ -23,21 +23,26 @@ class Terms(NamedTuple):
 
     @property
     def total(self) -> Point:
-        """The direction itself."""
+        """Sum of the two terms: the direction itself."""
         return optax.tree.add(self.outer, self.inner)
 
 
 class Oracle(NamedTuple):
-    """How a direction is computed at a point.
+    """An oracle: the direction of a single-loop method at a point.
+
+    `bilevel.testing.check_oracle` tests an implementation.
 
     Attributes:
-      evaluate: `(point, batch, key) -> Terms`; variables move against it.
-      adjoint: `y -> v` at the start.
-      draws: minibatches of one evaluation.
-      cost: oracle calls of one evaluation.
+      evaluate: `(point, batch, key) -> Terms`, a pure function. `point` is the `Point(x, y, v)`, and both
+        terms are `Point`s of the same structure, shapes and dtypes. The variables move against the sum
+        of the terms. It reads `batch.outer[i]` and `batch.inner[i]`. All arguments may be traced. `key` is
+        a JAX random key, or None; only random oracles need one.
+      adjoint: `y -> v`, the third variable at the start; `()` for oracles that have none.
+      draws: number of minibatches that one evaluation reads at each level, from the first on.
+      cost: oracle calls of one evaluation, without a product that only `linear_residual` reads.
     """
 
-    evaluate: Callable[[Point, Any, Any], Terms]
+    evaluate: Callable[[Point, Batch, Any], Terms]
     adjoint: Callable[[PyTree], PyTree]
     draws: Draws
     cost: Cost

@@ -1,7 +1,7 @@
-"""Estimators: what is made of an oracle's noisy directions.
+"""Estimators: directions with less noise, made from the directions of an oracle.
 
-An estimator receives the oracle itself, `(point, batch) -> Terms`, since some call it twice on the
-same minibatches (and with the same key).
+An estimator receives the oracle itself, `(point, batch) -> Terms`, since some estimators call it twice
+on the same minibatches.
 """
 
 from bilevel.estimators.momentum import check_weight, momentum, plain, remember, storm

@@ -1,4 +1,4 @@
-"""Estimators that remember the last direction: momentum, plain and recursive."""
+"""Estimators without memory and with momentum: plain, averaged and recursive."""
 
 from typing import Any, NamedTuple
 
@@ -11,10 +11,17 @@ from bilevel.types import Point, PyTree, require
 
 tree = optax.tree
 Weight = float | optax.Schedule | Point
+"""Share of the fresh direction: a number, a schedule `step -> number`, or a `Point` of these."""
 
 
 class MomentumState(NamedTuple):
-    """The last direction, how many there were, and the state of what is averaged."""
+    """State of `momentum`.
+
+    Attributes:
+      direction: the last direction.
+      count: number of updates so far.
+      of: state of the estimator whose directions are averaged.
+    """
 
     direction: Point
     count: jax.Array
@@ -22,7 +29,13 @@ class MomentumState(NamedTuple):
 
 
 class StormState(NamedTuple):
-    """The last point, its direction, and how many there were."""
+    """State of `storm`, `spider` and `page`.
+
+    Attributes:
+      point: the point of the last update.
+      direction: the last direction.
+      count: number of updates so far.
+    """
 
     point: Point
     direction: Point
@@ -30,32 +43,37 @@ class StormState(NamedTuple):
 
 
 def plain() -> Estimator:
-    """The oracle's direction on the current minibatch. One oracle call a step."""
+    """Return the estimator that takes the oracle's direction as it is.
+
+    Cost: 1 oracle call per step.
+    """
 
     def update(oracle, state, point, batch, key):
         terms = oracle(point, batch)
         return terms.total, state, terms
 
-    return Estimator(lambda point, blocks: (), update, calls=1)
+    return Estimator(init=lambda point, blocks: (), update=update, calls=1)
 
 
 def momentum(weight: Weight, of: Estimator | None = None) -> Estimator:
-    """Exponential average of directions.
+    """Return the estimator that averages directions exponentially.
 
         d_t = (1 - weight) d_{t-1} + weight h(p_t; b_t),   d_0 = h(p_0; b_0)
 
-    `weight=1` is `plain()`. One oracle call a step.
+    `weight=1` is `plain()`.
 
     Args:
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1, or a
-        `Point` with one for each variable.
-      of: the estimator whose directions h are averaged, `plain()` when None.
+      weight: share of the fresh direction, in (0, 1]; or a schedule `step -> weight`, whose values above
+        1 count as 1; or a `Point` with a weight for each variable.
+      of: estimator whose directions h are averaged; default: `plain()`.
 
     Returns:
       An `Estimator`.
 
     Raises:
       ValueError: when a constant `weight` is not in (0, 1].
+
+    Cost: the oracle calls of `of`.
     """
     check_weight(weight)
     of = plain() if of is None else of
@@ -68,25 +86,27 @@ def momentum(weight: Weight, of: Estimator | None = None) -> Estimator:
     def init(point, blocks):
         return MomentumState(tree.zeros_like(point), jnp.zeros((), jnp.int32), of.init(point, blocks))
 
-    return Estimator(init, update, of.calls, of.fixed, of.seeds_in_sequence)
+    return of._replace(init=init, update=update)
 
 
 def storm(weight: Weight) -> Estimator:
-    """Recursive momentum: the last direction, corrected on the current minibatch.
+    """Return the STORM estimator: momentum corrected on the current minibatch.
 
         d_t = h(p_t; b_t) + (1 - weight) (d_{t-1} - h(p_{t-1}; b_t)),   d_0 = h(p_0; b_0)
 
-    `weight=1` is `plain()`. Two oracle calls a step.
+    `weight=1` is `plain()`.
 
     Args:
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1, or a
-        `Point` with one for each variable.
+      weight: share of the fresh direction, in (0, 1]; or a schedule `step -> weight`, whose values above
+        1 count as 1; or a `Point` with a weight for each variable.
 
     Returns:
       An `Estimator`.
 
     Raises:
       ValueError: when a constant `weight` is not in (0, 1].
+
+    Cost: 2 oracle calls per step.
 
     Reference: Cutkosky and Orabona, Momentum-Based Variance Reduction in Non-Convex SGD,
     NeurIPS 2019, arXiv:1905.10018.
@@ -103,22 +123,29 @@ def storm(weight: Weight) -> Estimator:
     def init(point, blocks):
         return StormState(point, tree.zeros_like(point), jnp.zeros((), jnp.int32))
 
-    return Estimator(init, update, calls=2)
+    return Estimator(init=init, update=update, calls=2)
 
 
 def remember(fresh: PyTree, drift: PyTree, weight: Weight, count: jax.Array) -> PyTree:
-    """`fresh + (1 - weight) drift`, and `fresh` alone at the first step, which has no past."""
+    """Compute `fresh + (1 - weight) drift`, or `fresh` alone at step 0.
+
+    Args:
+      fresh: direction on the current minibatch.
+      drift: last direction minus its counterpart on the current minibatch.
+      weight: see `momentum`.
+      count: number of the step.
+    """
     if isinstance(weight, Point):
         return Point(*(remember(*parts, count) for parts in zip(fresh, drift, weight, strict=True)))
-    # Above 1 the past would count with the wrong sign.
+    # A weight above 1 would give the past the wrong sign.
     share = jnp.minimum(1.0, weight(count)) if callable(weight) else weight
     past = jnp.where(count == 0, 0.0, 1 - share)
-    # A schedule may be of wider dtype than the variables; the direction keeps theirs.
+    # A schedule may have a wider dtype than the variables; the direction keeps theirs.
     return jax.tree.map(lambda f, d: f + past.astype(f.dtype) * d, fresh, drift)
 
 
 def check_weight(weight: Weight) -> None:
-    """Raise `ValueError` unless every weight is a schedule, is traced or lies in (0, 1]."""
+    """Raise `ValueError` unless each weight is in (0, 1], traced or a schedule."""
     for share in weight if isinstance(weight, Point) else (weight,):
         if not callable(share):
             require((share > 0) & (share <= 1), "weight must be in (0, 1]", share)

@@ -1,4 +1,4 @@
-"""Estimators that take the exact direction now and then."""
+"""Estimators that recompute the exact direction from time to time."""
 
 from collections.abc import Callable
 
@@ -15,21 +15,21 @@ tree = optax.tree
 
 
 def spider(period: int) -> Estimator:
-    """The exact direction now and then, and in between the sum of its changes.
+    """Return the SPIDER estimator: a periodic exact direction, plus its changes.
 
-        d_t = h(p_t; all rows)                          when t is a multiple of the period
-        d_t = d_{t-1} + h(p_t; b_t) - h(p_{t-1}; b_t)    else
-
-    Two oracle calls a step, and one on the whole set in `period` steps.
+        d_t = h(p_t; all rows)                          if t is a multiple of `period`
+        d_t = d_{t-1} + h(p_t; b_t) - h(p_{t-1}; b_t)    otherwise
 
     Args:
-      period: steps from one refresh to the next, at least 1.
+      period: number of steps from one refresh to the next, at least 1.
 
     Returns:
-      An `Estimator`. It needs data that know their whole set: from `full` or `minibatches`.
+      An `Estimator`. It needs the full data set: use `full` or `minibatches`.
 
     Raises:
       ValueError: when `period` < 1.
+
+    Cost: 2 oracle calls per step, and one on the full data set per `period` steps.
 
     Reference: Fang, Li, Lin and Zhang, SPIDER: Near-Optimal Non-Convex Optimization via Stochastic
     Path-Integrated Differential Estimator, NeurIPS 2018, arXiv:1807.01695.
@@ -39,21 +39,21 @@ def spider(period: int) -> Estimator:
 
 
 def page(probability: float) -> Estimator:
-    """The exact direction with some probability, else the last one and its change.
+    """Return the PAGE estimator: a random exact direction, plus its changes.
 
-        d_t = h(p_t; all rows) with this probability (and at t = 0),
-        d_t = d_{t-1} + h(p_t; b_t) - h(p_{t-1}; b_t) else
-
-    Two oracle calls a step, and with the probability one on the whole set.
+        d_t = h(p_t; all rows)                          with this probability, and at t = 0
+        d_t = d_{t-1} + h(p_t; b_t) - h(p_{t-1}; b_t)    otherwise
 
     Args:
-      probability: of a refresh, in (0, 1].
+      probability: probability of a refresh, in (0, 1].
 
     Returns:
-      An `Estimator`. It needs data that know their whole set: from `full` or `minibatches`.
+      An `Estimator`. It needs a key and the full data set: use `full` or `minibatches`.
 
     Raises:
       ValueError: when `probability` is not in (0, 1].
+
+    Cost: 2 oracle calls per step, and at a refresh one on the full data set.
 
     Reference: Li, Bao, Zhang and Richtarik, PAGE: A Simple and Optimal Probabilistic Gradient
     Estimator for Nonconvex Optimization, ICML 2021, arXiv:2008.10898.
@@ -61,7 +61,7 @@ def page(probability: float) -> Estimator:
     require((probability > 0) & (probability <= 1), "probability must be in (0, 1]", probability)
 
     def refreshes(state, key):
-        # The oracle may use the key itself.
+        # Folded in, since the oracle may use the key itself.
         return (state.count == 0) | jax.random.bernoulli(jax.random.fold_in(key, 1), probability)
 
     return _refreshing(refreshes)
@@ -81,4 +81,4 @@ def _refreshing(refreshes: Callable) -> Estimator:
     def init(point, blocks):
         return StormState(point, tree.zeros_like(point), jnp.zeros((), jnp.int32))
 
-    return Estimator(init, update, calls=2, seeds_in_sequence=True)
+    return Estimator(init=init, update=update, calls=2, seeds_in_sequence=True)

@@ -1,6 +1,5 @@
-"""The estimator with a memory of every minibatch."""
+"""The SAGA estimator, which keeps a table with an entry for every minibatch."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,18 +7,19 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from bilevel.estimators.types import Estimator
+from bilevel.directions.types import Terms
+from bilevel.estimators.types import Estimator, Evaluate
 from bilevel.types import Batch, Point, PyTree
 
 tree = optax.tree
 
 
 class SagaTable(NamedTuple):
-    """The last value of every minibatch.
+    """A table of the last value of every minibatch.
 
     Attributes:
-      entries: values stacked along a leading axis, one a minibatch.
-      mean: of the entries, weighted by rows.
+      entries: the values, stacked along a leading axis, one for each minibatch.
+      mean: mean of the entries, weighted by rows.
     """
 
     entries: PyTree
@@ -27,24 +27,28 @@ class SagaTable(NamedTuple):
 
 
 class SagaState(NamedTuple):
-    """The tables of the outer and of the inner terms."""
+    """State of `saga`: the tables of the outer and of the inner terms."""
 
     outer: SagaTable
     inner: SagaTable
 
 
 def saga() -> Estimator:
-    """A table of the last direction of every minibatch: no noise in the end.
+    """Return the SAGA estimator: a table of the last direction of every minibatch.
 
         d = mean + (fresh - table[i]);   mean += share_i (fresh - table[i]);   table[i] = fresh
 
-    one table for the outer and one for the inner terms. The fresh change counts as many times as
-    its minibatch is larger than the average one, and a ragged last minibatch is evaluated on its
-    own rows: the direction is unbiased whatever the batch size. One oracle call a step.
+    There is one table for the outer terms and one for the inner terms. The noise of the direction
+    vanishes as the variables converge. The direction is unbiased for every batch size: the change
+    `fresh - table[i]` is weighted by the size of its minibatch relative to the mean size, and a ragged
+    last minibatch is evaluated on its own rows only.
 
     Returns:
-      An `Estimator` that starts from empty tables. Memory: for each minibatch and level one value of
-      x, y, v. On CPU a step also copies the tables: with thousands of minibatches that is its time.
+      An `Estimator` whose tables start at zero. Its memory is one value of x, y and v for each minibatch
+      and level. On CPU every step also copies the tables, which dominates its time when there are
+      thousands of minibatches.
+
+    Cost: 1 oracle call per step.
 
     Reference: Defazio, Bach and Lacoste-Julien, SAGA: A Fast Incremental Gradient Method With
     Support for Non-Strongly Convex Composite Objectives, NeurIPS 2014, arXiv:1407.0202.
@@ -60,20 +64,30 @@ def saga() -> Estimator:
     def init(point, blocks):
         return SagaState(*(empty_table(point, entries) for entries in blocks))
 
-    return Estimator(init, update, calls=1, fixed=True)
+    return Estimator(init=init, update=update, calls=1, fixed=True)
 
 
 def empty_table(value: PyTree, entries: int) -> SagaTable:
-    """A table of zeros with room for so many values."""
+    """Return a table of `entries` zeros shaped as `value`."""
     room = jax.tree.map(lambda leaf: jnp.zeros((entries, *leaf.shape), leaf.dtype), value)
     return SagaTable(room, tree.zeros_like(value))
 
 
 def recall(table: SagaTable, fresh: PyTree, source: Any, draw: int = 0) -> tuple[PyTree, SagaTable]:
-    """The table's estimate of the mean over all minibatches, and the table with the fresh value."""
+    """Estimate the mean over all minibatches and store the fresh value.
+
+    Args:
+      table: the last value of every minibatch.
+      fresh: value on minibatch number `draw` of the step.
+      source: the source of minibatches, which numbers them and knows their shares of the rows.
+      draw: index of the minibatch in the step.
+
+    Returns:
+      `(estimate, table)`: the SAGA estimate, and the table with `fresh` in it.
+    """
     entry, share = source.entry(draw)
     last = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, entry, keepdims=False), table.entries)
-    # Reading ends before writing begins: fewer copies of the tables (on CPU XLA still makes some).
+    # Reading ends before writing begins, so that XLA makes fewer copies of the tables.
     last, fresh = lax.optimization_barrier((last, fresh))
     change = tree.sub(fresh, last)
 
@@ -86,8 +100,8 @@ def recall(table: SagaTable, fresh: PyTree, source: Any, draw: int = 0) -> tuple
     return moved(share * source.count), SagaTable(entries, moved(share))
 
 
-def on_true_rows(oracle: Callable, point: Point, batch: Batch) -> Any:
-    """The terms, those of a ragged last minibatch on its own rows, without the wrapped ones."""
+def on_true_rows(oracle: Evaluate, point: Point, batch: Batch) -> Terms:
+    """Evaluate the terms, a ragged last minibatch on its own rows only."""
     terms = oracle(point, batch)
     for level in Batch._fields:
         source = getattr(batch, level)
@@ -103,7 +117,7 @@ def on_true_rows(oracle: Callable, point: Point, batch: Batch) -> Any:
 
 
 def count_blocks(data: Batch) -> tuple[int, int]:
-    """Minibatches of an epoch at each level, for algorithms that keep a table of them.
+    """Return the numbers of outer and inner minibatches in an epoch.
 
     >>> from bilevel import minibatches
     >>> count_blocks(minibatches(jnp.arange(10), jnp.arange(20), batch_size=4))
@@ -113,11 +127,11 @@ def count_blocks(data: Batch) -> tuple[int, int]:
 
 
 def check_blocks(state: SagaState, batch: Batch) -> None:
-    """Raise `ValueError` unless the tables have an entry for each minibatch of the data."""
+    """Raise `ValueError` unless the tables have one entry per minibatch."""
     counts = tuple(source.count for source in batch)
     blocks = tuple(len(jax.tree.leaves(table.entries)[0]) for table in state)
     if counts != blocks:
         raise ValueError(
             f"the tables must have an entry for each of {counts} outer and inner minibatches, got {blocks}; "
-            "make the state by bilevel.initial_state(algorithm, x, y, data)"
+            "make the state with bilevel.initial_state(algorithm, x, y, data)"
         )

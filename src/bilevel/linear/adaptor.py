@@ -1,4 +1,4 @@
-"""Linear solvers of another package."""
+"""An adaptor for the linear solvers of the `lineax` package."""
 
 from typing import Any
 
@@ -8,14 +8,15 @@ from bilevel.linear.types import LinearSolver, implicitly_differentiable
 
 
 def lineax_solver(solver: Any) -> LinearSolver:
-    """Any linear solver of the `lineax` package, on one minibatch.
+    """Return a linear solver that calls a solver of the `lineax` package.
 
     Args:
-      solver: for example `lineax.CG(rtol=1e-6, atol=1e-6)`; those that can start at v0.
+      solver: a lineax solver that accepts a starting point, for example
+        `lineax.CG(rtol=1e-6, atol=1e-6)`.
 
     Returns:
-      A `LinearSolver`. H is declared positive semidefinite. The number of products is the
-      solver's own choice and is not counted in `products`.
+      A `LinearSolver` that reads one minibatch. It tags H as positive semidefinite. The lineax solver
+      chooses its number of products, so `products` is 0.
     """
     import lineax as lx
 
@@ -25,4 +26,4 @@ def lineax_solver(solver: Any) -> LinearSolver:
         options = {} if v0 is None else {"y0": v0}
         return lx.linear_solve(operator, b, solver, options=options, throw=False).value
 
-    return LinearSolver(implicitly_differentiable(iterate, 0.0), 1, 0)
+    return LinearSolver(solve=implicitly_differentiable(iterate, 0.0), draws=1, products=0)

@@ -1,4 +1,4 @@
-"""Conjugate gradients."""
+"""The method of conjugate gradients."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ tree = optax.tree
 
 
 def cg(steps: int, *, damping: float = 0.0, tolerance: Any = None) -> LinearSolver:
-    """Conjugate gradients on `(H + damping I) v = b`, exactly `steps`, from v0.
+    """Return `steps` iterations of conjugate gradients.
 
-    A direction of non-positive curvature ends the movement: v stays at the last iterate from
-    which the quadratic was still seen to be convex, so an indefinite H gives a finite answer.
+    The system is `(H + damping I) v = b`, and the first iterate is `v0`. After a direction of
+    non-positive curvature v does not move any more, so that an indefinite H gives a finite solution.
 
     Args:
       steps: number of iterations, at least 1.
       damping: added to the diagonal of H.
-      tolerance: stop once `||b - (H + damping I) v||` is at most this (it may be traced); None makes
+      tolerance: stop when `||b - (H + damping I) v||` is at most this; it may be traced. Default: make
         all steps.
 
     Returns:
-      A `LinearSolver` of one minibatch.
+      A `LinearSolver` that reads one minibatch.
 
     Raises:
       ValueError: when `steps` < 1 or `damping` < 0.
 
-    Cost: `steps + 1` Hessian products (the first residual from v0 takes one), fewer with a tolerance.
+    Cost: `steps + 1` Hessian products, since the residual at `v0` takes one; fewer with a tolerance.
 
     >>> import jax.numpy as jnp
     >>> cg(1).solve(lambda i: lambda w: 0.5 * w, jnp.ones(2), jnp.zeros(2))[0]
@@ -70,4 +70,6 @@ def cg(steps: int, *, damping: float = 0.0, tolerance: Any = None) -> LinearSolv
 
         return lax.while_loop(unsolved, advance, (carry, jnp.zeros((), jnp.int32)))[0][0]
 
-    return LinearSolver(implicitly_differentiable(iterate, damping), 1, steps + 1, start_products=1)
+    return LinearSolver(
+        solve=implicitly_differentiable(iterate, damping), draws=1, products=steps + 1, start_products=1
+    )

@@ -1,6 +1,4 @@
-"""Linear solvers of fixed coefficients: gradient steps, with and without momentum."""
-
-from typing import Any
+"""Stationary linear solvers: gradient steps with and without momentum."""
 
 import jax.numpy as jnp
 import optax
@@ -8,13 +6,15 @@ from jax import lax
 
 from bilevel.inner import as_optimizer
 from bilevel.linear.types import LinearSolver, check_system, implicitly_differentiable, relative_norm
-from bilevel.types import require
+from bilevel.types import Optimizer, require
 
 tree = optax.tree
 
 
-def richardson(steps: int, step_size: Any, *, damping: float = 0.0, fresh: bool = False) -> LinearSolver:
-    """Gradient steps on the quadratic of the linear system, started at v0.
+def richardson(
+    steps: int, step_size: Optimizer, *, damping: float = 0.0, fresh: bool = False
+) -> LinearSolver:
+    """Return `steps` gradient steps on the quadratic `v'Hv / 2 - b'v`.
 
         v <- v - step_size ((H + damping I) v - b)
 
@@ -22,18 +22,18 @@ def richardson(steps: int, step_size: Any, *, damping: float = 0.0, fresh: bool 
 
     Args:
       steps: number of iterations, at least 1.
-      step_size: below 2 / L, L the largest eigenvalue of H; or an optax optimiser, which starts
-        afresh at every solve.
+      step_size: a number below 2 / L, where L is the largest eigenvalue of H; or an optax optimiser,
+        whose state is new at every solve.
       damping: added to the diagonal of H.
-      fresh: an independent minibatch for every step, instead of one for all.
+      fresh: read an independent minibatch at every step, instead of one for all steps.
 
     Returns:
-      A `LinearSolver` of one minibatch, or of `steps`.
+      A `LinearSolver` that reads one minibatch, or `steps` minibatches if `fresh`.
 
     Raises:
       ValueError: when `steps` < 1 or `damping` < 0.
 
-    Cost: `steps` Hessian products, one fewer from `v0=None`.
+    Cost: `steps` Hessian products, one fewer with `v0=None`.
     """
     check_system(steps, damping)
     optimizer = as_optimizer(step_size)
@@ -61,27 +61,28 @@ def richardson(steps: int, step_size: Any, *, damping: float = 0.0, fresh: bool 
         return v, relative_norm(tree.sub(b, damped(steps - 1)(v)), b)
 
     if fresh:
-        return LinearSolver(solve, steps, steps, start_products=1)
+        return LinearSolver(solve=solve, draws=steps, products=steps, start_products=1)
     repeated = implicitly_differentiable(lambda matvec, b, v0: iterate(lambda i: matvec, b, v0), damping)
-    return LinearSolver(repeated, 1, steps, start_products=1)
+    return LinearSolver(solve=repeated, draws=1, products=steps, start_products=1)
 
 
 def heavy_ball(steps: int, smoothness: float, convexity: float, *, damping: float = 0.0) -> LinearSolver:
-    """Heavy-ball steps on the quadratic of the linear system, started at v0.
+    """Return `steps` heavy-ball steps on the quadratic `v'Hv / 2 - b'v`.
 
         v_{t+1} = v_t - step ((H + damping I) v_t - b) + momentum (v_t - v_{t-1}),   v_{-1} = v_0
         step = 4 / (sqrt L + sqrt mu)^2,   momentum = ((sqrt L - sqrt mu) / (sqrt L + sqrt mu))^2
 
-    Its error falls like `1 - 2 sqrt(mu / L)` a step; that of `richardson` like `1 - mu / L`.
+    Each step multiplies the error by about `1 - 2 sqrt(mu / L)`; a step of `richardson` multiplies it
+    by about `1 - mu / L`.
 
     Args:
       steps: number of iterations, at least 1.
-      smoothness: L, at least the largest eigenvalue of H: far below it the iteration diverges.
-      convexity: mu, positive, at most the least eigenvalue of H.
-      damping: added to the diagonal of H, and to L and mu.
+      smoothness: L, at least the largest eigenvalue of H. The iteration diverges if it is much smaller.
+      convexity: mu, positive, at most the smallest eigenvalue of H.
+      damping: added to the diagonal of H, to L and to mu.
 
     Returns:
-      A `LinearSolver` of one minibatch.
+      A `LinearSolver` that reads one minibatch.
 
     Raises:
       ValueError: when `steps` < 1, `damping` < 0, or `convexity` is not in (0, `smoothness`].
@@ -110,26 +111,26 @@ def heavy_ball(steps: int, smoothness: float, convexity: float, *, damping: floa
 
         return lax.scan(step, (v0, v0), length=steps)[0][0]
 
-    return LinearSolver(implicitly_differentiable(iterate, damping), 1, steps)
+    return LinearSolver(solve=implicitly_differentiable(iterate, damping), draws=1, products=steps)
 
 
 def nesterov(steps: int, step_size: float, momentum: float, *, damping: float = 0.0) -> LinearSolver:
-    """Nesterov's accelerated gradient on the quadratic of the linear system.
+    """Return `steps` of Nesterov's accelerated gradient on `v'Hv / 2 - b'v`.
 
         v_{t+1} = p_t - step_size ((H + damping I) p_t - b),   p_0 = v0
         p_{t+1} = v_{t+1} + momentum (v_{t+1} - v_t)
 
     `momentum=0` is `richardson`. With step 1 / L and momentum (sqrt L - sqrt mu) / (sqrt L + sqrt mu)
-    its error falls like `1 - sqrt(mu / L)` a step.
+    each step multiplies the error by about `1 - sqrt(mu / L)`.
 
     Args:
       steps: number of iterations, at least 1.
-      step_size: at most 1 / L, L the largest eigenvalue of H.
-      momentum: in [0, 1).
+      step_size: at most 1 / L, where L is the largest eigenvalue of H.
+      momentum: weight of the last move, in [0, 1).
       damping: added to the diagonal of H.
 
     Returns:
-      A `LinearSolver` of one minibatch.
+      A `LinearSolver` that reads one minibatch.
 
     Raises:
       ValueError: when `steps` < 1, `damping` < 0 or `momentum` is not in [0, 1).
@@ -154,4 +155,4 @@ def nesterov(steps: int, step_size: float, momentum: float, *, damping: float = 
 
         return lax.scan(step, (v0, v0), length=steps)[0][0]
 
-    return LinearSolver(implicitly_differentiable(iterate, damping), 1, steps)
+    return LinearSolver(solve=implicitly_differentiable(iterate, damping), draws=1, products=steps)

@@ -1,4 +1,4 @@
-"""Neumann series, each factor on minibatches of its own, and one random term of it."""
+"""The truncated Neumann series, and one random term of it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,21 +16,22 @@ tree = optax.tree
 
 
 def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> LinearSolver:
-    """Truncated Neumann series with independent minibatches for every factor.
+    """Return the truncated Neumann series, with a fresh minibatch for each factor.
 
         r_0 = b,   r_i = r_{i-1} - rate H(B_i) r_{i-1},   v = rate (r_0 + .. + r_terms)
 
-    The sum has `terms + 1` terms, and `v0` plays no part. The factors must be independent:
-    products of one minibatch are biased, as E[H^2] is not E[H]^2.
+    The sum has `terms + 1` terms, and `v0` is ignored. The factors must be independent: products of
+    one minibatch are biased, since E[H^2] is not E[H]^2. The reported residual is `||r_terms|| / ||b||`,
+    one factor behind the residual of v.
 
     Args:
       terms: number of factors Q, at least 0.
       rate: step eta, at most 1 / L.
-      counts: how many minibatches H(B_1), .., H(B_Q) average, such as `decreasing_batches` gives;
-        one each when None.
+      counts: number of minibatches averaged in each of H(B_1), .., H(B_Q), for example
+        `decreasing_batches(...)`; default: one each.
 
     Returns:
-      A `LinearSolver` of `terms` minibatches, or of `sum(counts)`.
+      A `LinearSolver` that reads `terms` minibatches, or `sum(counts)`.
 
     Raises:
       ValueError: when `terms` < 0, `rate` <= 0, or `counts` are not `terms` positive numbers.
@@ -55,12 +56,12 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
             term = tree.add_scale(term, -rate, operator(i)(term))
             return term, tree.add(total, term)
 
-        # A scan over `arange` would cost one more slice a step.
+        # A scan over `arange` would make one more slice a step.
         return lax.fori_loop(0, terms, step, (b, b))
 
     def sum_of_means(operator, b):
         def step(carry, read):
-            # `moved` is the next term once the last minibatch of a factor has been read.
+            # `moved` becomes the next term when the last minibatch of its factor has been read.
             term, moved, total = carry
             i, share, end = read
             moved = jax.tree.map(
@@ -74,27 +75,27 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
         return term, total
 
     def solve(operator, b, v0, key=None):
-        # With one minibatch a factor the shorter loop takes two thirds of the time.
+        # With one minibatch a factor the shorter loop takes two thirds of the time of the other.
         term, total = (sum_of_terms if counts is None else sum_of_means)(operator, b)
         v = tree.scale(rate, total)
-        # On a full batch b - H v is exactly r_{Q+1}; r_Q stands in, one product cheaper.
+        # On a full batch b - H v is exactly r_{Q+1}. Reporting r_Q saves one product.
         return v, relative_norm(term, b)
 
-    return LinearSolver(solve, draws, draws)
+    return LinearSolver(solve=solve, draws=draws, products=draws)
 
 
 def decreasing_batches(terms: int, base: float, rate: float, convexity: float) -> tuple[int, ...]:
-    """Minibatches for each factor of `neumann`, fewer and fewer.
+    """Return the numbers of minibatches for the factors of `neumann`, decreasing.
 
         n_j = base terms (1 - rate convexity)^{j-1},   j = 1 .. terms, rounded, at least 1
 
-    The first factor enters every later term of the series, the last one a single term.
+    The first factor enters every later term of the series; the last factor enters only the last term.
 
     Args:
       terms: number of factors Q.
-      base: n_1 / Q, the B of the theory, in minibatches.
+      base: n_1 / Q, the B of the paper, in minibatches.
       rate: step eta of the series.
-      convexity: mu, the least eigenvalue of H.
+      convexity: mu, the smallest eigenvalue of H.
 
     >>> decreasing_batches(5, base=1.2, rate=0.5, convexity=0.4)
     (6, 5, 4, 3, 2)
@@ -106,26 +107,26 @@ def decreasing_batches(terms: int, base: float, rate: float, convexity: float) -
 
 
 def random_product(terms: int, rate: float) -> LinearSolver:
-    """A random product of independent factors; its mean is a truncated Neumann series.
+    """Return a random product of independent factors, a random Neumann term.
 
         v = terms rate (I - rate H(batch p-1)) .. (I - rate H(batch 0)) b,   p uniform on 0 .. terms - 1
 
-    The mean is the sum of the first `terms` terms of the series, that of `neumann(terms - 1, rate)`;
-    the noise is much larger, and does not vanish on full data. `v0` plays no part.
+    The mean is the sum of the first `terms` terms of the series, the mean of `neumann(terms - 1, rate)`.
+    The noise is much larger, and it does not vanish on full data. `v0` is ignored.
 
     Args:
       terms: number K of terms, at least 1.
       rate: step eta, at most 1 / L.
 
     Returns:
-      A `LinearSolver` of `terms - 1` minibatches (at least 1). It needs a key.
+      A `LinearSolver` that reads `terms - 1` minibatches, at least 1. It needs a key.
 
     Raises:
-      ValueError: when `terms` < 1 or `rate` <= 0.
+      ValueError: when `terms` < 1 or `rate` <= 0, and in `solve` when there is no key.
 
-    Cost: `terms - 1` Hessian products, the worst case. A loop that stops after p of them would take half
-    as many on average, but `vmap` over seeds or step sizes would undo that and reverse derivatives fail,
-    so all are computed and those past p are not used.
+    Cost: `terms - 1` Hessian products, of which the last `terms - 1 - p` are not used. A loop that stops
+    after p products would save half of them on average, but `vmap` over seeds would undo that, and such
+    a loop has no reverse derivative.
 
     Reference: Ghadimi and Wang, Approximation Methods for Bilevel Programming, arXiv:1802.02246.
     """
@@ -144,4 +145,4 @@ def random_product(terms: int, rate: float) -> LinearSolver:
         v = tree.scale(terms * rate, product)
         return v, relative_norm(tree.sub(b, operator(max(terms - 2, 0))(v)), b)
 
-    return LinearSolver(solve, max(terms - 1, 1), terms - 1)
+    return LinearSolver(solve=solve, draws=max(terms - 1, 1), products=terms - 1)

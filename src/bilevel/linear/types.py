@@ -1,7 +1,7 @@
-"""What a linear solver is, and what all of them share."""
+"""The protocol of linear solvers, and the code that they share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +13,54 @@ from bilevel.types import PyTree, require
 tree = optax.tree
 
 
+Operator = Callable[[Any], Callable[[PyTree], PyTree]]
+"""`operator(i)` is the map `w -> H w`, with the Hessian of the i-th minibatch; `i` may be traced."""
+
+
+class Solve(Protocol):
+    """The signature of `LinearSolver.solve`."""
+
+    def __call__(
+        self, operator: Operator, b: PyTree, v0: PyTree | None, /, key: Any = None
+    ) -> tuple[PyTree, Any]:
+        """Return `(v, residual)`."""
+        ...
+
+
 class LinearSolver(NamedTuple):
-    """How the adjoint is found.
+    """A linear solver: finds the adjoint `v` of the system `H v = b`.
+
+    `bilevel.testing.check_linear_solver` tests an implementation.
 
     Attributes:
-      solve: `(operator, b, v0, key=None) -> (v, residual)`; `v0=None` starts at zero.
-      draws: inner minibatches it reads.
-      products: Hessian products of one solve, without the one that measures the residual.
-      start_products: how many of them a start v0 takes; `v0=None` saves them.
+      solve: `(operator, b, v0, key=None) -> (v, residual)`, a pure function. `operator(i)` is the map
+        `w -> H w` on the i-th minibatch. H is symmetric; it may be indefinite. `v` and the starting
+        point `v0` have the structure, shapes and dtypes of `b`; `v0=None` means zero. `residual` is the
+        scalar `||b - H v|| / ||b||`, or `||b - H v||` if b is zero (with damping, H is the damped
+        Hessian). All arguments may be traced, and `v` has reverse derivatives with respect to `b` and
+        whatever `operator` closes over. `key` is a JAX random key, or None; only random solvers need one.
+      draws: number of minibatches that `solve` reads, `operator(0)` to `operator(draws - 1)`.
+      products: Hessian products of one solve from a `v0`, without the product that measures `residual`.
+        0 means that the solver chooses the number.
+      start_products: number of these products that `v0=None` saves.
     """
 
-    solve: Callable[..., tuple[PyTree, Any]]
+    solve: Solve
     draws: int
     products: int
     start_products: int = 0
 
 
-def implicitly_differentiable(iterate, damping):
-    """`(operator, b, v0) -> (v, residual)` whose derivative solves the same system again."""
+def implicitly_differentiable(iterate: Callable[..., PyTree], damping: float) -> Solve:
+    """Return a `solve` whose derivative solves the same system again.
+
+    Args:
+      iterate: `(matvec, b, v0) -> v`, an approximate solution of `matvec(v) = b`; `v0` may be None.
+      damping: added to the diagonal of H.
+
+    Returns:
+      `solve` of a `LinearSolver` that reads one minibatch.
+    """
 
     def solve(operator, b, v0, key=None):
         hessian = operator(0)
@@ -42,7 +72,7 @@ def implicitly_differentiable(iterate, damping):
             matvec,
             b,
             solve=lambda matvec, b: iterate(matvec, b, lax.stop_gradient(v0)),
-            # The transposed system has another right-hand side, far from v0.
+            # The transposed system has another right-hand side, and its solution is not close to v0.
             transpose_solve=lambda matvec, b: iterate(matvec, b, None),
             symmetric=True,
         )
@@ -52,12 +82,12 @@ def implicitly_differentiable(iterate, damping):
 
 
 def relative_norm(residual: PyTree, b: PyTree) -> jax.Array:
-    """`||residual|| / ||b||`, or `||residual||` when b is zero."""
+    """Return `||residual|| / ||b||`, or `||residual||` if `b` is zero."""
     scale = tree.norm(b)
     return tree.norm(residual) / jnp.where(scale == 0, 1, scale)
 
 
 def check_system(steps: int, damping: float) -> None:
-    """Raise `ValueError` unless there is a step and no negative damping."""
+    """Raise `ValueError` unless `steps` is positive and `damping` is not negative."""
     require(steps >= 1, "steps must be at least 1", steps)
     require(damping >= 0, "damping must be at least 0", damping)

@@ -1,4 +1,4 @@
-"""The response that says that the inner solution does not move."""
+"""The response that ignores how the inner solution depends on `x`."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,26 @@ import optax
 
 from bilevel.inner import InnerSolver
 from bilevel.response.types import Pulled, Response, no_adjoint, with_pullback
+from bilevel.types import PyTree
 
 
-def first_order(solver: InnerSolver, *, start: Callable | None = None) -> Response:
-    """No second derivative: every Hessian and cross derivative counts as zero.
+def first_order(solver: InnerSolver, *, start: Callable[[PyTree], PyTree] | None = None) -> Response:
+    """Return the response that sets every second derivative to zero.
 
-        x_bar = (d start / dx)' w,   zero without a start: the hypergradient is then f_x alone
+        x_bar = (d start / dx)' w,   or zero without `start`
 
-    Biased whenever y*(x) depends on x; the honest baseline of every other response.
+    Without `start` the hypergradient is f_x alone. It is biased whenever y*(x) depends on x, and serves
+    as the baseline of the other responses.
 
     Args:
       solver: trains y.
-      start: `x -> y0`, where the solver starts (first-order MAML: the identity); None starts at
-        the y that it is given.
+      start: `x -> y0`, the starting point of the solver (first-order MAML: the identity); default:
+        start at the y that the caller passes.
 
     Returns:
       A `Response` that carries no adjoint.
 
-    Cost: that of the solver.
+    Cost: the cost of the solver.
     """
 
     def solve(x, y0, batch):
@@ -37,4 +39,6 @@ def first_order(solver: InnerSolver, *, start: Callable | None = None) -> Respon
 
         return pullback
 
-    return Response(with_pullback(solve, pullback_at), no_adjoint, solver.draws, solver.cost)
+    return Response(
+        respond=with_pullback(solve, pullback_at), adjoint=no_adjoint, draws=solver.draws, cost=solver.cost
+    )

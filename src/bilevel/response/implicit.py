@@ -1,4 +1,4 @@
-"""Implicit differentiation of the inner solution."""
+"""The response by implicit differentiation."""
 
 import optax
 
@@ -13,25 +13,25 @@ tree = optax.tree
 
 
 def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, warm: bool = True) -> Response:
-    """The response of an exact inner solution, by one linear solve.
+    """Return the response of an exact inner solution, by one linear solve.
 
-        H v = w,   x_bar = -J v,   both at the point where the inner solver stopped
+        H v = w,   x_bar = -J v,   both at the last iterate of the inner solver
 
-    An inner solve that has not converged gives a wrong answer, even a wrong sign: watch
+    If the inner solve has not converged, the hypergradient is wrong and may have the wrong sign: watch
     `inner_residual` and `linear_residual` in the metrics.
 
     Args:
       problem: the two losses.
       solver: trains y.
       linear: finds v.
-      warm: start the linear solve at the adjoint of the step before instead of at zero, where
-        conjugate gradients need one product less.
+      warm: start the linear solve at the adjoint of the previous step. Otherwise it starts at zero,
+        which saves `linear.start_products` products.
 
     Returns:
-      A `Response`; minibatches go to the inner solver first, then to the linear solver, one more
-      to the cross product.
+      A `Response`. The inner solver reads the first minibatches, the linear solver the next ones, and
+      the cross product one more.
 
-    Cost: that of the two solvers, and 1 cross product.
+    Cost: the cost of the two solvers, and 1 cross product.
 
     Reference: Pedregosa, Hyperparameter optimization with approximate gradient, ICML 2016,
     arXiv:1602.02355.
@@ -48,9 +48,10 @@ def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, war
 
         return pullback
 
-    products_made = linear.products - (0 if warm else linear.start_products)
-    cost = solver.cost.plus(Cost(0, products_made, 1))
-    draws = solver.draws + linear.draws + 1
+    hessian_products = linear.products - (0 if warm else linear.start_products)
     return Response(
-        with_pullback(solver.solve, pullback_at), tree.zeros_like if warm else no_adjoint, draws, cost
+        respond=with_pullback(solver.solve, pullback_at),
+        adjoint=tree.zeros_like if warm else no_adjoint,
+        draws=solver.draws + linear.draws + 1,
+        cost=solver.cost.plus(Cost(0, hessian_products, 1)),
     )

@@ -1,4 +1,4 @@
-"""Implicit differentiation with the inverse Hessian that a quasi-Newton solver leaves behind."""
+"""Implicit differentiation with the inverse Hessian of a quasi-Newton solver."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import optax
 from jax import lax
 
 from bilevel.calculus import hessian_operator, products
-from bilevel.linear import relative_norm
-from bilevel.quasi_newton import QuasiNewtonSolver
+from bilevel.linear import Operator, relative_norm
+from bilevel.quasi_newton import Memory, QuasiNewtonSolver
 from bilevel.response.types import Pulled, Response, no_adjoint
 from bilevel.sampling import Shifted
-from bilevel.types import Cost, Problem
+from bilevel.types import Cost, Problem, PyTree
 
 tree = optax.tree
 
@@ -18,27 +18,31 @@ tree = optax.tree
 def shared_inverse(
     problem: Problem,
     solver: QuasiNewtonSolver,
-    adjoint: Callable,
+    adjoint: Callable[[Memory, Operator, PyTree, PyTree], PyTree],
     *,
     draws: int = 0,
     hessian_products: int = 0,
     warm: bool = False,
 ) -> Response:
-    """The implicit response whose adjoint starts from the inverse of the inner solver.
+    """Return the implicit response that uses the inverse Hessian of the inner solver.
 
         x_bar = -J v,   v = adjoint(memory, operator, w, last v)
 
-    For `nested`: its y is a constant to `jax.grad`.
+    Use it with `nested` or `hypergradient`: `jax.grad` sees its y as a constant.
 
     Args:
       problem: the two losses.
       solver: trains y.
-      adjoint: finds v; `operator(i)` is the Hessian of its i-th minibatch.
-      draws, hessian_products: what `adjoint` reads and makes.
+      adjoint: `(memory, operator, w, v) -> v`, finds the adjoint; `operator(i)` is the Hessian of the
+        i-th minibatch of `adjoint`, and v the adjoint of the previous step, `()` unless `warm`.
+      draws, hessian_products: number of minibatches and of Hessian products of `adjoint`.
       warm: carry v from step to step.
 
     Returns:
-      A `Response`; minibatches go to the solver first, then to `adjoint`, one more to the cross product.
+      A `Response`. The solver reads the first minibatches, `adjoint` the next ones, and the cross
+      product one more.
+
+    Cost: the cost of the solver, `hessian_products`, and 1 cross product.
     """
 
     def respond(x, y0, batch, key):
@@ -53,5 +57,9 @@ def shared_inverse(
 
         return y, pullback
 
-    cost = solver.cost.plus(Cost(0, hessian_products, 1))
-    return Response(respond, tree.zeros_like if warm else no_adjoint, solver.draws + draws + 1, cost)
+    return Response(
+        respond=respond,
+        adjoint=tree.zeros_like if warm else no_adjoint,
+        draws=solver.draws + draws + 1,
+        cost=solver.cost.plus(Cost(0, hessian_products, 1)),
+    )

@@ -1,4 +1,6 @@
-"""Reverse mode through gradient descent, written out factor by factor."""
+"""Reverse mode through gradient descent, one factor at a time."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +10,21 @@ from jax import lax
 from bilevel.calculus import inner_gradient
 from bilevel.inner import as_optimizer, descend
 from bilevel.response.types import Pulled, Response, following, no_adjoint
-from bilevel.types import Cost, Problem
+from bilevel.types import Cost, Optimizer, Problem, PyTree
 
 tree = optax.tree
 
 
 def stepwise(
-    problem: Problem, optimizer, steps: int, *, start=None, recompute: bool = False, independent: bool = False
+    problem: Problem,
+    optimizer: Optimizer,
+    steps: int,
+    *,
+    start: Callable[[PyTree], PyTree] | None = None,
+    recompute: bool = False,
+    independent: bool = False,
 ) -> Response:
-    """The response of `unrolled`, with less memory or with unbiased factors.
+    """Return the response of `unrolled` with less memory or with unbiased factors.
 
         v_N = w;   for j = N-1 .. 0:   m <- m + step J_j v_{j+1},   v_j = v_{j+1} - step H_j v_{j+1}
         x_bar = -m + (d start / dx)' v_0
@@ -24,12 +32,12 @@ def stepwise(
     Args:
       problem: the two losses.
       optimizer: an optax optimiser without a state (gradient descent), or a step size.
-      steps: inner steps N.
-      start: `x -> y0`, where the path starts; None starts at the y that it is given.
-      recompute: do not store the path; walk it again from its start for every factor. There are no
-        second derivatives then.
-      independent: factor j reads minibatch N + j instead of j, which made the step: a product of
-        Hessians that do not know the path's noise is unbiased on quadratics.
+      steps: number N of inner steps.
+      start: `x -> y0`, the starting point of the path; default: start at the y that the caller passes.
+      recompute: do not store the path, but compute it again from its start for every factor. There are
+        no second derivatives then.
+      independent: factor j reads minibatch N + j, not minibatch j of its step. Its Hessians are then
+        independent of the path, and their product is unbiased on quadratics.
 
     Returns:
       A `Response` that carries no adjoint.
@@ -37,7 +45,7 @@ def stepwise(
     Raises:
       ValueError: when the optimiser has a state.
 
-    Cost: N gradients (and N (N - 1) / 2 with `recompute`), N Hessian and N cross products.
+    Cost: N gradients, N Hessian and N cross products; N (N - 1) / 2 more gradients with `recompute`.
     """
     solver, optimizer = descend(problem, optimizer, steps), as_optimizer(optimizer)
     gradient = inner_gradient(problem.inner)
@@ -45,7 +53,10 @@ def stepwise(
     def step(x, y, minibatch):
         state = optimizer.init(y)
         if jax.tree.leaves(state):
-            raise ValueError(f"the inner optimiser must have no state, as gradient descent, got {state}")
+            raise ValueError(
+                "the inner optimiser must have no state; use gradient descent, or `unrolled` with "
+                f"`descend`; got the state {state}"
+            )
         return optax.apply_updates(y, optimizer.update(gradient(x, y, minibatch), state, y)[0])
 
     def respond(x, y0, batch, key):
@@ -72,5 +83,9 @@ def stepwise(
         return y, pullback
 
     again = Cost(gradients=steps * (steps - 1) // 2 if recompute else 0)
-    cost = solver.cost.plus(solver.back_cost).plus(again)
-    return Response(following(respond, no_adjoint), no_adjoint, (1 + independent) * steps, cost)
+    return Response(
+        respond=following(respond, no_adjoint),
+        adjoint=no_adjoint,
+        draws=(1 + independent) * steps,
+        cost=solver.cost.plus(solver.back_cost).plus(again),
+    )

@@ -1,4 +1,4 @@
-"""The rule that answers: given a cotangent on the inner solution, what is the cotangent on x?"""
+"""Responses: rules that map a cotangent on the inner solution to one on `x`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,16 +7,16 @@ import jax
 import optax
 
 from bilevel.calculus import dense, untagged
-from bilevel.types import Cost, PyTree
+from bilevel.types import Batch, Cost, PyTree
 
 
 class Pulled(NamedTuple):
-    """What a pullback returns.
+    """The result of a pullback.
 
     Attributes:
-      x: cotangent on the outer variable (minus the cross product for implicit responses).
-      v: adjoint to carry to the next step, `()` for responses that have none.
-      residual: relative residual of the linear solve, 0 where there is none.
+      x: cotangent on the outer variable, a pytree like `x`; `-J v` for implicit responses.
+      v: adjoint to carry to the next step; `()` for responses that carry none.
+      residual: relative residual of the linear solve, a scalar; 0 if there is no linear solve.
     """
 
     x: PyTree
@@ -24,31 +24,43 @@ class Pulled(NamedTuple):
     residual: Any
 
 
+Pullback = Callable[[PyTree, PyTree], Pulled]
+"""`pullback(w, v)`: `w` is a cotangent on y, and `v` the adjoint of the previous step."""
+
+
 class Response(NamedTuple):
-    """An inner solver together with the derivative of its answer.
+    """An inner solver together with the derivative of its solution.
+
+    `bilevel.testing.check_response` tests an implementation.
 
     Attributes:
-      respond: `(x, y0, batch, key) -> (y, pullback)`; `pullback(w, v) -> Pulled`, where w is the
-        cotangent on y and v the adjoint of the step before. `y` itself is differentiable: reverse
-        derivatives of it follow the same rule.
-      adjoint: `y -> v`, the adjoint before the first step (`()` for responses that carry none).
-      draws: inner minibatches read.
-      cost: oracle calls of the solve and one pullback.
+      respond: `(x, y0, batch, key) -> (y, pullback)`, a pure function. `y`, shaped as `y0`, is the
+        trained inner variable, and `pullback(w, v) -> Pulled` maps a cotangent `w` on y to a cotangent
+        on x; `v` is the adjoint of the previous step. Reverse derivatives of `y` follow the same rule
+        (`with_pullback` and `following` give them). It reads `batch.inner[i]` only. All arguments may be
+        traced. `key` is a JAX random key, or None; only random responses need one.
+      adjoint: `y -> v`, the adjoint before the first step; `()` for responses that carry none. The
+        `v` of every `Pulled` has the same structure, shapes and dtypes.
+      draws: number of inner minibatches that `respond` and one pullback read, from `batch.inner[0]` on.
+      cost: oracle calls of `respond` and one pullback, without a product that only `residual` reads.
     """
 
-    respond: Callable[[PyTree, PyTree, Any, Any], tuple[PyTree, Callable[[PyTree, PyTree], Pulled]]]
+    respond: Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]]
     adjoint: Callable[[PyTree], PyTree]
     draws: int
     cost: Cost
 
 
 def no_adjoint(y: PyTree) -> tuple:
-    """For responses that carry no adjoint."""
+    """Return `()`, the `adjoint` of a response that carries none."""
     return ()
 
 
-def with_pullback(solve: Callable, pullback_at: Callable) -> Callable:
-    """`respond` from a solver and a rule at its solution.
+def with_pullback(
+    solve: Callable[[PyTree, PyTree, Batch], PyTree],
+    pullback_at: Callable[[PyTree, PyTree, PyTree, Batch, Any], Pullback],
+) -> Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]]:
+    """Return the `respond` of a `Response` from a solver and a rule at its solution.
 
     Args:
       solve: `(x, y0, batch) -> y`.
@@ -60,13 +72,13 @@ def with_pullback(solve: Callable, pullback_at: Callable) -> Callable:
     """
 
     @jax.custom_vjp
-    def solution(x, y0, batch, key):
+    def solved(x, y0, batch, key):
         return solve(x, y0, batch)
 
     def forward(x, y0, batch, key):
         x, y0, batch, key = untagged((x, y0, batch, key), data=(batch, key))
-        # The differentiable solution itself, not solve: else second derivatives are silently wrong.
-        y = solution(x, y0, batch, key)
+        # `solved`, not `solve`: with a y that is a constant, second derivatives would be wrong.
+        y = solved(x, y0, batch, key)
         return y, (x, y0, y, batch, key)
 
     def backward(saved, w):
@@ -74,23 +86,29 @@ def with_pullback(solve: Callable, pullback_at: Callable) -> Callable:
         pulled = pullback_at(*saved)(w, optax.tree.zeros_like(w))
         return pulled.x, optax.tree.zeros_like(y0), None, None
 
-    solution.defvjp(forward, backward, symbolic_zeros=True)
+    solved.defvjp(forward, backward, symbolic_zeros=True)
 
     def respond(x, y0, batch, key):
-        y = solution(x, y0, batch, key)
+        y = solved(x, y0, batch, key)
         return y, pullback_at(x, y0, y, batch, key)
 
     return respond
 
 
 def solution(response: Response) -> Callable:
-    """A function `(x, y0, batch, key=None) -> y*` that `jax.grad` sees through.
+    """Return a function `(x, y0, batch, key=None) -> y*` that `jax.grad` sees through.
 
-    First and second reverse derivatives (`jax.grad`, `jax.jacrev(jax.grad(...))`) follow the rule
-    of the response; put it anywhere inside a larger JAX program. It is differentiated in x (and,
-    if `unrolled`, in y0), never in its data: what you differentiate belongs in x. With every response but
-    `unrolled` the derivative with respect to the starting point y0 is zero: learning an
-    initialisation (MAML) needs `unrolled`, with its `start` where x is that initialisation.
+    First and second reverse derivatives (`jax.grad`, `jax.jacrev(jax.grad(...))`) follow the rule of
+    the response, anywhere inside a larger JAX program. The function is differentiable in x, not in its
+    data: put into x whatever you differentiate. The derivative with respect to the starting point y0 is
+    zero, except with `unrolled`. To learn an initialisation (MAML), use `unrolled`, with its `start`
+    if x is that initialisation.
+
+    Args:
+      response: how y is trained and differentiated, for example `implicit(...)`.
+
+    Returns:
+      `(x, y0, batch, key=None) -> y*`.
 
     >>> import jax, jax.numpy as jnp
     >>> from bilevel import Problem, cg, descend, full, implicit
@@ -106,11 +124,18 @@ def solution(response: Response) -> Callable:
     return solve
 
 
-def following(respond: Callable, adjoint: Callable) -> Callable:
-    """The same `respond`, with a y whose reverse derivatives follow the pullback.
+def following(
+    respond: Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]],
+    adjoint: Callable[[PyTree], PyTree],
+) -> Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]]:
+    """Return the same `respond` with a `y` whose derivatives follow its pullback.
 
-    For responses that answer otherwise than by differentiating their solver. What differentiates
-    y makes the inner solve once more.
+    Use it for a response whose pullback is not the derivative of its solver. Differentiating y runs
+    the inner solve a second time.
+
+    Args:
+      respond: `(x, y0, batch, key) -> (y, pullback)`.
+      adjoint: `y -> v`, the adjoint that the pullback starts from.
     """
 
     @jax.custom_vjp
@@ -119,7 +144,7 @@ def following(respond: Callable, adjoint: Callable) -> Callable:
 
     def forward(x, y, y0, batch, key):
         x, y, y0, batch, key = untagged((x, y, y0, batch, key), data=(batch, key))
-        # As above: y itself would be a constant to second derivatives.
+        # As in `with_pullback`: second derivatives would see y itself as a constant.
         return tied(x, y, y0, batch, key), (x, y0, batch, key)
 
     def backward(saved, w):

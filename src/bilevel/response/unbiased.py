@@ -1,6 +1,5 @@
-"""The response that corrects a cheap one now and then, by as much as makes its mean exact."""
+"""The response that corrects a cheap one at random, so that its mean is exact."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,36 +7,36 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from bilevel.response.types import Pulled, Response, following
+from bilevel.response.types import Pullback, Pulled, Response, following
 from bilevel.types import Cost, PyTree, require
 
 tree = optax.tree
 
 
 def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
-    """The cheap response, debiased by the exact one with a given probability.
+    """Return a cheap response, debiased at random by an exact one.
 
         o, e = cheap and exact pullback;   coin ~ Bernoulli(probability)
         x_bar = o + (coin / probability) (e - o)
 
-    The mean is e for every probability, the variance (1 / probability - 1) |e - o|^2. (Second
-    derivatives of y multiply two pullbacks with one coin, and are biased.) Tails skip the work of
-    the exact pullback at run time. Under `vmap` over keys both sides are computed: there, leave the
-    key out of the mapped part (`in_axes=None`).
+    The mean is e for every probability, and the variance is (1 / probability - 1) |e - o|^2. At tails
+    the exact pullback is not computed. `vmap` over keys computes both sides always: leave the key out of
+    the mapped part (`in_axes=None`). Second derivatives of y multiply two pullbacks with the same coin,
+    and are biased.
 
     Args:
-      cheap: usually `first_order`; carries no adjoint.
-      exact: trains y the same way, for example `unrolled`.
-      probability: of an exact pullback, in (0, 1]; may be traced.
+      cheap: usually `first_order`; it must carry no adjoint.
+      exact: trains y in the same way, for example `unrolled`.
+      probability: probability of an exact pullback, in (0, 1]; it may be traced.
 
     Returns:
       A `Response` that needs a key and carries the adjoint of `exact`.
 
     Raises:
-      ValueError: when `probability` is not in (0, 1], or there is no key.
+      ValueError: when `probability` is not in (0, 1], and in `respond` when there is no key.
 
-    Cost: at most (heads) that of `exact`, and that of `cheap` unless it is `first_order`, whose
-    pullback reads no path.
+    Cost: at most, at heads, the cost of `exact` and of `cheap`. `first_order` adds nothing, since its
+    pullback does not read the trained y.
 
     Reference: Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order
     Heuristic for Approximate Bi-level Optimization, ICML 2021, arXiv:2106.02487.
@@ -49,7 +48,7 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
         coin_key, key = jax.random.split(key)
         y, exact_pullback = exact.respond(x, y0, batch, key)
         _, cheap_pullback = cheap.respond(x, y0, batch, key)
-        # Drawn before either pullback: a coin that knew the value of e would bias the mean.
+        # The coin must not depend on the value of e: that would bias the mean.
         coin = jax.random.bernoulli(coin_key, probability)
 
         def pullback(w, v):
@@ -58,15 +57,30 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
 
         return y, pullback
 
-    # Without products or further paths the cheap pullback reads no y of its own: its solve is dead code.
+    # A cheap pullback without products or further paths does not read its y: its solve is dead code.
     pulls = cheap.cost.total > cheap.cost.gradients or cheap.cost.gradients > exact.cost.gradients
     own = cheap.cost if pulls else Cost()
-    draws = max(cheap.draws, exact.draws)
-    return Response(following(respond, exact.adjoint), exact.adjoint, draws, exact.cost.plus(own))
+    return Response(
+        respond=following(respond, exact.adjoint),
+        adjoint=exact.adjoint,
+        draws=max(cheap.draws, exact.draws),
+        cost=exact.cost.plus(own),
+    )
 
 
-def correct(coin: Any, cheap_pullback: Callable, exact_pullback: Callable, w: PyTree, v: PyTree):
-    """`(o, e - o, v, residual)` at heads and `(o, 0, v, 0)` at tails, where e is not computed."""
+def correct(
+    coin: Any, cheap_pullback: Pullback, exact_pullback: Pullback, w: PyTree, v: PyTree
+) -> tuple[PyTree, PyTree, PyTree, Any]:
+    """Return `(o, e - o, v, residual)` at heads, `(o, 0, v, 0)` at tails.
+
+    At tails e is not computed.
+
+    Args:
+      coin: a boolean scalar, true at heads.
+      cheap_pullback, exact_pullback: they compute o and e.
+      w: cotangent on y.
+      v: adjoint of the previous step.
+    """
     first = cheap_pullback(w, v).x
 
     def heads():
@@ -83,41 +97,41 @@ def correct(coin: Any, cheap_pullback: Callable, exact_pullback: Callable, w: Py
 def optimal_probability(
     second_moment: Any, bias: Any, cheap_cost: Any, exact_cost: Any, exponent: float = 1.0
 ) -> jax.Array:
-    """The probability q of an exact pullback that reaches an accuracy at least cost.
+    """Return the probability of an exact pullback that minimises the total cost.
 
         q minimises (second_moment + (1 / q - 1) bias)^exponent (cheap_cost + q exact_cost)
 
-    That is the cost of a draw times the number of draws, where the number grows like a power of
-    the second moment of the debiased gradient: 1 at a constant error, 2 for steps k^(-1/2).
+    The objective is the number of draws times the cost of one draw. The number of draws grows like a
+    power of the second moment of the debiased gradient: 1 for a constant error, 2 for steps k^(-1/2).
 
     Args:
-      second_moment: mean of |e|^2, e the exact gradient.
-      bias: mean of |e - o|^2, o the cheap gradient.
-      cheap_cost: of a draw without the exact pullback.
-      exact_cost: what the exact pullback costs on top.
-      exponent: of the second moment, positive.
+      second_moment: mean of |e|^2, where e is the exact gradient.
+      bias: mean of |e - o|^2, where o is the cheap gradient.
+      cheap_cost: cost of a draw without the exact pullback.
+      exact_cost: additional cost of the exact pullback.
+      exponent: power of the second moment, positive.
 
     Returns:
-      q in [0, 1]: 0 without bias, 1 where debiasing does not pay. All arguments may be traced.
+      q in [0, 1]: 0 if there is no bias, 1 if debiasing does not pay. All arguments may be traced.
 
     >>> optimal_probability(10.0, 1.0, cheap_cost=11, exact_cost=10)
     Array(0.34960294, dtype=float32, weak_type=True)
 
-    Reference: Likhosherstov et al., ICML 2021, arXiv:2106.02487; the formula follows the authors'
-    code, which has two exponents, 1/2 and 2.
+    Reference: Likhosherstov et al., ICML 2021, arXiv:2106.02487. The formula follows the authors' code,
+    which uses the exponents 1/2 and 2.
     """
     a = (second_moment - bias) * exact_cost
     b = (1 - exponent) * bias * exact_cost
     c = -exponent * bias * cheap_cost
     square = b * b - 4 * a * c
     bottom = b + jnp.sqrt(jnp.maximum(square, 0))
-    # The root in the form without a division by a, which may be zero; of two roots the minimum.
+    # This form of the root does not divide by a, which may be zero. Of two roots it is the minimum.
     root = jnp.where(bottom > 0, -2 * c / jnp.where(bottom > 0, bottom, 1), 1)
     root = jnp.where(square >= 0, jnp.minimum(root, 1), 1)
 
     def objective(q):
         return (second_moment + (1 / q - 1) * bias) ** exponent * (cheap_cost + q * exact_cost)
 
-    # Where bias > second_moment the root may be a minimum that is worse than q = 1.
+    # If bias > second_moment, the root may be a local minimum that is worse than q = 1.
     inside = (root > 0) & (objective(jnp.where(root > 0, root, 1)) < objective(1.0))
     return jnp.where(bias <= 0, 0.0, jnp.where(inside, root, 1.0))

@@ -1,4 +1,4 @@
-"""One formula for most hypergradients: which powers of H, at which points, with which weights."""
+"""One formula for most hypergradients, with the weights of each method."""
 
 from typing import Any
 
@@ -27,14 +27,15 @@ def unified_hypergradient(
     path: tuple[PyTree, PyTree] | None = None,
     start: PyTree = None,
 ) -> PyTree:
-    """A hypergradient by its weights: f_x minus a sum of cross products.
+    """Compute a hypergradient from weights: f_x minus a sum of cross products.
 
         gradient = f_x - sum_j add_j J(z_j) p_j,   j = 0 .. n - 1
         p_0 = start,   p_{-1} = 0
         p_{j+1} = keep_j p_j - product_j H(z_j) p_j + inertia_j p_{j-1} + source_j f_y(z_j)
 
-    With all z_j = (x, y) the sum is J v, v = sum_j add_j p_j, a polynomial of H applied to f_y. Let eta be
-    the step of y or v, y_0 .. y_K the inner path, and y = y_K; weights not named are at their defaults.
+    If all z_j are (x, y), the sum is J v with v = sum_j add_j p_j, a polynomial of H applied to f_y. In the
+    table, eta is the step size of y or v, and y_0 .. y_K is the inner path with y = y_K. Weights that are
+    not named have their default values.
 
         method                          n    add           other weights               z_j
         back-propagation                K    eta           product eta                 y_{K-1} .. y_0
@@ -53,33 +54,35 @@ def unified_hypergradient(
         carried state (FSLA, SOBA)      K+1  1 at last     product eta, source eta,    the points of K steps,
                                                            start v_0                   oldest first, then now
 
-    a_j is the step and b_j the conjugacy of the j-th conjugate gradient step; both depend on f_y.
+    a_j is the step length and b_j the conjugacy coefficient of the j-th conjugate gradient step; both
+    depend on f_y.
 
-    This is for reading, testing and trying weights: it makes n cross products where a method of its own
-    makes one.
+    Use this function to study and test weights. It computes n cross products, where a dedicated method
+    computes one.
 
     Args:
       problem: the two losses.
-      x, y: where f is read.
-      batch: two sources of minibatches; `z_j` reads the j-th of each, f the first.
+      x, y: point at which f is evaluated.
+      batch: two sources of minibatches. The products at `z_j` read the j-th minibatch of each, f reads
+        the first.
       add: weights of the cross products, an array of shape (n,).
-      keep, product, inertia, source: weights of the recursion, numbers or arrays of shape (n,); the
-        last entries are not used. `source` None leaves its term out.
-      path: the z_j, `(xs, ys)`, each with a leading axis of n; None is (x, y) every time.
-      start: p_0; f_y(x, y) when None.
+      keep, product, inertia, source: weights of the recursion, numbers or arrays of shape (n,), whose
+        last entries are not used. `source=None` drops its term.
+      path: the points z_j as `(xs, ys)`, each with a leading axis of length n; default: (x, y) for all j.
+      start: p_0; default: f_y(x, y).
 
     Returns:
       The hypergradient, a pytree shaped as x.
 
-    Cost: 1 gradient, n Hessian products, n cross products; with `source` n gradients more.
+    Cost: 1 gradient, n Hessian products, n cross products; n more gradients with `source`.
 
     >>> from bilevel import full
     >>> shift = Problem(lambda x, y, batch: 0.5 * (y - 3) ** 2, lambda x, y, batch: 0.5 * (y - x) ** 2)
     >>> float(unified_hypergradient(shift, 1.0, 1.0, full(None, None), add=jnp.array([1.0])))
     -2.0
 
-    Reference: derived here; Li, Gu and Huang, A Fully Single Loop Algorithm for Bilevel Optimization
-    without Hessian Inverse, AAAI 2022, arXiv:2112.04660 has a view of this kind.
+    Reference: our derivation; a related view is in Li, Gu and Huang, A Fully Single Loop Algorithm for
+    Bilevel Optimization without Hessian Inverse, AAAI 2022, arXiv:2112.04660.
     """
     f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
     add = jnp.asarray(add, jnp.result_type(*jax.tree.leaves(f_y)))
@@ -90,11 +93,11 @@ def unified_hypergradient(
         j, z, (add, keep, product, inertia), source = entry
         x_j, y_j = (x, y) if z is None else z
         image = products(problem.inner, x_j, y_j, batch.inner[j], p)
-        following = jax.tree.map(lambda p, h, l: keep * p - product * h + inertia * l, p, image.hessian, last)
+        new_p = jax.tree.map(lambda p, h, l: keep * p - product * h + inertia * l, p, image.hessian, last)
         if source is not None:
             pull = jax.grad(problem.outer, argnums=1)(x_j, y_j, batch.outer[j])
-            following = tree.add_scale(following, source, pull)
-        return (p, following, tree.add_scale(total, add, image.cross)), None
+            new_p = tree.add_scale(new_p, source, pull)
+        return (p, new_p, tree.add_scale(total, add, image.cross)), None
 
     def spread(weight):
         return jnp.broadcast_to(jnp.asarray(weight, add.dtype), (count,))

@@ -1,4 +1,4 @@
-"""Derivatives of the path that the inner optimiser took."""
+"""The response by reverse mode through the inner optimiser."""
 
 from collections.abc import Callable
 
@@ -6,25 +6,28 @@ import jax
 
 from bilevel.inner import InnerSolver
 from bilevel.response.types import Pulled, Response, no_adjoint
+from bilevel.types import PyTree
 
 
-def unrolled(solver: InnerSolver, *, start: Callable | None = None) -> Response:
-    """Reverse mode through every step of the inner solver (back-propagation, ITD).
+def unrolled(solver: InnerSolver, *, start: Callable[[PyTree], PyTree] | None = None) -> Response:
+    """Return the response of reverse mode through the inner solver (ITD).
 
-    The derivative of the last iterate, not of the exact solution: with T steps of gradient
-    descent its error against the exact one falls like (1 - step mu)^T. The only response with a
+    This is back-propagation: the derivative of the last iterate, not of the exact solution. With T
+    steps of gradient descent its error falls like (1 - step mu)^T. It is the only response with a
     derivative with respect to the starting point.
 
     Args:
-      solver: from `descend`; stores one copy of y (and of the optimiser's state) a step
-        differentiated. Truncated back-propagation is `descend(..., last=...)`.
-      start: `x -> y0`, where the path starts, its derivative included (MAML: the identity); None
-        starts at the y that it is given.
+      solver: an inner solver with a reverse derivative, for example `descend(...)`. The reverse pass
+        stores one copy of y and of the optimiser's state for each step that is differentiated.
+        Truncated back-propagation is `descend(..., last=...)`.
+      start: `x -> y0`, the starting point of the path; its derivative is included (MAML: the identity).
+        Default: start at the y that the caller passes.
 
     Returns:
       A `Response` that carries no adjoint.
 
-    Cost: that of the solver, and one Hessian and one cross product for each step differentiated.
+    Cost: the cost of the solver, and one Hessian and one cross product for each step that is
+    differentiated.
 
     Reference: Franceschi et al., Forward and reverse gradient-based hyperparameter optimization,
     ICML 2017, arXiv:1703.01785.
@@ -37,4 +40,6 @@ def unrolled(solver: InnerSolver, *, start: Callable | None = None) -> Response:
         y, vjp = jax.vjp(path, x)
         return y, lambda w, v: Pulled(vjp(w)[0], (), 0.0)
 
-    return Response(respond, no_adjoint, solver.draws, solver.cost.plus(solver.back_cost))
+    return Response(
+        respond=respond, adjoint=no_adjoint, draws=solver.draws, cost=solver.cost.plus(solver.back_cost)
+    )

@@ -1,7 +1,8 @@
-"""The response from differences between optimisation paths."""
+"""The response by finite differences of the inner path."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,36 +11,64 @@ import optax
 
 from bilevel.inner import InnerSolver
 from bilevel.response.types import Pulled, Response, no_adjoint, with_pullback
-from bilevel.types import require
+from bilevel.types import PyTree, require
 
 tree = optax.tree
 
 
-def gaussian(key, x, count: int):
-    """`count` independent standard normal directions shaped as x, stacked along a leading axis."""
+def gaussian(key: Any, x: PyTree, count: int) -> PyTree:
+    """Draw `count` standard normal directions, stacked along a leading axis.
+
+    Args:
+      key: random key.
+      x: a pytree whose structure, shapes and dtypes the directions have.
+      count: number of directions.
+
+    Raises:
+      ValueError: when there is no key.
+    """
     require(key is not None, "random directions need a key", key)
     keys = jax.random.split(key, count)
     return jax.vmap(lambda key: tree.random_like(key, x, jax.random.normal))(keys)
 
 
-def sphere(key, x, count: int):
-    """Directions of length sqrt(p), uniform in angle: a little less noise than `gaussian`, (p - 1)/Q."""
+def sphere(key: Any, x: PyTree, count: int) -> PyTree:
+    """Draw directions uniformly on the sphere of radius sqrt(p).
+
+    p is the number of entries of x. With Q directions the mean squared error of `zeroth_order` is
+    (p - 1)/Q times the squared norm, a little less than with `gaussian`.
+
+    Args:
+      key: random key.
+      x: a pytree whose structure, shapes and dtypes the directions have.
+      count: number of directions.
+
+    Raises:
+      ValueError: when there is no key.
+    """
     along = gaussian(key, x, count)
     size = sum(leaf.size for leaf in jax.tree.leaves(x))
     return jax.vmap(lambda u: tree.scale(math.sqrt(size) / tree.norm(u), u))(along)
 
 
-def orthogonal(key, x, count: int):
-    """Directions of length sqrt(p), at right angles: no noise left with as many as x has entries.
+def orthogonal(key: Any, x: PyTree, count: int) -> PyTree:
+    """Draw orthogonal directions of length sqrt(p), uniform in angle.
+
+    p is the number of entries of x. With p directions `zeroth_order` has no noise.
+
+    Args:
+      key: random key.
+      x: a pytree whose structure, shapes and dtypes the directions have.
+      count: number of directions, at most p.
 
     Raises:
-      ValueError: when there are more directions than entries of x.
+      ValueError: when there is no key, or `count` is larger than p.
     """
     require(key is not None, "random directions need a key", key)
     size = sum(leaf.size for leaf in jax.tree.leaves(x))
     require(count <= size, f"orthogonal directions can be at most {size}, the entries of x", count)
     basis, _ = jnp.linalg.qr(jax.random.normal(key, (size, count), jnp.result_type(*jax.tree.leaves(x))))
-    # A uniform angle needs no sign correction of the columns: u and -u estimate the same.
+    # QR fixes the signs of the columns, which does not matter: u and -u give the same estimate.
     leaves, structure = jax.tree.flatten(x)
     rows = jnp.split(math.sqrt(size) * basis.T, np.cumsum([leaf.size for leaf in leaves])[:-1], axis=1)
     parts = [part.reshape(count, *leaf.shape) for part, leaf in zip(rows, leaves, strict=True)]
@@ -47,27 +76,31 @@ def orthogonal(key, x, count: int):
 
 
 def zeroth_order(
-    solver: InnerSolver, directions: int, *, smoothing: float = 0.01, law: Callable = gaussian
+    solver: InnerSolver,
+    directions: int,
+    *,
+    smoothing: float = 0.01,
+    law: Callable[[Any, PyTree, int], PyTree] = gaussian,
 ) -> Response:
-    """The response from finite differences of the inner path along random directions.
+    """Return the response by finite differences along random directions.
 
         d_j = (y(x + smoothing u_j) - y(x)) / smoothing,   x_bar = (1/Q) sum_j <d_j, w> u_j
 
-    All paths start at the same point and see the same minibatches. The mean squared error of
-    x_bar is (p + 1)/Q times its squared norm, p the number of entries of x: use it for small p.
+    All paths start at the same point and see the same minibatches. The mean squared error of x_bar is
+    (p + 1)/Q times its squared norm, where p is the number of entries of x: use it for small p.
 
     Args:
       solver: trains y.
       directions: number of directions Q, at least 1.
-      smoothing: length mu of the step, positive; below 1e-3 float32 rounding shows.
-      law: `(key, x, count) -> stacked directions`, with identity second moment: `gaussian`, `sphere` or
-        `orthogonal` of `bilevel.response`.
+      smoothing: length mu of the step, positive. In float32, rounding dominates below 1e-3.
+      law: `(key, x, count) -> directions`, stacked along a leading axis, with the identity as second
+        moment: `gaussian`, `sphere` or `orthogonal` of `bilevel.response`.
 
     Returns:
       A `Response` that carries no adjoint. It needs a key.
 
     Raises:
-      ValueError: when `directions` < 1, `smoothing` <= 0, or there is no key for the law.
+      ValueError: when `directions` < 1 or `smoothing` <= 0, and in `respond` when there is no key.
 
     Cost: `directions + 1` times the gradients of the solver, no products.
 
@@ -92,5 +125,8 @@ def zeroth_order(
         return pullback
 
     return Response(
-        with_pullback(solver.solve, pullback_at), no_adjoint, solver.draws, solver.cost.times(directions + 1)
+        respond=with_pullback(solver.solve, pullback_at),
+        adjoint=no_adjoint,
+        draws=solver.draws,
+        cost=solver.cost.times(directions + 1),
     )

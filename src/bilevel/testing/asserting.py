@@ -1,0 +1,66 @@
+"""Assertions of the checks, with one clear line each."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from bilevel.types import Cost, PyTree
+
+
+def assert_equal(got: Any, want: Any, claim: str) -> None:
+    """Raise `AssertionError` unless two plain values are equal."""
+    if got != want:
+        raise AssertionError(f"{claim}: got {got}, expected {want}")
+
+
+def assert_true(holds: Any, claim: str) -> None:
+    """Raise `AssertionError` with the claim unless it holds."""
+    if not holds:
+        raise AssertionError(claim)
+
+
+def assert_same_shape(got: PyTree, like: PyTree, claim: str) -> None:
+    """Raise `AssertionError` unless structures, shapes and dtypes agree."""
+
+    def described(pytree):
+        leaves, structure = jax.tree.flatten(pytree)
+        return structure, [(np.shape(leaf), jax.numpy.result_type(leaf)) for leaf in leaves]
+
+    (got_tree, got_leaves), (want_tree, want_leaves) = described(got), described(like)
+    assert_equal(got_tree, want_tree, f"{claim}, same structure")
+    for one, other in zip(got_leaves, want_leaves, strict=True):
+        assert_equal(f"{one[1]}{one[0]}", f"{other[1]}{other[0]}", f"{claim}, same shapes and dtypes")
+
+
+def assert_close(got: PyTree, want: PyTree, tolerance: float, claim: str) -> None:
+    """Raise `AssertionError` unless `|got - want| <= tolerance max(1, |want|)`."""
+    assert_equal(jax.tree.structure(got), jax.tree.structure(want), f"{claim}, same structure")
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        # Written so that NaN fails.
+        if one.shape != other.shape or not np.all(
+            np.abs(one - other) <= tolerance * np.maximum(1, np.abs(other))
+        ):
+            raise AssertionError(f"{claim}: got {one}, expected {other} within {tolerance:g}")
+
+
+def assert_finite(values: PyTree, claim: str) -> None:
+    """Raise `AssertionError` unless every entry is a finite number."""
+    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(values)):
+        raise AssertionError(f"{claim}: got {values}")
+
+
+def to_single(values: PyTree) -> PyTree:
+    """Convert every float64 array to float32."""
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, values)
+
+
+def assert_calls(counts: dict[str, int], cost: Cost, claim: str, at_most: bool = False) -> None:
+    """Raise `AssertionError` unless the counted oracle calls are the declared ones."""
+    declared = cost._asdict()
+    if at_most:
+        few = all(counts[kind] <= declared[kind] for kind in declared)
+        assert_true(few, f"{claim}: got {counts}, expected at most {declared}")
+    else:
+        assert_equal(counts, declared, claim)

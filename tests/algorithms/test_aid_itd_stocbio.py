@@ -15,8 +15,9 @@ import bilevel as b
 from bilevel import tasks
 from bilevel.calculus import gradient_and_products
 from bilevel.cleaning.losses import per_row
+from bilevel.testing import count_calls
 from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y, inner
-from cases.problems import counted, quartic_case, relative_error
+from cases.problems import quartic_case, relative_error
 
 TASK = tasks.worst_case(dim=60, outer_convexity=0.1, inner_convexity=0.05)
 
@@ -339,7 +340,7 @@ def test_counts_average_consecutive_minibatches():
 
 def test_products_with_counts_equal_the_declared_cost(key):
     case = quartic_case()
-    problem, calls = counted(case.problem)
+    problem, calls = count_calls(case.problem)
     algorithm = b.stocbio(problem, inner_steps=2, terms=3, counts=(3, 1, 2))
     batch = b.Batch(b.full(None, None).outer, b.sampling.Stacked(jnp.zeros(algorithm.draws.inner)))
     jax.block_until_ready(
@@ -435,7 +436,7 @@ def test_hoag_uses_one_minibatch_for_each_solve():
 
 def test_hoag_stops_calling_the_losses_at_its_tolerance():
     case = quartic_case()
-    problem, calls = counted(case.problem)
+    problem, calls = count_calls(case.problem)
     algorithm = b.hoag(problem, inner_optimizer=0.3, tolerance=0.5, inner_steps=500, linear_steps=50)
     step = jax.jit(lambda state: algorithm.step(state, case.data, None)[0])
     jax.block_until_ready(step(algorithm.init(case.x, case.y)))

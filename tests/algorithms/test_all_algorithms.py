@@ -16,8 +16,9 @@ import pytest
 import bilevel as b
 from bilevel import algorithms, tasks
 from bilevel.driver import make_plan
+from bilevel.testing import count_calls
 from cases.algorithms import ALGORITHMS, META
-from cases.problems import CASES, counted, quadratic_case, quartic_case
+from cases.problems import CASES, quadratic_case, quartic_case
 
 KEY = jax.random.key(0)
 METRICS = {"outer_loss", "inner_loss", "inner_residual", "linear_residual", "gradient_norm"}
@@ -190,7 +191,7 @@ def test_x_stays_on_the_simplex_at_every_log_point_on_minibatches(programs):
 
 
 def test_budget_calls_per_step_equal_the_declared_cost(programs):
-    problem, counts = counted(quartic_case().problem)
+    problem, counts = count_calls(quartic_case().problem)
     case = quartic_case()
     # Full data hide the cost of linearised products; minibatches show every call.
     data = b.minibatches(np.zeros(4), np.zeros(4), batch_size=2)

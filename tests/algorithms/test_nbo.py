@@ -10,8 +10,9 @@ import pytest
 
 import bilevel as b
 from bilevel.sampling import Stacked
+from bilevel.testing import count_calls
 from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
-from cases.problems import central_difference, counted, flat, logistic_case, relative_error
+from cases.problems import central_difference, flat, logistic_case, relative_error
 
 LOGISTIC = logistic_case()
 DIRECT = logistic_case(direct=True)
@@ -202,7 +203,7 @@ def test_without_extra_steps_x_moves_neither_as_in_soba_nor_as_in_fsla():
 )
 @pytest.mark.parametrize("full", [True, False])
 def test_calls_of_a_step_are_those_that_cost_declares(factory, calls, full):
-    problem, counts = counted(PROBLEM)
+    problem, counts = count_calls(PROBLEM)
     algorithm = factory(problem, inner_optimizer=0.3)
     assert algorithm.cost == b.Cost(*calls)
     batch = b.full(BATCH.outer[0], BATCH.inner[0]) if full else BATCH

@@ -10,8 +10,9 @@ import pytest
 
 import bilevel as b
 from bilevel import tasks
+from bilevel.testing import count_calls
 from cases.algorithms import META
-from cases.problems import counted, few_tasks_case, flat
+from cases.problems import few_tasks_case, flat
 
 
 def case_of(name):
@@ -134,7 +135,7 @@ def test_float32_stays_float32(name, key):
 @pytest.mark.parametrize("name", META)
 def test_budget_calls_per_step_equal_the_declared_cost_of_each_task(name, vectorize, key):
     case = case_of(name)
-    problem, counts = counted(case.problem)
+    problem, counts = count_calls(case.problem)
     algorithm = build(name, case._replace(problem=problem), vectorize=vectorize)
     step = jax.jit(lambda state: algorithm.step(state, case.data, key)[0])
     jax.block_until_ready(step(algorithm.init(case.x, case.y)))

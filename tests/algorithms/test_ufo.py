@@ -10,8 +10,9 @@ from jax import lax
 
 import bilevel as b
 from bilevel.response import Pulled, Response, stepwise
+from bilevel.testing import count_calls
 from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
-from cases.problems import counted, few_tasks_case, flat, quartic_case, relative_error
+from cases.problems import few_tasks_case, flat, quartic_case, relative_error
 
 
 def same(x):
@@ -102,7 +103,7 @@ def test_heads_correct_the_estimate_tails_are_first_order_and_probability_one_is
 @pytest.mark.parametrize("start", [None, lambda x: jnp.tanh(jnp.ones((5, 4)) @ x)])
 def test_recomputing_the_path_changes_nothing_but_the_count(start):
     case, key = quartic_case(), jax.random.key(0)
-    problem, counts = counted(case.problem)
+    problem, counts = count_calls(case.problem)
     stored, again = (
         b.ufo_blo(problem, probability=1.0, recompute=recompute, **settings(start=start))
         for recompute in (False, True)
@@ -293,7 +294,7 @@ def test_solution_follows_the_coin_and_an_adjoint_is_carried_past_tails():
 @pytest.mark.parametrize("tasks", [False, True])
 def test_tails_skip_the_products_at_run_time(tasks):
     case = few_tasks_case() if tasks else quartic_case()
-    problem, counts = counted(case.problem)
+    problem, counts = count_calls(case.problem)
     several = dict(tasks=True, vectorize=True, start=same) if tasks else {}
     algorithm = b.ufo_blo(problem, inner_optimizer=0.3, inner_steps=6, probability=0.5, **several)
     state, step = (
@@ -312,7 +313,7 @@ def test_tails_skip_the_products_at_run_time(tasks):
 
 def test_every_task_of_a_sequence_tosses_its_own_coin():
     case = few_tasks_case()
-    problem, counts = counted(case.problem)
+    problem, counts = count_calls(case.problem)
     algorithm = b.ufo_blo(
         problem, inner_optimizer=0.3, inner_steps=6, probability=0.5, start=same, tasks=True
     )
@@ -332,7 +333,7 @@ def test_every_task_of_a_sequence_tosses_its_own_coin():
 
 def test_cost_of_a_cheap_pullback_that_makes_paths_or_products_of_its_own_is_declared():
     case = quartic_case()
-    problem, counts = counted(case.problem)
+    problem, counts = count_calls(case.problem)
     solver = b.descend(problem, 0.3, 4)
     for cheap in (b.first_order(solver), b.zeroth_order(solver, 3)):
         response = b.unbiased(cheap, b.unrolled(solver), 1.0)

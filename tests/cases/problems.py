@@ -8,7 +8,6 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from bilevel import Problem, full
-from bilevel.testing import count_calls
 
 
 class Case(NamedTuple):
@@ -232,71 +231,3 @@ def central_difference(function, x, step=1e-6):
         move = jnp.zeros_like(vector).at[i].set(step)
         slopes.append((function(unravel(vector + move)) - function(unravel(vector - move))) / (2 * step))
     return np.array(slopes)
-
-
-<<<<<<< HEAD
-def counted(problem):
-    """The problem with a counter of the oracle calls that are evaluated at run time.
-
-    `counts["gradients"]` counts gradients of f and of g; `counts["hessian_products"]` and
-    `counts["cross_products"]` count the two products. A call is counted where its values are computed.
-    """
-    counts = {"gradients": 0, "hessian_products": 0, "cross_products": 0}
-
-    def zero(kind, value):
-        def add(_):
-            counts[kind] += 1
-            return np.zeros((), value.dtype)
-
-        # The argument ties the callback to the value, so that both are evaluated together.
-        shape = jax.ShapeDtypeStruct((), value.dtype)
-        return jax.pure_callback(add, shape, value.sum(), vmap_method="sequential")
-
-    def tick(kind, value):
-        return value + jnp.broadcast_to(zero(kind, value), value.shape)
-
-    @jax.custom_jvp
-    def mark(g_x, g_y):
-        # One call, whichever of the two parts is read.
-        once = zero("gradients", g_x.sum() + g_y.sum())
-        return g_x + jnp.broadcast_to(once, g_x.shape), g_y + jnp.broadcast_to(once, g_y.shape)
-
-    @mark.defjvp
-    def rule(primals, tangents):
-        return mark(*primals), (tick("cross_products", tangents[0]), tick("hessian_products", tangents[1]))
-
-    @jax.custom_vjp
-    def inner(x, y, batch):
-        return problem.inner(x, y, batch)
-
-    def forward_inner(x, y, batch):
-        return problem.inner(x, y, batch), (x, y, batch)
-
-    def backward_inner(saved, scale):
-        gradient = jax.grad(problem.inner, argnums=(0, 1))(*saved)
-        (x_leaves, x_tree), (y_leaves, y_tree) = map(jax.tree.flatten, gradient)
-        x_leaves[0], y_leaves[0] = mark(x_leaves[0], y_leaves[0])
-        parts = jax.tree.unflatten(x_tree, x_leaves), jax.tree.unflatten(y_tree, y_leaves)
-        return *jax.tree.map(lambda leaf: leaf * scale, parts), None
-
-    inner.defvjp(forward_inner, backward_inner)
-
-    @jax.custom_vjp
-    def outer(x, y, batch):
-        return problem.outer(x, y, batch)
-
-    def forward(x, y, batch):
-        return problem.outer(x, y, batch), (x, y, batch)
-
-    def backward(saved, scale):
-        # Both parts of one gradient of f share one call. It is tied to the loss, so that XLA does not move it
-        # out of a loop over iterates or minibatches.
-        scale = tick("gradients", scale + 0 * problem.outer(*saved))
-        gradients = jax.grad(problem.outer, argnums=(0, 1))(*saved)
-        return *jax.tree.map(lambda g: scale * g, gradients), None
-
-    outer.defvjp(forward, backward)
-    return Problem(outer, inner), counts
-=======
-counted = count_calls
->>>>>>> core2

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 import bilevel as b
-from bilevel.testing import check_estimator, check_oracle
+from bilevel.testing import check_estimator, check_oracle, count_calls
 from bilevel.types import Point
-from cases.problems import counted, quartic_case
+from cases.problems import quartic_case
 
 CASE = quartic_case()
 OPTIMIZERS = Point(0.05, 0.3, 0.3)
@@ -132,7 +132,7 @@ def test_refreshes_come_with_their_period_or_probability_and_corrections_in_betw
 
 @pytest.mark.parametrize("last", [False, True], ids=["whole", "ragged"])
 def test_a_ragged_minibatch_costs_saga_no_more_than_a_whole_one(last):
-    problem, counts = counted(CASE.problem)
+    problem, counts = count_calls(CASE.problem)
     data = b.minibatches(np.zeros(5), np.zeros(5), batch_size=2)
     algorithm = b.saba(problem, inner_optimizer=0.3, outer_optimizer=0.02)
     picks = jnp.array([4 if last else 2], jnp.int32)

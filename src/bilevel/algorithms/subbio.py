@@ -77,7 +77,7 @@ def _plane(rate) -> LinearSolver:
         image = tree.add(tree.scale(scale * d, images[0]), tree.scale(-scale * c, images[1]))
         return v, relative_norm(tree.sub(b, image), b)
 
-    return LinearSolver(solve, 1, 3)
+    return LinearSolver(solve=solve, draws=1, products=3)
 
 
 def _unit(vector, floor):

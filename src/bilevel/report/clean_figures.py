@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from bilevel.cleaning.result import Cleaning
+from bilevel.extras import extra
 from bilevel.report.figures import (
     BLUE,
     INK,
@@ -142,6 +142,9 @@ def precision_recall(
     """Precision against recall as the threshold on the weight moves, with the flags of each method."""
     figure, axes = panel("Finding the wrong labels", "recall: share of the wrong labels found", "precision")
     suspicion = 1.0 - np.asarray(weights, float)
+    with extra("clean"):
+        from sklearn.metrics import average_precision_score, precision_recall_curve
+
     precision, recall, _ = precision_recall_curve(wrong, suspicion)
     area = average_precision_score(wrong, suspicion)
     axes.plot(recall, precision, color=BLUE, label=f"all thresholds, area {area:.3f}", clip_on=False)

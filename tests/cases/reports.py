@@ -15,7 +15,7 @@ PIXEL = picture_png(np.zeros((1, 1, 3), np.uint8))
 UNDRAWN = {name: PIXEL for name in ("weights", "learning_curves")}
 
 
-def example_cleaning(rows=240, truth=True, image_shape=(8, 8), texts=False, classes=None, **summary):
+def example_cleaning(rows=240, truth=True, image_shape=(8, 8), classes=None, **summary):
     """A run on random images that finds most wrong labels, with every number a report can show."""
     random = np.random.default_rng(0)
     right = random.integers(0, 10, rows)
@@ -47,7 +47,6 @@ def example_cleaning(rows=240, truth=True, image_shape=(8, 8), texts=False, clas
         truth=right if truth else None,
         classes=classes or [f"class {digit}" for digit in range(10)],
         images=None if image_shape is None else random.random((rows, *image_shape)),
-        texts=[f"a text about {HOSTILE} {row}" for row in range(rows)] if texts else None,
         history={
             "step": step,
             "outer_loss": np.exp(-step / 30),
@@ -196,7 +195,7 @@ CLEANINGS = {
     "colour": {"image_shape": (12, 16, 3)},
     "large colour": {"image_shape": (200, 300, 4), "rows": 20},
     "no images": {"image_shape": None},
-    "texts, no truth": {"image_shape": None, "texts": True, "truth": False},
+    "no images, no truth": {"image_shape": None, "truth": False},
     "hostile names": {"classes": [HOSTILE] * 10},
     "no optional number": {
         "detection": None,

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromiu
 
 PAGES = {
     "clean": lambda: clean_page(example_cleaning()),
-    "clean, texts": lambda: clean_page(example_cleaning(image_shape=None, texts=True, truth=False)),
+    "clean, no images": lambda: clean_page(example_cleaning(image_shape=None, truth=False)),
     "clean, hostile": lambda: clean_page(
         example_cleaning(classes=[HOSTILE, LONG] * 5, source=LONG, warnings=[HOSTILE, LONG])
     ),

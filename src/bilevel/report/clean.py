@@ -10,7 +10,6 @@ import numpy as np
 
 from bilevel.cleaning.result import Cleaning
 from bilevel.report.clean_figures import clean_figures
-from bilevel.report.figures import brief
 from bilevel.report.files import write_files
 from bilevel.report.labels import labels_csv, suspects
 from bilevel.report.methods import SCORES, methods
@@ -134,12 +133,11 @@ def _sheet(cleaning: Cleaning) -> list[Tile]:
 
 
 def _flagged_table(cleaning: Cleaning) -> Table:
-    texts, truth = cleaning.texts, cleaning.truth
+    truth = cleaning.truth
     columns = [
         Column("row"), Column("given", numeric=False), Column("suggested", numeric=False), Column("weight"),
     ]  # fmt: skip
     columns += [] if truth is None else [Column("truth", numeric=False)]
-    columns += [] if texts is None else [Column("text", numeric=False)]
     rows = []
     for row in suspects(cleaning)[:LISTED]:
         given, suggested = _names(cleaning, row)
@@ -148,8 +146,6 @@ def _flagged_table(cleaning: Cleaning) -> Table:
         if truth is not None:
             name, mark = str(cleaning.classes[truth[row]]), _mark(cleaning, row)
             cells.append(Cell(f"{name} ✗" if mark == "alarm" else name, mark=mark))
-        if texts is not None:
-            cells.append(Cell(brief(texts[row], 200)))
         rows.append(cells)
     return Table(columns, rows)
 

@@ -1,4 +1,4 @@
-"""What there is: algorithms, tasks, data sets and claims, as `bilevel list` shows them."""
+"""Catalogue of algorithms, tasks, data sets and claims for `bilevel list`."""
 
 import inspect
 from typing import Any
@@ -9,14 +9,14 @@ TASKS = tuple(name for name in tasks.__all__ if name != "Task")
 
 
 def catalog() -> dict[str, list[dict[str, Any]]]:
-    """Algorithms (name, family, paper, oracle calls a step), tasks, data sets and claims.
+    """Return all algorithms, tasks, data sets and claims, one dict each.
 
-    Costs are those of each algorithm with its default settings.
+    The entry of an algorithm holds its oracle calls per step with default settings.
 
     >>> [entry["name"] for entry in catalog()["tasks"]]
     ['few_shot', 'hyperclean', 'quadratic', 'regularization', 'worst_case']
     """
-    # The claims bring the drawing of figures with them, which the other commands load late or never.
+    # The claims import matplotlib, which other commands load late or never.
     from bilevel_claims import get, names
 
     problem = tasks.quadratic().problem

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from bilevel.extras import extra
+
 
 class Checkpoint:
     """A folder that holds the last saves of one run.
@@ -67,11 +69,13 @@ class Checkpoint:
         Raises:
           ValueError: when the save is of another start, algorithm, key, shape or identity.
         """
+        # A run starts here, so that a missing package ends it before any work is lost.
+        with extra("clean"):
+            import orbax.checkpoint as ocp
+
         self._run = self._about(algorithm, state, key)
         if not (self.resume and self.folder.is_dir() and any(self.folder.iterdir())):
             return None
-        import orbax.checkpoint as ocp
-
         with self._manager() as manager:
             step = manager.latest_step()
             if step is None:

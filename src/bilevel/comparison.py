@@ -1,5 +1,6 @@
-"""Several algorithms on one task under one budget."""
+"""Comparison of several algorithms on one task under one budget."""
 
+import inspect
 import math
 from typing import Any, NamedTuple, get_args
 
@@ -7,24 +8,23 @@ import jax
 import numpy as np
 
 from bilevel import algorithms
-from bilevel.algorithms import about, hyperparameters
 from bilevel.driver import initial_state, run
 from bilevel.environment import environment
 from bilevel.tasks.types import Task
 from bilevel.types import Algorithm, require
 
 LOG_POINTS = 50
-# One or two of each family: as many lines as a figure can hold.
+# One or two of each family, as many curves as a figure can show.
 USUAL = ("soba", "saba", "fsla", "mrbo", "nsbo", "stocbio", "aid_bio", "itd_bio")
 
 
 class Budget(NamedTuple):
-    """What every algorithm may spend; the one that is not None counts.
+    """Budget of every algorithm: one of the three is not None.
 
     Attributes:
       steps: outer steps.
-      seconds: of running, without compiling and measuring.
-      oracle_calls: gradients, Hessian and cross products together, each on one minibatch.
+      seconds: running time, without compilation and measurements.
+      oracle_calls: gradients, Hessian products and cross products together, each on one minibatch.
     """
 
     steps: int | None = None
@@ -44,35 +44,36 @@ def compare(
     settings: dict[str, dict[str, Any]] | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """One record a run, of several algorithms on one task under one budget.
+    """Run several algorithms on one task under one budget, and record each run.
 
-    All seeds of an algorithm run at once, by `vmap`; a seed chooses the start, the order of the
-    minibatches and the random directions, not the data. The clock of a record is that of all its
-    seeds together.
+    All seeds of an algorithm run at once, by `vmap`. A seed determines the start, the order of the
+    minibatches and the random directions, but not the data. A record contains the seconds of all
+    seeds of its algorithm together.
 
     Args:
-      task: from `bilevel.tasks`.
-      names: of algorithms.
-      budget: exactly one of its three limits.
-      seeds: how many.
-      batch_size: rows of a minibatch, 0 for full data, None for what suits the task.
-      inner_step, outer_step: step sizes for all algorithms, None for those of the task.
-      settings: further hyper-parameters by algorithm, `{"stocbio": {"terms": 20}}`.
-      progress: show a bar for each algorithm.
+      task: a task of `bilevel.tasks`.
+      names: names of the algorithms.
+      budget: one limit for every algorithm.
+      seeds: number of runs of each algorithm.
+      batch_size: rows of a minibatch; 0 means full data; default: the batch size of the task.
+      inner_step, outer_step: step sizes of all algorithms; default: the step sizes of the task.
+      settings: further hyper-parameters by algorithm, for example `{"stocbio": {"terms": 20}}`.
+      progress: whether to show a progress bar for each algorithm.
 
     Returns:
       Records for `results.json`, each a dict of task, dataset, algorithm, seed, hyperparameters,
       history, final, compile_seconds, diverged and environment.
 
     Raises:
-      ValueError: when the budget is not one positive limit or a setting is not known.
+      ValueError: when the budget is not one positive limit, or an algorithm or a hyper-parameter does
+        not suit the task.
     """
-    limits = [limit for limit in budget if limit is not None]
-    if len(limits) != 1 or limits[0] <= 0:
-        told = ", ".join(f"{name}={limit}" for name, limit in budget._asdict().items() if limit is not None)
-        raise ValueError(f"give exactly one positive budget of steps, seconds or oracle calls, got {told}")
+    limits = {name: limit for name, limit in budget._asdict().items() if limit is not None}
+    if len(limits) != 1 or min(limits.values()) <= 0:
+        given = ", ".join(f"{name}={limit}" for name, limit in limits.items()) or "none"
+        raise ValueError(f"give exactly one positive budget of steps, seconds or oracle calls, got {given}")
     require(seeds >= 1, "seeds must be at least 1", seeds)
-    require(len(set(names)) == len(names), "each algorithm may be named once", ",".join(names))
+    require(len(set(names)) == len(names), "each algorithm must be named only once", ",".join(names))
     steps = {
         "inner_optimizer": task.inner_step if inner_step is None else inner_step,
         "outer_optimizer": task.outer_step if outer_step is None else outer_step,
@@ -81,43 +82,61 @@ def compare(
     data = task.data(size or None)
     records = []
     for name in names:
-        algorithm, hyperparameters = build(name, task, steps | (settings or {}).get(name, {}))
-        hyperparameters["batch_size"] = size or "full"
-        records += _runs(task, algorithm, data, budget, seeds, hyperparameters, progress)
+        algorithm, chosen = build(name, task, steps | (settings or {}).get(name, {}))
+        chosen["batch_size"] = size or "full"
+        records += _run_seeds(task, algorithm, data, budget, seeds, chosen, progress)
     return records
 
 
 def build(name: str, task: Task, settings: dict[str, Any]) -> tuple[Algorithm, dict[str, Any]]:
-    """A named algorithm for a task, and all its hyper-parameters, defaults included.
+    """Return a named algorithm for a task, and all its hyper-parameters by name.
 
     Args:
-      name: of the algorithm.
-      task: what it is for.
-      settings: hyper-parameters that the user chose.
+      name: name of the algorithm.
+      task: the task.
+      settings: hyper-parameters that the user chose; the task and the defaults supply the others.
 
     Raises:
-      ValueError: when the algorithm has no such hyper-parameter, or learns a start (few-shot).
+      ValueError: when the algorithm has no such hyper-parameter, a value has another type, or the
+        algorithm learns a starting point for many tasks.
     """
     factory = getattr(algorithms, name)
-    if about(factory).learns_start:
+    about = algorithms.about(factory)
+    if about.learns_start:
         raise ValueError(
-            f"{name} learns where the training of many small tasks starts, and {task.name} is one task; "
+            f"{name} learns a starting point for many tasks, and {task.name} is one task; "
             "choose another algorithm"
         )
-    parameters = hyperparameters(factory)
-    known = {key: parameter.default for key, parameter in parameters.items()}
+    parameters = algorithms.hyperparameters(factory)
     for key, value in settings.items():
-        if key not in known:
-            raise ValueError(f"{name} has no hyper-parameter {key!r}; it has {', '.join(known)}")
-        kind = _kind(parameters[key])
-        unset = value is None and type(None) in get_args(parameters[key].annotation)
-        if not (unset or type(value) is kind or kind is float and type(value) is int):
-            raise ValueError(f"{name}.{key} must be {kind.__name__ if kind else 'left alone'}, got {value!r}")
-    chosen = _facts(task, about(factory).problem_facts) | settings
-    return factory(task.problem, **chosen), known | chosen
+        if key not in parameters:
+            raise ValueError(f"{name} has no hyper-parameter {key!r}; it has {', '.join(parameters)}")
+        _require_type(f"{name}.{key}", value, parameters[key])
+    chosen = _problem_facts(task, about.problem_facts) | settings
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    return factory(task.problem, **chosen), defaults | chosen
 
 
-def _facts(task: Task, wanted) -> dict[str, Any]:
+def _require_type(where: str, value: Any, parameter: inspect.Parameter) -> None:
+    kind = _written_type(parameter)
+    if value is None and type(None) in get_args(parameter.annotation):
+        return
+    if kind is None:
+        raise ValueError(f"{where} cannot be set in a comparison, got {value!r}; leave it out")
+    if not (type(value) is kind or kind is float and type(value) is int):
+        raise ValueError(f"{where} must be {kind.__name__}, got {value!r}")
+
+
+def _written_type(parameter):
+    """Return the type of a hyper-parameter that can be written as text, or None."""
+    if parameter.default is not None:
+        kind = type(parameter.default)
+        return kind if kind in (bool, int, float, str) else None
+    optional = get_args(parameter.annotation)
+    return float if float in optional or parameter.annotation is parameter.empty else None
+
+
+def _problem_facts(task: Task, wanted) -> dict[str, Any]:
     """Return the facts about the task's problem that are wanted and known."""
     y = jax.eval_shape(task.start, jax.random.key(0))[1]
     facts = {
@@ -128,23 +147,15 @@ def _facts(task: Task, wanted) -> dict[str, Any]:
     return {name: facts[name] for name in wanted if facts[name] is not None}
 
 
-def _kind(parameter):
-    """The type of a hyper-parameter that can be written as text, None if it is no such type."""
-    if parameter.default is not None:
-        kind = type(parameter.default)
-        return kind if kind in (bool, int, float, str) else None
-    optional = get_args(parameter.annotation)
-    return float if float in optional or parameter.annotation is parameter.empty else None
-
-
-def _runs(task, algorithm, data, budget, seeds, hyperparameters, progress):
+def _run_seeds(task, algorithm, data, budget, seeds, hyperparameters, progress):
+    """Return the records of all seeds of one algorithm."""
     keys = jax.vmap(jax.random.key)(np.arange(seeds))
     x, y = jax.vmap(task.start)(keys)
     state = jax.vmap(lambda x, y: initial_state(algorithm, x, y, data))(x, y)
-    # The start and the run use different randomness.
+    # The start and the run use different random numbers.
     keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
-    def go(steps, log_every, callback=None):
+    def run_for(steps, log_every, callback=None):
         return run(
             algorithm,
             x,
@@ -164,10 +175,10 @@ def _runs(task, algorithm, data, budget, seeds, hyperparameters, progress):
 
     def callback(step, state, metrics):
         measured.append(jax.device_get(measure(state.x, state.y, task.held)))
-        lost = not any(np.isfinite(value).any() for value in measured[-1].values())
-        return lost or (budget.seconds is not None and metrics["seconds"] >= budget.seconds)
+        all_diverged = not any(np.isfinite(value).any() for value in measured[-1].values())
+        return all_diverged or (budget.seconds is not None and metrics["seconds"] >= budget.seconds)
 
-    result = go(*_schedule(algorithm, budget, go), callback)
+    result = run_for(*_schedule(algorithm, budget, run_for), callback)
     history = {name: result.history[name] for name in ("step", "seconds", "outer_loss", "inner_residual")}
     history |= {name: np.array([entry[name] for entry in measured]) for name in measured[0]}
     return [
@@ -176,11 +187,11 @@ def _runs(task, algorithm, data, budget, seeds, hyperparameters, progress):
     ]
 
 
-def _schedule(algorithm, budget, go):
-    """Number of steps, and of steps between log points."""
+def _schedule(algorithm, budget, run_for):
+    """Return the number of steps, and of steps between log points."""
     if budget.seconds is not None:
-        # A first run of a few steps tells how many fit; the budget itself ends the real one.
-        probe = go(20, 10).history["seconds"]
+        # A first run of a few steps measures the time of a step; the callback ends the real run.
+        probe = run_for(20, 10).history["seconds"]
         per_step = max((probe[-1] - probe[-2]) / 10, 1e-6)
         return 10**9, max(1, int(budget.seconds / LOG_POINTS / per_step))
     steps = budget.steps
@@ -188,14 +199,14 @@ def _schedule(algorithm, budget, go):
         steps = budget.oracle_calls // algorithm.cost.total
         if steps < 1:
             raise ValueError(
-                f"{algorithm.name} needs {algorithm.cost.total} oracle calls a step, "
-                f"but the budget is {budget.oracle_calls}; raise it"
+                f"{algorithm.name} needs a budget of at least {algorithm.cost.total} oracle calls, the cost "
+                f"of one step, got {budget.oracle_calls}; raise it"
             )
     return steps, math.ceil(steps / LOG_POINTS)
 
 
 def _of_seed(history, seed):
-    """The history of one seed: what has a second axis has one entry a seed."""
+    """Return the history of one seed; a second axis has one entry for each seed."""
     return {name: value[:, seed] if value.ndim > 1 else value for name, value in history.items()}
 
 
@@ -228,5 +239,5 @@ def _record(task, algorithm, hyperparameters, seed, history, compile_seconds):
 def _plain(value):
     if isinstance(value, str | int | float | bool | None):
         return value
-    # The text of a function holds an address, another one in every run.
+    # The text of a function contains its address, which differs from run to run.
     return getattr(value, "__name__", str(value))

@@ -1,19 +1,23 @@
 """The command line: its outputs, and one clear line for every bad input."""
 
+import io
 import json
+import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr
 
 import numpy as np
 import pytest
 
 from bilevel import tasks
+from bilevel.cleaning import weighting
 from bilevel.cli import main
 from bilevel.comparison import Budget, compare
 
 
 def fails(capsys, *arguments):
-    """The one line of an error."""
+    """Run a command that fails, and return its one line of error."""
     try:
         code = main(list(arguments))
     except SystemExit as stop:
@@ -42,7 +46,7 @@ def test_list_names_every_algorithm_with_paper_and_cost(capsys):
     assert not any("Differs" in entry["paper"] for entry in found["algorithms"])
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    # The venue and the number of the paper that the method is of, and no more.
+    # Of the reference, the terminal shows the venue and the arXiv number of the method's own paper.
     for name, paper in (
         ("f2sa", "ICML 2023, arXiv:2301.10945"),
         ("ufo_blo", "ICML 2021, arXiv:2106.02487"),
@@ -69,29 +73,25 @@ def test_compare_writes_one_record_a_run(tmp_path, capsys):
     assert (out / "report.html").read_text().startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("budget, calls", [(["--oracle-calls", "100"], 100), (["--seconds", "0.3"], None)])
-def test_compare_keeps_to_its_budget(tmp_path, budget, calls):
-    assert (
-        main(["compare", "quadratic", "--algorithms", "soba", "--quiet", "--out", str(tmp_path), *budget])
-        == 0
-    )
-    (record,) = json.loads((tmp_path / "results.json").read_text())
+@pytest.mark.parametrize("budget, calls", [({"oracle_calls": 100}, 100), ({"seconds": 0.3}, None)])
+def test_compare_keeps_to_its_budget(budget, calls):
+    (record,) = compare(tasks.quadratic(), ["soba"], Budget(**budget), progress=False)
     history = record["history"]
     spent = sum(history[kind][-1] for kind in ("gradients", "hessian_products", "cross_products"))
     assert spent == calls if calls else history["seconds"][-1] >= 0.3
 
 
-def test_compare_tells_a_diverged_run(tmp_path, capsys):
+def test_compare_reports_a_diverged_run(tmp_path, capsys):
     command = ["compare", "quadratic", "--algorithms", "soba", "--steps", "500", "--inner-step", "1e3"]
     assert main([*command, "--out", str(tmp_path)]) == 1
     shown = capsys.readouterr()
     assert "1 diverged" in shown.out and "warning: soba, seed 0:" in shown.out
-    assert shown.err.count("\n") == 1 and "no run ended well" in shown.err
+    assert shown.err.count("\n") == 1 and "every run diverged; the first was soba: " in shown.err
     (record,) = json.loads((tmp_path / "results.json").read_text())
     assert "is not finite at step" in record["diverged"]
 
 
-def test_compare_records_settings_that_read_the_same_in_every_run():
+def test_recorded_hyperparameters_are_the_same_text_in_every_run():
     settings = {"ufo_blo": {"probability": None}}
     records = compare(
         tasks.quadratic(), ["pzobo", "ufo_blo", "stable"], Budget(steps=2), settings=settings, progress=False
@@ -103,13 +103,9 @@ def test_compare_records_settings_that_read_the_same_in_every_run():
     assert stable["history"]["hessian_products"] == [0, 40, 80]
 
 
-@pytest.mark.parametrize("task", ["hyperclean", "regularization"])
-def test_compare_runs_on_the_embedded_sets(task, tmp_path):
-    assert (
-        main(["compare", task, "--algorithms", "soba", "--steps", "50", "--quiet", "--out", str(tmp_path)])
-        == 0
-    )
-    (record,) = json.loads((tmp_path / "results.json").read_text())
+@pytest.mark.parametrize("make", [lambda: tasks.hyperclean(rows=200), tasks.regularization])
+def test_compare_runs_on_the_embedded_sets(make):
+    (record,) = compare(make(), ["soba"], Budget(steps=50), progress=False)
     assert record["final"]["outer_loss"] < record["history"]["outer_loss"][0]
     assert 0 < record["final"]["test_accuracy"] <= 1
 
@@ -124,18 +120,18 @@ def test_compare_runs_on_the_embedded_sets(task, tmp_path):
         (["clean", "--weights", "rows"], "weights must be one of per-row, shared, got 'rows'"),
         (["clean", "--steps", "0"], "steps must be at least 1, got 0"),
         (["clean", "--steps", "many"], "invalid int value: 'many'"),
-        (["clean", "--rows", "99999"], "lower --rows or --trusted-rows"),
+        (["clean", "--rows", "99999"], "change --rows or --trusted-rows"),
         (["clean", "missing.csv", "--label", "a", "--trusted", "b.csv"], "missing.csv"),
         (
             ["clean", "missing.npz", "--noise", "0.5"],
-            "--noise: for known sets only, and missing.npz is your own",
+            "--noise can be used with public data sets only, got the file missing.npz",
         ),
         (["clean", "wine", "--label", "kind"], "unknown data set 'wine'"),
         (
             ["compare", "quadratic", "--algorithms", "soba,soba"],
-            "each algorithm may be named once, got soba,soba",
+            "each algorithm must be named only once, got soba,soba",
         ),
-        (["clean", "digits", "--label", "a"], "'digits' is a known set"),
+        (["clean", "digits", "--label", "a"], "got the public data set 'digits'"),
         (["compare", "quadratics"], "unknown task 'quadratics'; did you mean 'quadratic'?"),
         (["compare", "quadratic", "--algorithms", "soba,fslaa"], "did you mean 'fsla'?"),
         (["compare", "quadratic", "--steps", "5", "--seconds", "1"], "exactly one positive budget"),
@@ -147,17 +143,23 @@ def test_compare_runs_on_the_embedded_sets(task, tmp_path):
         ),
         (["compare", "quadratic", "--set", "soba.inner_optimizer=fast"], "must be float, got 'fast'"),
         (["compare", "quadratic", "--set", "aid_bio.inner_steps=2.5"], "must be int, got 2.5"),
-        (["compare", "quadratic", "--set", "aid_bio.linear_solver=5"], "must be left alone, got 5"),
+        (
+            ["compare", "quadratic", "--set", "aid_bio.linear_solver=5"],
+            "cannot be set in a comparison, got 5",
+        ),
         (["compare", "quadratic", "--set", "aid_bio.inner_steps=None"], "must be int, got None"),
         (
             ["compare", "quadratic", "--algorithms", "pzobo", "--set", "pzobo.law=sphere"],
-            "pzobo.law must be left alone, got 'sphere'",
+            "pzobo.law cannot be set in a comparison, got 'sphere'",
         ),
-        (["compare", "quadratic", "--set", "speed=1"], "--set takes ALGORITHM.NAME=VALUE, got 'speed=1'"),
-        (["compare", "quadratic", "--dataset", "mnist"], "quadratic makes its own data"),
+        (
+            ["compare", "quadratic", "--set", "speed=1"],
+            "--set must have the form ALGORITHM.NAME=VALUE, got 'speed=1'",
+        ),
+        (["compare", "quadratic", "--dataset", "mnist"], "quadratic makes its own data, got --dataset mnist"),
         (
             ["compare", "quadratic", "--oracle-calls", "3"],
-            "oracle calls a step, but the budget is 3; raise it",
+            "oracle calls, the cost of one step, got 3; raise it",
         ),
     ],
 )
@@ -167,7 +169,7 @@ def test_bad_input_is_one_line(arguments, words, capsys, tmp_path, monkeypatch):
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-def test_output_folder_that_cannot_be_written(capsys, tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_one_line(capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert "file" in fails(capsys, "clean", "--out", str(tmp_path / "file"))
 
@@ -219,62 +221,48 @@ def test_clean_of_a_bad_file_is_one_line_and_writes_nothing(changes, words, tmp_
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
-INTERRUPTED = """
-import sys
-from bilevel import cli
-from bilevel.cleaning import trail
-add = trail.Trail.add
-def interrupt(self, step, x, losses):
-    add(self, step, x, losses)
-    if step == 80 and "--resume" not in sys.argv:
-        raise KeyboardInterrupt
-trail.Trail.add = interrupt
-sys.exit(cli.main(sys.argv[1:]))
-"""
+CLEAN = ["clean", "--rows", "300", "--steps", "150", "--quiet", "--out"]
 
 
-def interrupted(folder, *more):
-    """A `clean` in a process of its own that Ctrl-C ends at step 80, unless it resumes."""
-    command = [sys.executable, "-c", INTERRUPTED, "clean", "--rows", "300", "--steps", "150", *more]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """The folder of a `clean` that Ctrl-C ends at step 80, its exit code, and its line of error."""
+    folder, run = tmp_path_factory.mktemp("runs") / "one", weighting.run
+    folder.mkdir()
+    (folder / "mine.txt").write_text("stays")
+
+    def run_to_80(*arguments, callback, **options):
+        def press(step, state, metrics):
+            callback(step, state, metrics)
+            if step == 80:
+                raise KeyboardInterrupt
+
+        return run(*arguments, callback=press, **options)
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as error:
+        patch.setattr(weighting, "run", run_to_80)
+        code = main([*CLEAN, str(folder)])
+    return folder, code, error.getvalue()
 
 
-def test_an_interrupted_clean_resumes_to_the_same_weights(tmp_path):
-    def clean(out, *more):
-        command = [
-            sys.executable,
-            "-c",
-            INTERRUPTED,
-            "clean",
-            "--rows",
-            "300",
-            "--steps",
-            "150",
-            "--out",
-            out,
-            *more,
-        ]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "mine.txt").write_text("stays")
-    stopped = clean("one")
-    assert stopped.returncode == 130 and stopped.stderr.count("\n") == 1
-    assert "go on with: bilevel clean" in stopped.stderr and stopped.stderr.endswith("--resume\n")
-    assert clean("one", "--resume").returncode == 0
-    assert clean("two", "--resume").returncode == 0
-    assert (tmp_path / "one" / "labels.csv").read_text() == (tmp_path / "two" / "labels.csv").read_text()
-    assert (tmp_path / "one" / "mine.txt").read_text() == "stays"
-    assert not list((tmp_path / "one").glob(".bilevel*"))
+def test_an_interrupted_clean_resumes_to_the_same_weights(interrupted, tmp_path):
+    stopped, code, line = interrupted
+    assert code == 130 and line.count("\n") == 1
+    assert "resume with: bilevel clean" in line and line.endswith("--resume\n")
+    one, two = tmp_path / "one", tmp_path / "two"
+    shutil.copytree(stopped, one)
+    assert main([*CLEAN, str(one), "--resume"]) == 0
+    # Without a checkpoint, `--resume` starts a new run.
+    assert main([*CLEAN, str(two), "--resume"]) == 0
+    assert (one / "labels.csv").read_text() == (two / "labels.csv").read_text()
+    assert (one / "mine.txt").read_text() == "stays"
+    assert not list(one.glob(".bilevel*"))
 
 
-def test_a_save_of_other_settings_is_refused(tmp_path):
-    command = [sys.executable, "-c", INTERRUPTED, "clean", "--rows", "300", "--steps", "150", "--out", "one"]
-    subprocess.run(command, capture_output=True, cwd=tmp_path)
-    other = subprocess.run(
-        [*command, "--resume", "--seed", "1"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert other.returncode == 2 and "is of another run: its identity" in other.stderr
+def test_a_checkpoint_of_other_options_is_refused(interrupted, capsys):
+    stopped, _, _ = interrupted
+    line = fails(capsys, *CLEAN, str(stopped), "--resume", "--seed", "1")
+    assert "is of another run: its identity" in line
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):

@@ -1,4 +1,4 @@
-"""Known data sets: what they hold, where they come from, and what is said when they cannot be had."""
+"""Public data sets: their content, their files, and the error when a file is missing."""
 
 import bz2
 import gzip
@@ -16,12 +16,12 @@ import pytest
 import scipy.sparse
 
 from bilevel import datasets
-from bilevel.datasets import ijcnn1, images, newsgroups
+from bilevel.datasets import ijcnn1, mnist, newsgroups
 
 needs_data = pytest.mark.skipif("BILEVEL_DATA" not in os.environ, reason="BILEVEL_DATA is not set")
 
 
-def test_digits():
+def test_digits_have_a_fixed_test_part():
     digits = datasets.load("digits")
     assert digits.features.shape == (1400, 8, 8) and digits.image_shape == (8, 8)
     assert digits.test_features.shape == (397, 8, 8)
@@ -40,20 +40,20 @@ def test_breast_cancer_is_standardised():
     assert cancer.classes == ["malignant", "benign"]
 
 
-def test_names_and_descriptions():
+def test_every_data_set_has_a_one_line_description():
     assert datasets.names() == ["digits", "breast_cancer", "mnist", "fashion_mnist", "newsgroups", "ijcnn1"]
     for name in datasets.names():
         assert 20 < len(datasets.describe(name)) <= 80
 
 
-def test_unknown_name_says_the_nearest():
+def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="unknown data set 'mnits'; did you mean 'mnist'?"):
         datasets.load("mnits")
 
 
 @needs_data
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_images(name):
+def test_mnist_and_fashion_mnist_are_complete(name):
     data = datasets.load(name)
     assert data.features.shape == (60_000, 28, 28) and data.test_features.shape == (10_000, 28, 28)
     assert data.features.dtype == np.float32 and data.features.max() == 1
@@ -62,7 +62,7 @@ def test_images(name):
 
 
 @needs_data
-def test_newsgroups():
+def test_newsgroups_are_complete_and_of_unit_norm():
     data = datasets.load("newsgroups")
     assert scipy.sparse.issparse(data.features) and data.features.shape == (11_314, 130_107)
     assert data.test_features.shape == (7_532, 130_107) and len(data.classes) == 20
@@ -72,7 +72,7 @@ def test_newsgroups():
 
 
 @needs_data
-def test_ijcnn1():
+def test_ijcnn1_is_complete():
     data = datasets.load("ijcnn1")
     assert data.features.shape == (49_990, 22) and data.test_features.shape == (91_701, 22)
     assert data.classes == ["-1", "1"] and np.bincount(data.labels).tolist() == [45_137, 4_853]
@@ -90,7 +90,7 @@ def nearest_mean_accuracy(data):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A machine that has no data: neither BILEVEL_DATA nor a cache."""
+    """A machine without data: no BILEVEL_DATA and an empty cache."""
     monkeypatch.delenv("BILEVEL_DATA", raising=False)
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
     return tmp_path / "cache"
@@ -98,7 +98,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def home(tmp_path):
-    """A local server that plays the public home: the folder that it serves, and its address."""
+    """A local server as public home: the folder that it serves, and its address."""
     folder = tmp_path / "home"
     folder.mkdir()
     handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
@@ -114,7 +114,7 @@ def publish_images(folder):
     """Four small idx files, and their checksums."""
     random = np.random.default_rng(0)
     checksums = {}
-    for file in images.MNIST.files:
+    for file in mnist.MNIST.files:
         kind, count = ("images", 3) if "images" in file else ("labels", 1)
         shape = (6, 4, 5) if kind == "images" else (6,)
         array = random.integers(0, 10, shape, np.uint8)
@@ -124,10 +124,10 @@ def publish_images(folder):
     return checksums
 
 
-def test_download_then_cache(cache, home, monkeypatch):
+def test_a_download_is_cached(cache, home, monkeypatch):
     folder, address = home
-    source = images.MNIST._replace(homes=(address,), files=publish_images(folder))
-    monkeypatch.setattr(images, "MNIST", source)
+    source = mnist.MNIST._replace(homes=(address,), files=publish_images(folder))
+    monkeypatch.setattr(mnist, "MNIST", source)
     first = datasets.load("mnist")
     assert first.features.shape == (6, 4, 5) and first.image_shape == (4, 5)
     assert 0 < first.features.max() <= np.float32(9 / 255)
@@ -137,47 +137,47 @@ def test_download_then_cache(cache, home, monkeypatch):
     np.testing.assert_array_equal(first.features, second.features)
 
 
-def test_second_home_is_tried(cache, home, monkeypatch):
+def test_the_second_home_is_tried(cache, home, monkeypatch):
     folder, address = home
     homes = (address.replace("{file}", "moved/{file}"), address)
-    monkeypatch.setattr(images, "MNIST", images.MNIST._replace(homes=homes, files=publish_images(folder)))
+    monkeypatch.setattr(mnist, "MNIST", mnist.MNIST._replace(homes=homes, files=publish_images(folder)))
     assert datasets.load("mnist").labels.shape == (6,)
 
 
-def test_wrong_checksum(cache, home, monkeypatch):
+def test_a_file_with_a_wrong_checksum_is_refused(cache, home, monkeypatch):
     folder, address = home
     publish_images(folder)
-    monkeypatch.setattr(images, "MNIST", images.MNIST._replace(homes=(address,)))
+    monkeypatch.setattr(mnist, "MNIST", mnist.MNIST._replace(homes=(address,)))
     with pytest.raises(datasets.DataNotFoundError, match="hash of downloaded file") as caught:
         datasets.load("mnist")
     assert "\n" not in str(caught.value)
     assert not list(cache.rglob("*.gz"))
 
 
-def test_nothing_works(cache, monkeypatch):
-    # Port 9 of this machine: nobody answers.
-    source = images.FASHION_MNIST._replace(homes=("http://127.0.0.1:9/{file}",))
-    monkeypatch.setattr(images, "FASHION_MNIST", source)
+def test_an_error_names_the_files_and_where_to_put_them(cache, monkeypatch):
+    # No server listens on port 9.
+    source = mnist.FASHION_MNIST._replace(homes=("http://127.0.0.1:9/{file}",))
+    monkeypatch.setattr(mnist, "FASHION_MNIST", source)
     with pytest.raises(FileNotFoundError) as caught:
         datasets.load("fashion_mnist")
     line = str(caught.value)
-    assert "\n" not in line and line.startswith("fashion_mnist: cannot get train-images-idx3-ubyte.gz")
+    assert "\n" not in line and line.startswith("fashion_mnist: cannot download train-images-idx3-ubyte.gz")
     assert "set BILEVEL_DATA" in line and "http://127.0.0.1:9/t10k-labels-idx1-ubyte.gz" in line
 
 
-def test_originals_in_the_users_folder(cache, tmp_path, monkeypatch):
+def test_published_files_in_the_users_folder_are_read(cache, tmp_path, monkeypatch):
     folder = tmp_path / "mine" / "mnist"
     folder.mkdir(parents=True)
     monkeypatch.setenv("BILEVEL_DATA", str(folder.parent))
-    monkeypatch.setattr(images, "MNIST", images.MNIST._replace(homes=(), files=publish_images(folder)))
+    monkeypatch.setattr(mnist, "MNIST", mnist.MNIST._replace(homes=(), files=publish_images(folder)))
     assert datasets.load("mnist").features.shape == (6, 4, 5)
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"other")
-    monkeypatch.setattr(images, "MNIST", images.MNIST._replace(homes=("http://127.0.0.1:9/{file}",)))
+    monkeypatch.setattr(mnist, "MNIST", mnist.MNIST._replace(homes=("http://127.0.0.1:9/{file}",)))
     with pytest.raises(datasets.DataNotFoundError, match="its checksum differs"):
         datasets.load("mnist")
 
 
-def test_newsgroups_from_messages(cache, home, monkeypatch):
+def test_newsgroups_are_read_from_the_published_messages(cache, home, monkeypatch):
     folder, address = home
     with tarfile.open(folder / "20news-bydate.tar.gz", "w:gz") as archive:
         for part, group, number, text in MESSAGES:
@@ -212,13 +212,13 @@ def publish_ijcnn1(folder):
         (folder / file).write_bytes(bz2.compress(text.encode()))
 
 
-def test_ijcnn1_from_the_collection(cache, home, monkeypatch):
+def test_ijcnn1_is_read_from_the_collection_and_checked(cache, home, monkeypatch):
     folder, address = home
     publish_ijcnn1(folder)
     monkeypatch.setattr(ijcnn1, "IJCNN1", ijcnn1.IJCNN1._replace(homes=(address,)))
     with pytest.raises(datasets.DataNotFoundError, match="is not the published file"):
         datasets.load("ijcnn1")
-    # The refused file has left the cache, so that a retry fetches it anew.
+    # The refused file is removed from the cache, so that a retry downloads it again.
     assert not (cache / "ijcnn1" / "ijcnn1.tr.bz2").exists()
     train, test = np.zeros((3, 22)), np.zeros((1, 22))
     train[0, 0], train[0, 21], train[1, 1], train[2, 2], test[0, 3] = 0.5, -0.25, 1, 1, 1
@@ -230,7 +230,7 @@ def test_ijcnn1_from_the_collection(cache, home, monkeypatch):
 
 
 @needs_data
-def test_ijcnn1_fingerprints(monkeypatch):
+def test_prepared_ijcnn1_has_the_published_fingerprints(monkeypatch):
     data = datasets.load("ijcnn1")
     signs = 2 * data.labels - 1, 2 * data.test_labels - 1
     assert ijcnn1.fingerprint(data.features, signs[0]) == ijcnn1.FINGERPRINTS["train"]

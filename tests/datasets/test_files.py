@@ -1,4 +1,4 @@
-"""The user's own files: what is read, and one clear line for each thing that can be wrong."""
+"""Files of the user: what is read from them, and one clear line for each fault."""
 
 import numpy as np
 import polars
@@ -31,7 +31,7 @@ def csr(prefix, matrix):
     return {f"{prefix}_{key}": np.asarray(array) for key, array in arrays.items()}
 
 
-def test_vectors(tmp_path):
+def test_vectors_are_standardised_by_the_training_rows(tmp_path):
     arrays = good()
     data = read_file(save(tmp_path / "mine.npz", **arrays, test_features=np.ones((2, 3)), test_labels=[1, 5]))
     assert data.name == "mine" and data.classes == ["1", "5"] and data.image_shape is None
@@ -45,13 +45,13 @@ def test_vectors(tmp_path):
     assert data.test_labels.dtype == np.int32
 
 
-def test_constant_column_becomes_zero(tmp_path):
+def test_a_constant_column_becomes_zero(tmp_path):
     features = np.stack([np.full(12, 0.1), np.arange(12)], axis=1)
     data = read_file(save(tmp_path / "a.npz", features=features, trusted_features=features[:4]))
     assert abs(data.features[:, 0]).max() < 1e-12 and data.features[:, 1].std() == pytest.approx(1)
 
 
-def test_string_labels(tmp_path):
+def test_string_labels_become_sorted_classes(tmp_path):
     labels = np.array(["dog", "cat"] * 6)
     data = read_file(save(tmp_path / "a.npz", labels=labels, trusted_labels=np.array([b"cat", b"dog"] * 2)))
     assert data.classes == ["cat", "dog"] and data.labels.tolist() == [1, 0] * 6
@@ -59,7 +59,7 @@ def test_string_labels(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(12, 4, 5), (12, 4, 5, 3)])
-def test_images(tmp_path, shape):
+def test_images_of_integers_are_divided_by_255(tmp_path, shape):
     images = RANDOM.integers(0, 256, shape, np.uint8)
     data = read_file(save(tmp_path / "a.npz", features=images, trusted_features=images[:4]))
     assert data.image_shape == shape[1:] and data.features.dtype == np.float32
@@ -68,7 +68,7 @@ def test_images(tmp_path, shape):
     np.testing.assert_allclose(floats.features, images / 7, rtol=1e-6)
 
 
-def test_sparse(tmp_path):
+def test_sparse_rows_stay_sparse_and_are_scaled_by_column(tmp_path):
     matrix = scipy.sparse.random(12, 1_000_000, 1e-5, "csr", rng=RANDOM)
     matrix.data -= 0.5
     arrays = csr("features", matrix) | csr("trusted_features", matrix[:4])
@@ -80,7 +80,7 @@ def test_sparse(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.float16])
-def test_sparse_of_few_bits(tmp_path, dtype):
+def test_sparse_rows_of_small_types_become_float32(tmp_path, dtype):
     matrix = scipy.sparse.random(12, 30, 0.2, "csr", rng=RANDOM)
     small = csr("features", matrix) | {"features_data": np.ones(matrix.nnz, dtype)}
     small["features_indices"] = small["features_indices"].astype(np.uint16)
@@ -101,15 +101,24 @@ BAD_ARRAYS = {
     "test labels missing": ({"test_features": np.ones((2, 3))}, "array 'test_labels' is missing"),
     "one column": ({"features": np.ones(12)}, r"features must be \(n, d\).*got shape \(12,\)"),
     "text features": ({"features": np.full((12, 3), "a")}, "features must be real numbers, got <U1"),
-    "lengths": ({"labels": np.arange(11)}, r"labels must be one a row, got shape \(11,\) for 12 rows"),
+    "lengths": (
+        {"labels": np.arange(11)},
+        r"training rows need one label each, got 12 rows and labels of shape \(11,\)",
+    ),
     "NaN": ({"features": NAN}, "got 1 NaN or infinite values, the first in row 5"),
-    "no rows": ({"features": np.ones((0, 3)), "labels": np.ones(0, int)}, "no training rows in bad.npz"),
+    "no rows": (
+        {"features": np.ones((0, 3)), "labels": np.ones(0, int)},
+        r"training rows are missing, got shape \(0, 3\)",
+    ),
     "no trusted": (
         {"trusted_features": np.ones((0, 3)), "trusted_labels": np.ones(0, int)},
-        "no trusted rows in bad.npz; give at least two",
+        r"trusted rows are missing, got shape \(0, 3\); add at least 2 rows",
     ),
-    "one trusted class": ({"trusted_labels": np.full(4, 5)}, "all are of class '5'; add trusted rows"),
-    "one class": ({"labels": np.ones(12, int)}, "two classes or more"),
+    "one trusted class": (
+        {"trusted_labels": np.full(4, 5)},
+        "trusted labels must have at least 2 classes, got only '5'; add trusted",
+    ),
+    "one class": ({"labels": np.ones(12, int)}, "training labels must have at least 2 classes, got only '1'"),
     "strange trusted": ({"trusted_labels": np.array([1, 5, 6, 1])}, "trusted label '6' is not a class"),
     "strange test": (
         {"test_features": np.ones((2, 3)), "test_labels": np.array([1, 2])},
@@ -118,21 +127,24 @@ BAD_ARRAYS = {
     "measurements": ({"labels": np.linspace(0, 1, 12)}, "must be integers or strings, got 0.09"),
     "widths": (
         {"trusted_features": np.ones((4, 2))},
-        r"like training rows, got an array of rows of shape \(2,\)",
+        r"form of training rows, an array of rows of shape \(3,\), got an array of rows of shape \(2,\)",
     ),
-    "no columns": ({"features": np.ones((12, 0))}, "rows must have features"),
-    "pickled": ({"labels": np.array([1, "a"] * 6, object)}, "pickled object array, which is not read"),
+    "no columns": ({"features": np.ones((12, 0))}, "rows need at least 1 feature"),
+    "pickled": (
+        {"labels": np.array([1, "a"] * 6, object)},
+        "must hold numbers or fixed-width strings, got pickled objects",
+    ),
     "pixels": (
         {"features": np.full((12, 2, 2), 300), "trusted_features": np.full((4, 2, 2), 300)},
-        "must hold 0 to 255, got 300 to 300; scale them",
+        "must be between 0 and 255, got 300 to 300; scale them",
     ),
     "mixed images": (
         {"features": np.ones((12, 2, 2), int), "trusted_features": np.ones((4, 2, 2))},
-        "all integers or all floats, got float64",
+        "all be floats, got float64 in one part only",
     ),
     "form": (
         {"features": None, **csr("features", scipy.sparse.eye(12, 3, format="csr"))},
-        "got an array of rows .* against a CSR matrix",
+        "a CSR matrix of rows .* got an array of rows",
     ),
     "broken CSR": (
         {
@@ -146,7 +158,7 @@ BAD_ARRAYS = {
 
 
 @pytest.mark.parametrize("case", BAD_ARRAYS)
-def test_bad_arrays(tmp_path, case):
+def test_a_bad_array_is_refused_in_one_line(tmp_path, case):
     changes, message = BAD_ARRAYS[case]
     says(message, save(tmp_path / "bad.npz", **changes))
 
@@ -157,13 +169,13 @@ def says(message, path, **options):
     assert "\n" not in str(caught.value)
 
 
-def test_bad_files(tmp_path):
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path):
     with pytest.raises(DataNotFoundError, match="no such file: .*none.npz"):
         read_file(tmp_path / "none.npz")
     (tmp_path / "a.txt").write_text("")
-    says("unknown kind of file '.txt'", tmp_path / "a.txt")
+    says("unknown file type '.txt'", tmp_path / "a.txt")
     (tmp_path / "a.npz").write_bytes(b"\x80\x04no archive")
-    says("a.npz is not an .npz file", tmp_path / "a.npz")
+    says("a.npz must be an .npz file, got other content", tmp_path / "a.npz")
     says("are for tables", save(tmp_path / "b.npz"), label="class")
     content = save(tmp_path / "c.npz").read_bytes()
     (tmp_path / "c.npz").write_bytes(content[:200] + b"\0" * 40 + content[240:])
@@ -185,7 +197,7 @@ def write(path, columns):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_tables(tmp_path, suffix):
+def test_tables_are_matched_by_column_name(tmp_path, suffix):
     path = write(tmp_path / f"rows{suffix}", TABLE)
     shuffled = {name: TABLE[name][::-1] for name in ("kind", "colour", "size", "old")}
     data = read_file(path, label="kind", trusted=write(tmp_path / f"trusted{suffix}", shuffled))
@@ -197,7 +209,7 @@ def test_tables(tmp_path, suffix):
     np.testing.assert_allclose(data.features.std(axis=0), 1, rtol=1e-6)
 
 
-def test_integer_labels_of_a_table(tmp_path):
+def test_integer_labels_of_a_table_are_sorted_as_numbers(tmp_path):
     path = write(tmp_path / "rows.csv", ROWS | {"kind": [10, 9, 10, 9]})
     data = read_file(path, label="kind", trusted=path)
     assert data.classes == ["9", "10"] and data.trusted_labels.tolist() == [1, 0, 1, 0]
@@ -206,14 +218,44 @@ def test_integer_labels_of_a_table(tmp_path):
 MANY = {"size": list(range(21)), "word": [f"w{i}" for i in range(21)], "kind": ["a", "b", "c"] * 7}
 
 BAD_TABLES = {
-    "no label": (TABLE, TABLE, {"label": None}, r"--label COLUMN\); columns: size, old, colour, kind"),
-    "no trusted": (TABLE, None, {}, r"no trusted rows for rows.csv.*--trusted FILE"),
+    "no label": (
+        TABLE,
+        TABLE,
+        {"label": None},
+        r"none; give one \(--label COLUMN\) of size, old, colour, kind",
+    ),
+    "no trusted": (
+        TABLE,
+        None,
+        {},
+        r"rows.csv: a table needs a second table of trusted rows, got none; .*--trusted FILE",
+    ),
     "label": (TABLE, TABLE, {"label": "kimd"}, "unknown column 'kimd'; did you mean 'kind'?"),
-    "features": ({"kind": [1, 2]}, {"kind": [1, 2]}, {}, "no columns of features"),
-    "gap": (TABLE | {"size": [1, None, 3, 4]}, TABLE, {}, "column 'size' has 1 missing values; fill"),
-    "gap in text": (TABLE | {"colour": ["red", "", "red", "NA"]}, TABLE, {}, "column 'colour' has 2 missing"),
-    "gap in labels": (TABLE | {"kind": ["a", "b", None, "a"]}, TABLE, {}, "column 'kind' has 1 missing"),
-    "words": (MANY, MANY, {}, "text column 'word' holds 21 values, at most 20"),
+    "features": (
+        {"kind": [1, 2]},
+        {"kind": [1, 2]},
+        {},
+        "a table needs columns of features, got only the labels 'kind'",
+    ),
+    "gap": (
+        TABLE | {"size": [1, None, 3, 4]},
+        TABLE,
+        {},
+        "column 'size' must have no missing values, got 1; fill",
+    ),
+    "gap in text": (
+        TABLE | {"colour": ["red", "", "red", "NA"]},
+        TABLE,
+        {},
+        "column 'colour' must have no missing values, got 2",
+    ),
+    "gap in labels": (
+        TABLE | {"kind": ["a", "b", None, "a"]},
+        TABLE,
+        {},
+        "column 'kind' must have no missing values, got 1",
+    ),
+    "words": (MANY, MANY, {}, "text column 'word' must have at most 20 distinct values, got 21"),
     "other column": (
         TABLE,
         {"sizes": ROWS["size"], **{name: TABLE[name] for name in ("old", "colour", "kind")}},
@@ -225,17 +267,22 @@ BAD_TABLES = {
         TABLE,
         TABLE | {"colour": ["rod"] * 4},
         {},
-        "holds 'rod', which no training row does; did you mean 'red'",
+        "has the value 'rod', which no training row has; did you mean 'red'",
     ),
-    "new type": (TABLE, TABLE | {"size": list("abcd")}, {}, "column 'size' is of type String, unlike"),
+    "new type": (
+        TABLE,
+        TABLE | {"size": list("abcd")},
+        {},
+        "column 'size' must have the type of the training rows, number, got String",
+    ),
     "new class": (TABLE, TABLE | {"kind": list("abca")}, {}, "trusted label 'c' is not a class"),
-    "one class": (TABLE, TABLE | {"kind": list("aaaa")}, {}, "all are of class 'a'"),
+    "one class": (TABLE, TABLE | {"kind": list("aaaa")}, {}, "must have at least 2 classes, got only 'a'"),
     "infinite": (TABLE | {"size": [1.0, 2.0, float("inf"), 4]}, TABLE, {}, "the first in row 2"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_TABLES)
-def test_bad_tables(tmp_path, case):
+def test_a_bad_table_is_refused_in_one_line(tmp_path, case):
     rows, trusted, options, message = BAD_TABLES[case]
     path = write(tmp_path / "rows.csv", rows)
     if trusted is not None:
@@ -243,12 +290,15 @@ def test_bad_tables(tmp_path, case):
     says(message, path, **({"label": "kind"} | options))
 
 
-def test_bad_table_files(tmp_path):
+def test_a_table_file_that_cannot_be_read_is_refused_in_one_line(tmp_path):
     path = write(tmp_path / "rows.csv", TABLE)
     with pytest.raises(DataNotFoundError, match="no such file"):
         read_file(path, label="kind", trusted=tmp_path / "none.csv")
     says(
-        "a table is a .csv or .parquet file, got '.npz'", path, label="kind", trusted=save(tmp_path / "t.npz")
+        "a table must be a .csv or .parquet file, got '.npz'",
+        path,
+        label="kind",
+        trusted=save(tmp_path / "t.npz"),
     )
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no table PAR1")
     says("cannot be read as parquet", tmp_path / "broken.parquet", label="kind", trusted=path)
@@ -257,7 +307,7 @@ def test_bad_table_files(tmp_path):
     dates = polars.DataFrame(TABLE).with_columns(day=polars.date(2020, 1, 1))
     dates.write_parquet(tmp_path / "dates.parquet")
     says(
-        "column 'day' is of type Date",
+        "column 'day' must hold numbers or text, got Date",
         tmp_path / "dates.parquet",
         label="kind",
         trusted=tmp_path / "dates.parquet",

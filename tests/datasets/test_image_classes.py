@@ -207,7 +207,7 @@ def test_other_archives_are_refused(empty, monkeypatch, fault):
     monkeypatch.setattr(omniglot, "OMNIGLOT", publish(empty, members))
     if fault == "file":
         (empty / "omniglot" / "images_background.zip").write_bytes(b"other")
-    with pytest.raises(datasets.DataNotFoundError, match="is no archive of drawings") as caught:
+    with pytest.raises(datasets.DataNotFoundError, match="is not an archive of drawings") as caught:
         datasets.load_classes("omniglot")
     assert "\n" not in str(caught.value)
 
@@ -216,7 +216,7 @@ def test_missing_omniglot(empty):
     with pytest.raises(datasets.DataNotFoundError) as caught:
         datasets.load_classes("omniglot")
     line = str(caught.value)
-    assert "\n" not in line and line.startswith("omniglot: cannot get images_background.zip")
+    assert "\n" not in line and line.startswith("omniglot: cannot download images_background.zip")
     assert "set BILEVEL_DATA" in line
 
 
@@ -231,12 +231,12 @@ def test_unknown_words():
 
 @pytest.mark.parametrize("name", ["omniglot", "miniimagenet"])
 def test_these_sets_have_no_labels_to_learn(name, capsys):
-    told = rf"'{name}' is a set for few-shot learning \(`bilevel fewshot`\)"
+    told = rf"'{name}' is a data set for few-shot learning \(`bilevel fewshot`\)"
     with pytest.raises(ValueError, match=told):
         datasets.load(name)
     assert main(["clean", name]) == 2
     line = capsys.readouterr().err
-    assert f"bilevel: error: '{name}' is a set for few-shot learning" in line and line.count("\n") == 1
+    assert f"bilevel: error: '{name}' is a data set for few-shot learning" in line and line.count("\n") == 1
 
 
 @needs_data
@@ -269,7 +269,7 @@ def test_missing_miniimagenet(empty):
         with pytest.raises(datasets.DataNotFoundError) as caught:
             datasets.load_classes("miniimagenet")
         line = str(caught.value)
-        assert "\n" not in line and f"(nor miniimagenet32_jpeg_{missing}.npz)" in line
+        assert "\n" not in line and f"(and no miniimagenet32_jpeg_{missing}.npz)" in line
         assert "there is no miniimagenet.npz" in line and "image-net.org" in line
         (empty / f"miniimagenet32_jpeg_{missing}.npz").write_bytes(b"")
 
@@ -294,12 +294,12 @@ def test_own_miniimagenet(empty):
     "changes, told",
     [
         ({"test": None}, "array 'test' is missing; .*known: train, validation"),
-        ({"train": np.zeros((2, 2, 5, 5, 3))}, "train must be uint8, 0 to 255, got float64"),
+        ({"train": np.zeros((2, 2, 5, 5, 3))}, "train must be uint8 from 0 to 255, got float64"),
         ({"train": np.zeros((2, 5, 5, 3), np.uint8)}, r"train must be \(classes, .*got shape \(2, 5, 5, 3\)"),
-        ({"test": np.zeros((2, 2, 3, 5, 5), np.uint8)}, "test must have 3 channels, in the last axis"),
+        ({"test": np.zeros((2, 2, 3, 5, 5), np.uint8)}, "the last axis of test must be 3 channels"),
         ({"validation": np.zeros((2, 2, 5, 6, 3), np.uint8)}, "validation images must be square, got 5x6"),
-        ({"test": np.zeros((2, 2, 6, 6, 3), np.uint8)}, "of one height, got train 5, validation 5, test 6"),
-        ({"train": np.zeros((0, 2, 5, 5, 3), np.uint8)}, "train must hold images"),
+        ({"test": np.zeros((2, 2, 6, 6, 3), np.uint8)}, "the same height, got train 5, validation 5, test 6"),
+        ({"train": np.zeros((0, 2, 5, 5, 3), np.uint8)}, "train must not be empty"),
         ({"train": np.array([None])}, "array 'train' cannot be read"),
     ],
 )
@@ -312,7 +312,7 @@ def test_wrong_arrays(empty, changes, told):
 
 def test_no_archive(empty):
     (empty / "miniimagenet.npz").write_bytes(b"other")
-    with pytest.raises(ValueError, match="miniimagenet.npz is not an .npz file"):
+    with pytest.raises(ValueError, match="miniimagenet.npz must be an .npz file, got other content"):
         datasets.load_classes("miniimagenet")
 
 
@@ -322,5 +322,5 @@ def test_pillow_is_named_when_missing(empty, monkeypatch):
         (empty / f"miniimagenet32_jpeg_{piece}.npz").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "PIL", None)
     for name in datasets.class_sets():
-        with pytest.raises(datasets.DataNotFoundError, match=f"{name}: .*`pip install pillow`"):
+        with pytest.raises(ModuleNotFoundError, match=r"needs pillow, .*pip install 'bilevel\[fewshot\]'"):
             datasets.load_classes(name)

@@ -153,7 +153,7 @@ def test_an_interrupted_command_goes_on_to_the_same_learner(
     assert main(command) == 130
     told = capsys.readouterr().err
     shown = " ".join(["bilevel", *command])
-    assert told == f"bilevel: interrupted; go on with: {shown} --resume\n"
+    assert told == f"bilevel: interrupted; resume with: {shown} --resume\n"
     assert not list((tmp_path / "out").glob("[!.]*"))
 
     best = tmp_path / "out" / ".bilevel-checkpoint.best.npz"
@@ -178,7 +178,8 @@ def test_an_interrupted_command_goes_on_to_the_same_learner(
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["command"] == f"{shown} --resume"
-    told = "the run in out is complete; drop --resume to run it anew, or give another --out"
+    told = "the run in out is complete and cannot be resumed; run it again without --resume, "
+    told += "or choose another folder with --out"
     assert fails(capsys, *command, "--resume") == told
     for name in ("test_accuracy", "validation_accuracy", "best_step", "accuracy_by_ways", "settings"):
         assert summary[name] == whole.summary[name]
@@ -385,9 +386,9 @@ def test_an_unknown_split_and_missing_data_are_one_line(capsys, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     told = "unknown split 'letters' of omniglot; did you mean "
     assert fails(capsys, "fewshot", "--split", "letters", "--no-compile-cache").startswith(told)
-    told = "omniglot: cannot get images_background.zip"
+    told = "omniglot: cannot download images_background.zip"
     assert fails(capsys, "fewshot", "--no-compile-cache").startswith(told)
-    told = "miniimagenet: there is no miniimagenet.npz (nor "
+    told = "miniimagenet: there is no miniimagenet.npz (and no "
     assert fails(capsys, "fewshot", "--dataset", "miniimagenet", "--no-compile-cache").startswith(told)
 
 

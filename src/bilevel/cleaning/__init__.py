@@ -1,4 +1,4 @@
-"""Finding wrong labels: `clean`, and a test bench for it."""
+"""Detection of wrong labels with a few trusted rows, and test benches for it."""
 
 from bilevel.cleaning.clean import clean
 from bilevel.cleaning.noise import corrupt

@@ -1,5 +1,6 @@
-"""Rows as the models see them: flat, centred, and of curvature one."""
+"""Rows scaled for training: flat, centred, and with a largest second moment of 1."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,25 +22,33 @@ class Rows(NamedTuple):
     labels: Any
 
 
-def scaling(features):
-    """A function that scales rows so that the largest second moment of these rows is 1.
+def scaling(features: Any) -> Callable[[Any], Any]:
+    """Return a function that scales rows by the statistics of `features`.
 
-    Dense rows are flattened and lose the mean first; CSR rows keep their zeros. The curvature of a
-    softmax regression is then known, so that step sizes and penalties fit every data set.
+    After scaling, the largest second moment of `features` is 1. Dense rows are flattened and centred
+    first; CSR rows keep their zeros. The curvature of a softmax regression is then known, so that the
+    same step sizes and penalties suit every data set.
+
+    Args:
+      features: (n, ...) array or (n, d) CSR matrix of the training rows.
+
+    Raises:
+      ValueError: when all rows are equal.
     """
     sparse = scipy.sparse.issparse(features)
     flat = features if sparse else features.reshape(len(features), -1)
     mean = np.float32(0) if sparse else flat.mean(axis=0, dtype=np.float64).astype(np.float32)
     vector = np.random.default_rng(0).normal(size=flat.shape[1]).astype(np.float32)
     moment = 0.0
-    for _ in range(30):  # power iteration; the centring is applied to the products, not to a copy
+    for _ in range(30):  # power iteration; products are centred instead of a copy of the rows
         vector /= np.linalg.norm(vector)
         product = flat @ vector - (0 if sparse else mean @ vector)
         vector = flat.T @ product / flat.shape[0] - (0 if sparse else mean * product.mean())
         moment = np.linalg.norm(vector)
         if moment == 0:
             raise ValueError(
-                "features must differ between rows, got the same values in every row; check the columns"
+                "features must differ between rows, got the same values in every row; "
+                "check the feature columns"
             )
     factor = np.float32(1 / np.sqrt(moment))
 
@@ -54,13 +63,13 @@ def scaling(features):
     return scale
 
 
-def to_device(features, labels) -> Rows:
-    """Scaled rows as arguments of compiled functions."""
+def to_device(features: Any, labels: Any) -> Rows:
+    """Return scaled rows and their labels as arguments of compiled functions."""
     moved = sparse_blocks(features) if scipy.sparse.issparse(features) else jnp.asarray(features)
     return Rows(moved, jnp.asarray(labels, jnp.int32))
 
 
-def join(first, second):
-    """One set of rows after another, dense or CSR."""
+def join(first: Any, second: Any) -> Any:
+    """Return two sets of rows as one, both dense or both CSR."""
     sparse = scipy.sparse.issparse(first)
     return scipy.sparse.vstack([first, second], format="csr") if sparse else np.concatenate([first, second])

@@ -1,4 +1,4 @@
-"""Scores of a row that tell a wrong label: they never come from a model that has seen the row."""
+"""Scores that reveal wrong labels, from models that have not seen the row."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,14 @@ import numpy as np
 import scipy.special
 
 
-def deal(labels, parts: int, seed: int) -> np.ndarray:
-    """(n,) part of each row: parts of equal size, each class spread over all of them."""
+def deal(labels: np.ndarray, parts: int, seed: int) -> np.ndarray:
+    """Return the (n,) parts of the rows: equal parts, each class spread over all.
+
+    Args:
+      labels: (n,) class indices.
+      parts: number of parts.
+      seed: seed of the random order of the rows.
+    """
     labels = np.asarray(labels)
     order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
     dealt = np.empty(len(labels), int)
@@ -16,13 +22,18 @@ def deal(labels, parts: int, seed: int) -> np.ndarray:
     return dealt
 
 
-def cross_fitted(fit: Callable[[np.ndarray], Any], outputs: Callable[[Any], np.ndarray], parts) -> np.ndarray:
-    """(n, classes) outputs for each row of the model trained without the row's part.
+def cross_fitted(
+    fit: Callable[[np.ndarray], Any], outputs: Callable[[Any], np.ndarray], parts: np.ndarray
+) -> np.ndarray:
+    """Return the outputs for each row of the model trained without its part.
 
     Args:
-      fit: trains on the rows of a (n,) bool mask.
-      outputs: (n, classes) outputs of a trained model on all rows.
+      fit: `mask -> y`; trains a model on the rows of a (n,) bool mask.
+      outputs: `y -> (n, classes)` outputs of a trained model on all rows.
       parts: (n,) part of each row.
+
+    Returns:
+      (n, classes) outputs.
     """
     result = np.zeros(0)
     for part in np.unique(parts):
@@ -33,8 +44,13 @@ def cross_fitted(fit: Callable[[np.ndarray], Any], outputs: Callable[[Any], np.n
     return result
 
 
-def label_scores(outputs, labels) -> np.ndarray:
-    """(n, 2) log-probability of the given label, and its margin over the best other label."""
+def label_scores(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return (n, 2) log-probabilities of labels and margins over the best other.
+
+    Args:
+      outputs: (n, classes) outputs of a model.
+      labels: (n,) given class indices.
+    """
     logs = scipy.special.log_softmax(outputs.astype(np.float32), axis=1)
     rows = np.arange(len(labels))
     given = logs[rows, labels]
@@ -43,8 +59,12 @@ def label_scores(outputs, labels) -> np.ndarray:
     return np.stack([given, given - others.max(axis=1)], axis=1)
 
 
-def standardise(scores) -> np.ndarray:
-    """Scores (n, K, s) of mean 0 and deviation 1 over rows and folds, cut at four deviations."""
+def standardise(scores: np.ndarray) -> np.ndarray:
+    """Return scores of mean 0 and standard deviation 1, clipped to [-4, 4].
+
+    Args:
+      scores: (n, K, s); each of the s scores is standardised over rows and folds.
+    """
     deviation = scores.std(axis=(0, 1))
     scores = (scores - scores.mean(axis=(0, 1))) / np.where(deviation > 0, deviation, 1)
     return np.clip(scores, -4, 4).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A test bench from a known data set: noisy training rows, trusted rows, and the truth."""
+"""Test benches: noisy training rows, trusted rows, and the truth."""
 
 import numpy as np
 
@@ -15,31 +15,31 @@ def split(
     kind: str = "uniform",
     seed: int = 0,
 ) -> tuple[Dataset, np.ndarray]:
-    """Noisy training rows and clean trusted rows of a data set whose labels are right.
+    """Return noisy training rows and clean trusted rows of a data set, and the truth.
 
-    Rows are shuffled by the seed; the first `trusted_rows` are held out as trusted, the next `rows`
-    are the training rows, and their labels are corrupted once.
+    The rows are shuffled. The first `trusted_rows` become the trusted rows, the next `rows` the
+    training rows, whose labels are then corrupted.
 
     Args:
-      dataset: with right labels; its test part is passed on.
-      rows: number of training rows; None takes all that are left.
-      trusted_rows: number of trusted rows; None takes 200, or a fifth of the rows if that is fewer.
-      noise, kind: of the labels, see `corrupt`.
-      seed: of the shuffle and of the noise.
+      dataset: a data set whose labels are right; its test part stays as it is.
+      rows: number of training rows; default: all rows but the trusted ones.
+      trusted_rows: number of trusted rows; default: 200, or a fifth of the rows if that is fewer.
+      noise, kind: share and kind of wrong labels, see `corrupt`.
+      seed: seed of the shuffle and of the noise.
 
     Returns:
       The data set with `trusted_features` and `trusted_labels`, and the (n,) true labels.
 
     Raises:
-      ValueError: when there are not that many rows.
+      ValueError: when the data set has too few rows.
     """
     total = len(dataset.labels)
     trusted_rows = min(200, total // 5) if trusted_rows is None else trusted_rows
     rows = total - trusted_rows if rows is None else rows
     if min(rows, trusted_rows) < 1 or rows + trusted_rows > total:
         raise ValueError(
-            f"{dataset.name} has {total} rows, which must hold at least 1 training and 1 trusted row, "
-            f"got {rows} training and {trusted_rows} trusted rows; lower --rows or --trusted-rows"
+            f"rows and trusted_rows must be at least 1 and together at most {total}, the rows of "
+            f"{dataset.name}, got {rows} and {trusted_rows}; change --rows or --trusted-rows"
         )
     order = np.random.default_rng(seed).permutation(total)
     trusted, training = order[:trusted_rows], order[trusted_rows : trusted_rows + rows]

@@ -1,37 +1,46 @@
-"""The numbers of `summary.json`: times, accuracies, and how well wrong labels were found."""
+"""Numbers of `summary.json`: times, accuracies, and the quality of the flags."""
 
 import time
 
 import numpy as np
 
+from bilevel.extras import extra
+
 
 class Stages:
-    """Seconds of each stage, one after another."""
+    """Clock that records the seconds of consecutive stages."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
         self._begin = self._last = time.perf_counter()
 
-    def end(self, name: str):
-        """The stage that ran until now."""
+    def end(self, name: str) -> None:
+        """Record the stage that ends now under a name."""
         now = time.perf_counter()
         self.seconds[name], self._last = round(now - self._last, 3), now
 
     @property
     def total(self) -> float:
-        """Seconds of all stages."""
+        """Seconds of all stages together."""
         return round(self._last - self._begin, 3)
 
 
-def accuracy(outputs, labels) -> float:
-    """Share of rows whose largest output is their label."""
+def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of rows whose largest output is the one of their label."""
     return float(np.mean(outputs.argmax(axis=1) == np.asarray(labels)))
 
 
-def detection(flagged, suspicion, wrong) -> dict[str, float | None]:
-    """Precision, recall and f1 of flags, and the area under the curve of the suspicion.
+def detection(flagged: np.ndarray, suspicion: np.ndarray, wrong: np.ndarray) -> dict[str, float | None]:
+    """Return precision, recall and f1 of the flags, and `auroc` of the suspicion.
 
-    The area is None where no row or every row is wrong.
+    Args:
+      flagged: (n,) bool, rows that a method flags.
+      suspicion: (n,) float, larger for rows that the method suspects more.
+      wrong: (n,) bool, rows whose label is wrong.
+
+    Returns:
+      The four numbers by name. `auroc`, the area under the ROC curve, is None unless some labels are
+      wrong and some are right.
     """
     hits = float(np.sum(flagged & wrong))
     precision = hits / max(1, int(flagged.sum()))
@@ -47,6 +56,7 @@ def detection(flagged, suspicion, wrong) -> dict[str, float | None]:
 def _area(suspicion, wrong):
     if wrong.all() or not wrong.any():
         return None
-    from sklearn.metrics import roc_auc_score
+    with extra("clean"):
+        from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(wrong, suspicion))

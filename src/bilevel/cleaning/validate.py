@@ -1,81 +1,55 @@
-"""What `clean` asks of its input, said in one line each."""
+"""Rules that a data set must meet to be cleaned."""
+
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 
 from bilevel.datasets.types import Dataset
 
+FEWEST_ROWS = 10
+
 
 def validate(dataset: Dataset) -> list[str]:
-    """Warnings about a data set that can be cleaned.
+    """Return warnings about a data set that can be cleaned.
 
     Raises:
-      ValueError: with the rule, the value and the remedy, when it cannot be cleaned.
+      ValueError: when it cannot be cleaned; the message is one line with the rule, the value and the
+        remedy.
     """
     classes = len(dataset.classes)
     if classes < 2:
         raise ValueError(f"labels need at least 2 classes, got {classes}; check the label column")
     if dataset.trusted_labels is None or dataset.trusted_features is None or len(dataset.trusted_labels) == 0:
-        raise ValueError(
-            "cleaning needs trusted rows, got none; give some rows whose labels you have checked"
-        )
-    _rows("training", dataset.features, dataset.labels, classes)
-    _rows("trusted", dataset.trusted_features, dataset.trusted_labels, classes)
-    _same("trusted", dataset.trusted_features, dataset.features)
+        raise ValueError("cleaning needs trusted rows, got none; add some rows whose labels you have checked")
+    _require_rows("training", dataset.features, dataset.labels, classes)
+    _require_rows("trusted", dataset.trusted_features, dataset.trusted_labels, classes)
+    _require_same_shape("trusted", dataset.trusted_features, dataset.features)
     if dataset.test_features is not None:
-        _rows("test", dataset.test_features, dataset.test_labels, classes)
-        _same("test", dataset.test_features, dataset.features)
-    trusted = set(np.unique(dataset.trusted_labels).tolist())
-    if len(trusted) < 2:
+        _require_rows("test", dataset.test_features, dataset.test_labels, classes)
+        _require_same_shape("test", dataset.test_features, dataset.features)
+    present = set(np.unique(dataset.trusted_labels).tolist())
+    if len(present) < 2:
         raise ValueError(
-            f"trusted rows need at least 2 classes, got only {dataset.classes[trusted.pop()]!r}; "
+            f"trusted rows need at least 2 classes, got only {dataset.classes[present.pop()]!r}; "
             "check rows of the other classes too"
         )
-    if len(dataset.trusted_labels) < 10:
-        raise ValueError(
-            f"cleaning needs at least 10 trusted rows, got {len(dataset.trusted_labels)}; check some more"
-        )
-    if len(dataset.labels) < 10:
-        raise ValueError(
-            f"cleaning needs at least 10 training rows, got {len(dataset.labels)}; give more rows"
-        )
-    warnings = []
-    if repeated := _repeated(dataset.features, dataset.trusted_features):
-        warnings.append(
-            f"{repeated} of {len(dataset.labels)} training rows are also trusted rows; "
-            "trusted rows must be rows whose labels you have checked, kept out of the training rows"
-        )
-    missing = sorted(set(np.unique(dataset.labels).tolist()) - trusted)
-    if not missing:
-        return warnings
-    names = ", ".join(str(dataset.classes[label]) for label in missing[:5])
-    names += ", ..." if len(missing) > 5 else ""
-    warnings.append(
-        f"no trusted row has the class {names}: labels of it are judged by the other classes alone"
-    )
-    return warnings
+    for part, labels in (("trusted", dataset.trusted_labels), ("training", dataset.labels)):
+        if len(labels) < FEWEST_ROWS:
+            raise ValueError(
+                f"cleaning needs at least {FEWEST_ROWS} {part} rows, got {len(labels)}; add more of them"
+            )
+    return [*_warn_of_repeated_rows(dataset), *_warn_of_missing_classes(dataset, present)]
 
 
-def _repeated(features, trusted) -> int:
-    """How many rows are equal to a trusted row."""
-
-    def rows(matrix):
-        if not scipy.sparse.issparse(matrix):
-            return (row.tobytes() for row in np.ascontiguousarray(matrix))
-        ends = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
-        return ((matrix.indices[a:b].tobytes(), matrix.data[a:b].tobytes()) for a, b in ends)
-
-    known = set(rows(trusted))
-    return sum(row in known for row in rows(features))
-
-
-def _rows(part, features, labels, classes):
+def _require_rows(part, features, labels, classes):
     if labels is None:
-        raise ValueError(f"{part} rows need labels, got none")
+        raise ValueError(f"{part} rows need labels, got none; add one label for each row")
     labels = np.asarray(labels)
     if labels.ndim != 1 or features.shape[0] != len(labels):
         raise ValueError(
-            f"{part} rows need one label each, got {features.shape[0]} rows and labels {labels.shape}"
+            f"{part} rows need one label each, got {features.shape[0]} rows and labels of shape "
+            f"{labels.shape}"
         )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{part} labels must be class indices (integers), got {labels.dtype}")
@@ -83,7 +57,7 @@ def _rows(part, features, labels, classes):
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(
-            f"{part} labels must be classes 0 to {classes - 1}, got {labels[row]} in row {row}; correct it"
+            f"{part} labels must be between 0 and {classes - 1}, got {labels[row]} in row {row}; correct it"
         )
     if not scipy.sparse.issparse(features) and features.ndim not in (2, 3, 4):
         raise ValueError(f"{part} features must be (n, d) or (n, h, w[, c]), got shape {features.shape}")
@@ -95,8 +69,42 @@ def _rows(part, features, labels, classes):
         )
 
 
-def _same(part, features, training):
+def _require_same_shape(part, features, training):
     if features.shape[1:] != training.shape[1:]:
         raise ValueError(
-            f"{part} rows need the features of training rows, {training.shape[1:]}, got {features.shape[1:]}"
+            f"{part} rows must have the shape of training rows, {training.shape[1:]}, "
+            f"got {features.shape[1:]}; store the same features in both"
+        )
+
+
+def _warn_of_repeated_rows(dataset):
+    repeated = _count_repeated(dataset.features, dataset.trusted_features)
+    if repeated:
+        yield (
+            f"{repeated} of {len(dataset.labels)} training rows are also trusted rows; "
+            "keep rows whose labels you have checked out of the training rows"
+        )
+
+
+def _count_repeated(features: Any, trusted: Any) -> int:
+    """Return the number of rows that are equal to a trusted row."""
+
+    def rows(matrix):
+        if not scipy.sparse.issparse(matrix):
+            return (row.tobytes() for row in np.ascontiguousarray(matrix))
+        ends = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
+        return ((matrix.indices[a:b].tobytes(), matrix.data[a:b].tobytes()) for a, b in ends)
+
+    known = set(rows(trusted))
+    return sum(row in known for row in rows(features))
+
+
+def _warn_of_missing_classes(dataset, present):
+    missing = sorted(set(np.unique(dataset.labels).tolist()) - present)
+    if missing:
+        names = ", ".join(str(dataset.classes[label]) for label in missing[:5])
+        names += ", ..." if len(missing) > 5 else ""
+        yield (
+            f"no trusted row has the class {names}; "
+            "such labels are judged by trusted rows of the other classes alone"
         )

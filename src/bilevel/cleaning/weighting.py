@@ -1,5 +1,6 @@
-"""Learning the weights of the training rows: the bilevel part of cleaning."""
+"""Learning of the weights of the training rows: the bilevel part of cleaning."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,27 +13,28 @@ from bilevel import algorithms
 from bilevel.calculus import hessian_product
 from bilevel.checkpoint import Checkpoint
 from bilevel.cleaning import losses
+from bilevel.cleaning.subsets import SubsetTrainer
 from bilevel.cleaning.trail import Trail
-from bilevel.cleaning.trainer import Trainer
 from bilevel.driver import run
 from bilevel.sampling import full, minibatches
 from bilevel.sparse import sparse_blocks
 from bilevel.types import Batch, DivergedError, Problem
 
 BATCH = 128
-# Rows are scaled to a second moment of 1: the gradient of an untrained linear model is about 0.2.
+LOG_POINTS = 15
+# Scaled rows have a second moment of 1, so that an untrained linear model has a gradient of about 0.2.
 UNSOLVED_INNER = 0.02
 UNSOLVED_LINEAR = 0.5
-POINTS = 15
 
 
-class Setting(NamedTuple):
-    """One of the two weightings, ready to run.
+class Weighting(NamedTuple):
+    """A parametrisation of the weights, with its losses, data and start.
 
     Attributes:
       problem: the two losses.
       x, y: start.
-      outer, inner: pytrees of arrays with one leading row axis (training rows: see `rows_of`).
+      outer, inner: trusted and training rows, as pytrees of arrays with one leading axis: of rows, or
+        of blocks of sparse rows.
       logits: `x -> (n,)` logits of the weights of all training rows.
       held: `y -> (h,)` losses of the held-out trusted rows.
       outer_rate: step size of Adam on x.
@@ -43,9 +45,64 @@ class Setting(NamedTuple):
     y: Any
     outer: Any
     inner: Any
-    logits: Any
-    held: Any
+    logits: Callable[[Any], np.ndarray]
+    held: Callable[[Any], jax.Array]
     outer_rate: float
+
+
+def per_row(trainer: SubsetTrainer, y: Any, penalty: float) -> Weighting:
+    """Return the weighting with one free logit for each row.
+
+    Args:
+      trainer: the classifier and the rows.
+      y: parameters of the classifier at the start.
+      penalty: penalty of the inner loss.
+    """
+    logits = trainer.classifier.logits
+
+    def held_losses(y, batch):
+        return losses.cross_entropy(logits(y, batch["features"]), batch["labels"]).reshape(-1)
+
+    rows = np.arange(len(trainer.labels), dtype=np.int32)
+    return Weighting(
+        problem=losses.per_row(logits, penalty),
+        x=jnp.zeros((len(rows),), jnp.float32),
+        y=y,
+        outer=_trusted(trainer, ~trainer.held),
+        inner=_blocks(trainer.training, {"labels": trainer.labels, "row": rows}),
+        logits=lambda x: np.asarray(x, np.float64),
+        held=_on_held_out(held_losses, trainer),
+        outer_rate=3e-2,
+    )
+
+
+def shared(trainer: SubsetTrainer, y: Any, penalty: float, scores: np.ndarray) -> Weighting:
+    """Return the weighting with one network from the scores of a row to its logit.
+
+    Args:
+      trainer: the classifier and the rows.
+      y: parameters of the classifier at the start, copied for each fold.
+      penalty: penalty of the inner loss.
+      scores: (n, folds, s) scores of the training rows.
+    """
+    logits, folds = trainer.classifier.logits, scores.shape[1]
+
+    def held_losses(y, batch):
+        outputs = jax.vmap(logits, in_axes=(0, None))(y, batch["features"])
+        labels = jnp.broadcast_to(batch["labels"][None], outputs.shape[:-1])
+        return losses.cross_entropy(outputs, labels).reshape(folds, -1).mean(axis=0)
+
+    seen = ~trainer.held
+    return Weighting(
+        problem=losses.shared(logits, penalty),
+        x=losses.init_net(jax.random.key(trainer.seed), scores.shape[-1]),
+        y=jax.tree.map(lambda a: jnp.repeat(a[None], folds, axis=0), y),
+        outer=_trusted(trainer, seen, fold=trainer.fold[seen].astype(np.int32)),
+        inner=_blocks(trainer.training, {"labels": trainer.labels, "scores": scores}),
+        logits=lambda x: np.asarray(losses.net(x, jnp.asarray(scores)), np.float64).mean(axis=1),
+        held=_on_held_out(held_losses, trainer),
+        outer_rate=3e-3,
+    )
 
 
 class Learnt(NamedTuple):
@@ -53,10 +110,10 @@ class Learnt(NamedTuple):
 
     Attributes:
       logits: (n,) logits of the weights.
-      history: of the run, with `held_out_loss` and the scalar `best_step`.
-      final: `outer_loss`, `inner_loss`, `inner_residual` and, with an adjoint, `linear_residual` at
-        the last step, on all rows.
-      warnings: what the reader must know.
+      history: history of the run, with `held_out_loss` and the scalar `best_step`.
+      final: `outer_loss`, `inner_loss`, `inner_residual` and, if the algorithm has an adjoint,
+        `linear_residual` after the last step, on all rows.
+      warnings: warnings for the reader of the report.
     """
 
     logits: np.ndarray
@@ -65,204 +122,167 @@ class Learnt(NamedTuple):
     warnings: list[str]
 
 
-def per_row(trainer: Trainer, y, penalty: float) -> Setting:
-    """One free logit a row.
-
-    Args:
-      trainer: of the inner model, with the rows.
-      y: start of the model.
-      penalty: of the inner loss.
-    """
-    logits = trainer.net.logits
-
-    def held_losses(y, batch):
-        return losses.cross_entropy(logits(y, batch["features"]), batch["labels"]).reshape(-1)
-
-    rows = np.arange(len(trainer.labels), dtype=np.int32)
-    return Setting(
-        losses.per_row(logits, penalty),
-        jnp.zeros((len(rows),), jnp.float32),
-        y,
-        _trusted(trainer, ~trainer.held),
-        _blocks(trainer.training, {"labels": trainer.labels, "row": rows}),
-        lambda x: np.asarray(x, np.float64),
-        _judge(held_losses, trainer),
-        3e-2,
-    )
+def require_learns_weights(name: str) -> None:
+    """Raise `ValueError` unless the named algorithm can learn weights."""
+    about = algorithms.about(getattr(algorithms, name))
+    if about.direct_term_only:
+        raise ValueError(
+            f"{name} cannot learn weights, since they change the outer loss only through the model, which "
+            f"{name} ignores; choose another algorithm, for example soba"
+        )
+    if about.learns_start:
+        raise ValueError(
+            f"{name} cannot learn weights, since it learns a starting point for many tasks; "
+            "choose another algorithm, for example soba"
+        )
 
 
-def shared(trainer: Trainer, y, penalty: float, scores: np.ndarray) -> Setting:
-    """One net for all rows, from their scores.
-
-    Args:
-      trainer: of the inner model, with the rows.
-      y: start of the model, copied for each fold.
-      penalty: of the inner loss.
-      scores: (n, folds, s) scores of the training rows.
-    """
-    logits, folds = trainer.net.logits, scores.shape[1]
-
-    def held_losses(y, batch):
-        outputs = jax.vmap(logits, in_axes=(0, None))(y, batch["features"])
-        labels = jnp.broadcast_to(batch["labels"][None], outputs.shape[:-1])
-        return losses.cross_entropy(outputs, labels).reshape(folds, -1).mean(axis=0)
-
-    seen = ~trainer.held
-    return Setting(
-        losses.shared(logits, penalty),
-        losses.init_net(jax.random.key(trainer.seed), scores.shape[-1]),
-        jax.tree.map(lambda a: jnp.repeat(a[None], folds, axis=0), y),
-        _trusted(trainer, seen, fold=trainer.fold[seen].astype(np.int32)),
-        _blocks(trainer.training, {"labels": trainer.labels, "scores": scores}),
-        lambda x: np.asarray(losses.net(x, jnp.asarray(scores)), np.float64).mean(axis=1),
-        _judge(held_losses, trainer),
-        3e-3,
-    )
-
-
-def learn(
-    setting: Setting,
+def learn_weights(
+    weighting: Weighting,
     name: str,
+    *,
     inner_step: float,
     steps: int | None,
     seed: int,
     progress: bool,
     checkpoint: Checkpoint | None,
 ) -> Learnt:
-    """The weights that a named algorithm learns, stopped early.
+    """Learn the weights with a named algorithm and stop early.
 
-    Of all log points the earliest is taken whose held-out loss is within one standard error of the
-    best: what comes later is not measurably better, and free to overfit the trusted rows.
+    Among the log points, the earliest one whose held-out loss is within one standard error of the best
+    is chosen. Later ones are not measurably better and may overfit the trusted rows.
 
     Args:
-      setting: the weighting.
-      name: of the algorithm.
-      inner_step: of SGD on the model.
-      steps: None takes a number that fits the algorithm and the rows.
-      seed: of the run.
-      progress: show a bar.
-      checkpoint: where to save, and to resume from.
+      weighting: the losses, the data and the start.
+      name: name of the algorithm.
+      inner_step: step size of gradient descent on y.
+      steps: outer steps; None means 1,500, or 500 if a step of the algorithm is expensive.
+      seed: seed of the run.
+      progress: whether to show a progress bar.
+      checkpoint: where to save and to resume from; None means nowhere.
 
     Returns:
       A `Learnt`.
 
     Raises:
-      DivergedError: when the run leaves the finite numbers before its second log point.
+      DivergedError: when the run diverges before its second log point.
     """
-    factory = getattr(algorithms, name)
-    about = algorithms.about(factory)
-    if about.learns_start or about.direct_term_only:
-        direct = about.direct_term_only
-        why = "they act on the outer loss through the model alone" if direct else "it learns a start of y"
-        raise ValueError(
-            f"{name} cannot learn weights, since {why}; choose another algorithm, for example soba"
-        )
-    data = _minibatches(setting, seed)
-    steps = (1500 if about.cheap else 500) if steps is None else steps
-    outer_rate = setting.outer_rate * (1 if about.cheap else 3)
-    algorithm = factory(setting.problem, inner_optimizer=inner_step, outer_optimizer=optax.adam(outer_rate))
-    trail = Trail(checkpoint, setting.x)
+    algorithm, default_steps = _build(weighting, name, inner_step)
+    steps = default_steps if steps is None else steps
+    log = Trail(checkpoint, weighting.x)
 
     def judge(step, state, metrics):
-        trail.add(step, state.x, np.asarray(setting.held(state.y), np.float64))
+        log.add(step, state.x, np.asarray(weighting.held(state.y), np.float64))
 
     warnings = []
-    every = max(1, -(-steps // POINTS))
-    key = jax.random.key(seed)
     try:
         result = run(
             algorithm,
-            setting.x,
-            setting.y,
-            data,
+            weighting.x,
+            weighting.y,
+            _minibatches(weighting, seed),
             steps=steps,
-            key=key,
-            log_every=every,
+            key=jax.random.key(seed),
+            log_every=max(1, -(-steps // LOG_POINTS)),
             callback=judge,
             checkpoint=checkpoint,
             progress=progress,
         )
         state, history = result.state, result.history
     except DivergedError as error:
-        if len(trail.points) < 3:
+        if len(log.points) < 3:
             raise
-        warnings.append(f"{error}; the weights before that are used")
+        warnings.append(f"{error}; the weights are those learnt before")
         state, history = error.state, error.history
-    held = trail.losses()
+    held = log.losses()
+    step = log.steps()[_stop_early(held)]
+    history = dict(history, held_out_loss=np.array([values.mean() for values in held]), best_step=step)
+    final = _measure(weighting, state)
+    return Learnt(
+        logits=weighting.logits(log.x(step)),
+        history=history,
+        final=final,
+        warnings=[*warnings, *_warn_of_residuals(final)],
+    )
+
+
+def _build(weighting, name, inner_step):
+    """Return the algorithm and its default number of steps."""
+    factory = getattr(algorithms, name)
+    about = algorithms.about(factory)
+    # Algorithms with cheap steps make more and smaller ones.
+    outer_rate = weighting.outer_rate * (1 if about.cheap else 3)
+    outer_optimizer = optax.adam(outer_rate)
+    algorithm = factory(weighting.problem, inner_optimizer=inner_step, outer_optimizer=outer_optimizer)
+    return algorithm, 1500 if about.cheap else 500
+
+
+def _minibatches(weighting, seed):
+    """Return the data of a run; a small set of trusted rows is one full batch."""
+    labels, trusted_labels = weighting.inner["labels"], weighting.outer["labels"]
+    # Sparse rows come in ready blocks, with a second axis.
+    size = 1 if labels.ndim == 2 else min(BATCH, len(labels))
+    if trusted_labels.ndim == 2 or len(trusted_labels) <= 2 * BATCH:
+        inner = minibatches(np.zeros(size, np.float32), weighting.inner, batch_size=size, seed=seed).inner
+        return Batch(full(weighting.outer, None).outer, inner)
+    return minibatches(weighting.outer, weighting.inner, batch_size=size, seed=seed)
+
+
+def _stop_early(held):
+    """Return the position of the chosen log point, from the held-out losses at each."""
     means = np.array([values.mean() for values in held])
     best = int(np.argmin(means))
-    spread = held[best].std() / np.sqrt(len(held[best]))
-    # The start has learnt nothing yet: it never wins.
-    chosen = 1 + int(np.argmax(means[1:] <= means[best] + spread)) if len(means) > 1 else 0
-    step = trail.steps()[chosen]
-    history = dict(history, held_out_loss=means, best_step=step)
-    final = _whole_data(setting, state)
-    warnings += _unsolved(final)
-    return Learnt(setting.logits(trail.x(step)), history, final, warnings)
+    standard_error = held[best].std() / np.sqrt(len(held[best]))
+    if len(means) == 1:
+        return 0
+    # The start has learnt nothing yet and is never chosen.
+    return 1 + int(np.argmax(means[1:] <= means[best] + standard_error))
 
 
-def _whole_data(setting, state):
-    """Losses and residuals on all rows; the linear one where the algorithm carries an adjoint."""
+def _measure(weighting, state):
+    """Return the losses and residuals on all rows."""
 
     @jax.jit
     def measure(x, y, v, outer, inner):
-        f, f_y = jax.value_and_grad(setting.problem.outer, argnums=1)(x, y, outer)
-        g, g_y = jax.value_and_grad(setting.problem.inner, argnums=1)(x, y, inner)
+        f, f_y = jax.value_and_grad(weighting.problem.outer, argnums=1)(x, y, outer)
+        g, g_y = jax.value_and_grad(weighting.problem.inner, argnums=1)(x, y, inner)
         final = {"outer_loss": f, "inner_loss": g, "inner_residual": optax.tree.norm(g_y)}
         if jax.tree.leaves(v):
-            error = optax.tree.sub(hessian_product(setting.problem.inner, x, y, inner, v), f_y)
+            error = optax.tree.sub(hessian_product(weighting.problem.inner, x, y, inner, v), f_y)
             final["linear_residual"] = optax.tree.norm(error) / optax.tree.norm(f_y)
         return final
 
-    final = measure(state.x, state.y, getattr(state, "v", ()), setting.outer, setting.inner)
+    final = measure(state.x, state.y, getattr(state, "v", ()), weighting.outer, weighting.inner)
     return {name: float(value) for name, value in final.items()}
 
 
-def _unsolved(final):
-    """Warnings about the problems that the run left unsolved."""
+def _warn_of_residuals(final):
     inner, linear = final["inner_residual"], final.get("linear_residual", 0)
-    warnings = []
     if inner > UNSOLVED_INNER:
-        warnings.append(f"the inner problem was left unsolved (gradient {inner:.1e}); more --steps may help")
+        yield f"the inner problem is not solved (its gradient has norm {inner:.1e}); try more --steps"
     if linear > UNSOLVED_LINEAR:
-        warnings.append(
-            f"the adjoint was left unsolved (relative residual {linear:.2f}); more --steps may help"
-        )
-    return warnings
-
-
-def _minibatches(setting, seed):
-    """Small sets of trusted rows are used whole; sparse training rows come in ready blocks."""
-    rows = len(setting.inner["labels"])
-    size = 1 if setting.inner["labels"].ndim == 2 else min(BATCH, rows)
-    trusted = len(setting.outer["labels"])
-    if setting.outer["labels"].ndim == 2 or trusted <= 2 * BATCH:
-        inner = minibatches(np.zeros(size, np.float32), setting.inner, batch_size=size, seed=seed).inner
-        return Batch(full(setting.outer, None).outer, inner)
-    return minibatches(setting.outer, setting.inner, batch_size=size, seed=seed)
+        yield f"the adjoint system is not solved (its relative residual is {linear:.2f}); try more --steps"
 
 
 def _trusted(trainer, mask, **columns):
-    return _whole(trainer.trusted[mask], {"labels": trainer.trusted_labels[mask], **columns})
-
-
-def _judge(held_losses, trainer):
-    batch, compiled = _trusted(trainer, trainer.held), jax.jit(held_losses)
-    return lambda y: compiled(y, batch)
-
-
-def _whole(features, columns):
-    """All rows as one minibatch; sparse ones as one block."""
+    """Return some of the trusted rows as one minibatch; sparse rows as one block."""
+    features, columns = trainer.trusted[mask], {"labels": trainer.trusted_labels[mask], **columns}
     if not scipy.sparse.issparse(features):
         return jax.tree.map(jnp.asarray, {"features": features, **columns})
     return {
         "features": sparse_blocks(features),
-        **{k: jnp.asarray(v)[None] for k, v in columns.items()},
+        **{name: jnp.asarray(column)[None] for name, column in columns.items()},
     }
 
 
+def _on_held_out(held_losses, trainer):
+    """Return the function from y to its losses on the held-out trusted rows."""
+    batch, compiled = _trusted(trainer, trainer.held), jax.jit(held_losses)
+    return lambda y: compiled(y, batch)
+
+
 def _blocks(features, columns):
-    """Training rows with one leading axis to draw from: of rows, or of blocks of sparse rows."""
+    """Return training rows with a leading axis of rows, or of blocks of sparse rows."""
     if not scipy.sparse.issparse(features):
         return {"features": features, **columns}
     rows = features.shape[0]
@@ -272,5 +292,5 @@ def _blocks(features, columns):
     order = np.resize(order, (-(-rows // size), size))
     return {
         "features": sparse_blocks(features, order),
-        **{k: v[order] for k, v in columns.items()},
+        **{name: column[order] for name, column in columns.items()},
     }

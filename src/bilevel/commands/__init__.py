@@ -1,4 +1,4 @@
-"""The commands of `bilevel`, one a module: `add` makes its parser, whose `command` default runs it."""
+"""Commands of `bilevel`: in each module, `add` adds the parser and `run` runs it."""
 
 from bilevel.commands import clean, compare, fewshot, listing, reproduce
 

@@ -1,14 +1,17 @@
-"""`bilevel list`: what there is."""
+"""`bilevel list`: list algorithms, tasks, data sets and claims."""
+
+from argparse import Namespace
+from typing import Any
 
 
-def add(commands) -> None:
+def add(commands: Any) -> None:
     """Add the parser of the command."""
     parser = commands.add_parser("list", help="list algorithms, tasks, data sets and claims")
     parser.set_defaults(command=run, compile_cache=False)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the lists as JSON, with full references")
 
 
-def run(options) -> None:
+def run(options: Namespace) -> None:
     """Print the catalogue."""
     from bilevel.catalog import catalog
     from bilevel.report.strict import strict_json
@@ -25,7 +28,7 @@ def run(options) -> None:
 
 
 def _brief(value) -> str:
-    """A value for the terminal: of a reference, its venue and its number on arXiv; JSON has all of it."""
+    """Return a value as text, with a reference cut to its venue and arXiv number."""
     before, arxiv, after = str(value).partition(", arXiv:")
     if not arxiv:
         return str(value)

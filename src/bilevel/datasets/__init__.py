@@ -1,4 +1,4 @@
-"""Data sets: known ones by name, and the user's own files."""
+"""Data sets: public ones by name, and files of the user."""
 
 from bilevel.datasets.errors import DataNotFoundError
 from bilevel.datasets.files import read_file

@@ -1,8 +1,10 @@
-"""Rows and labels out of an .npz file."""
+"""Reader of rows and labels in `.npz` files."""
 
 import lzma
 import zipfile
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -13,10 +15,14 @@ _PREFIXES = {"training": "", "trusted": "trusted_", "test": "test_"}
 _CSR = ("data", "indices", "indptr", "shape")
 
 
-def read_archive(path):
-    """`{part: (features, labels)}` of the training, the trusted and, where present, the test rows."""
+def read_archive(path: Path) -> dict[str, tuple[Any, np.ndarray]]:
+    """Return `{part: (features, labels)}` of training, trusted and any test rows.
+
+    Raises:
+      ValueError: when the file is not an archive of such arrays.
+    """
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path.name} is not an .npz file; write one with numpy.savez")
+        raise ValueError(f"{path.name} must be an .npz file, got other content; write it with numpy.savez")
     with np.load(path, allow_pickle=False) as file:
         stored = set(file.files)
         parts = {}
@@ -33,12 +39,14 @@ def _read_features(path, file, name):
         return _read(path, file, name)
     data, indices, indptr, shape = (_read(path, file, f"{name}_{key}") for key in _CSR)
     try:
-        # SciPy's sparse matrices know no float16, and a maximum of booleans is no number.
+        # SciPy has no sparse float16, and the largest value of booleans is not a number.
         data = data.astype(np.result_type(data, np.float32))
         matrix = scipy.sparse.csr_matrix((data, indices, indptr), tuple(shape.tolist()))
         matrix.check_format(full_check=True)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path.name}: {name} is not a valid CSR matrix ({error})") from error
+        raise ValueError(
+            f"{path.name}: {name} is not a valid CSR matrix ({error}); write the file again"
+        ) from error
     matrix.sum_duplicates()
     return matrix
 
@@ -58,9 +66,9 @@ def _read(path, file, name):
         lzma.LZMAError,
     ) as error:
         if "Object arrays" in str(error):
-            remedy = "store numbers or fixed-width strings (`array.astype(str)`)"
             raise ValueError(
-                f"{path.name}: {name} is a pickled object array, which is not read; {remedy}"
+                f"{path.name}: array {name!r} must hold numbers or fixed-width strings, got pickled objects; "
+                "convert it, for example with array.astype(str)"
             ) from None
         raise ValueError(
             f"{path.name}: array {name!r} cannot be read ({error}); write the file again"

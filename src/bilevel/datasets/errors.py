@@ -1,15 +1,19 @@
-"""What a loader says when it cannot go on."""
+"""The error of a missing data set, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class DataNotFoundError(FileNotFoundError):
-    """A data set that is neither on this machine nor at its public home."""
+    """Error of a data set that is neither on this machine nor available for download."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of an error line: the nearest known word, and all of them when few.
+    """Return the end of an error message: the nearest known word, and the known words.
+
+    Args:
+      word: the word that is not known.
+      known: all known words; the first twelve are shown.
 
     >>> did_you_mean("mnits", ["digits", "mnist"])
     "did you mean 'mnist'? known: digits, mnist"

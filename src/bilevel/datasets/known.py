@@ -1,12 +1,12 @@
-"""The data sets known by name."""
+"""Public data sets by name."""
 
 from typing import Any
 
 from bilevel.datasets.embedded import breast_cancer, digits
 from bilevel.datasets.errors import did_you_mean
 from bilevel.datasets.ijcnn1 import ijcnn1
-from bilevel.datasets.images import fashion_mnist, mnist
 from bilevel.datasets.miniimagenet import miniimagenet
+from bilevel.datasets.mnist import fashion_mnist, mnist
 from bilevel.datasets.newsgroups import newsgroups
 from bilevel.datasets.omniglot import omniglot
 from bilevel.datasets.types import Dataset, ImageClasses
@@ -18,7 +18,7 @@ _CLASS_LOADERS = {loader.__name__: loader for loader in (omniglot, miniimagenet)
 
 
 def names() -> list[str]:
-    """Names of the known data sets that have labels, the embedded ones first.
+    """Return the names of the data sets of labelled rows, the embedded ones first.
 
     >>> names()[0]
     'digits'
@@ -27,7 +27,7 @@ def names() -> list[str]:
 
 
 def class_sets() -> list[str]:
-    """Names of the known data sets for few-shot learning.
+    """Return the names of the data sets for few-shot learning.
 
     >>> class_sets()
     ['omniglot', 'miniimagenet']
@@ -36,7 +36,10 @@ def class_sets() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """One line about a known data set, of either kind.
+    """Return one line about a public data set of either kind.
+
+    Args:
+      name: one of `names()` or `class_sets()`.
 
     >>> describe("digits")
     'Handwritten digits, 8x8: 1,400 and 397 test images, embedded.'
@@ -45,10 +48,11 @@ def describe(name: str) -> str:
 
 
 def load(name: str) -> Dataset:
-    """A known data set, scaled for learning.
+    """Return a public data set of labelled rows, scaled for learning.
 
-    Each loader but the embedded ones looks in the folder that the environment variable BILEVEL_DATA
-    names, then in the user's cache, then downloads the original and compares its checksum.
+    Embedded data sets come with scikit-learn. The files of the others are looked for in the folder that
+    the environment variable BILEVEL_DATA names, then in the user's cache; then they are downloaded and
+    their checksums compared.
 
     Args:
       name: one of `names()`.
@@ -57,8 +61,9 @@ def load(name: str) -> Dataset:
       A `Dataset` with a test part.
 
     Raises:
-      ValueError: for a name that is not known, or that is one of `class_sets()`.
-      DataNotFoundError: when the files cannot be had; the message says where to put which.
+      ValueError: when the name is not one of `names()`.
+      DataNotFoundError: when the files cannot be found or downloaded; the message names the files and
+        where to put them.
 
     >>> digits = load("digits")
     >>> digits.features.shape, digits.image_shape, str(digits.labels.dtype)
@@ -66,24 +71,25 @@ def load(name: str) -> Dataset:
     """
     if name in _CLASS_LOADERS:
         raise ValueError(
-            f"{name!r} is a set for few-shot learning (`bilevel fewshot`); a set with labels is wanted here: "
-            f"{', '.join(_LOADERS)}"
+            f"{name!r} is a data set for few-shot learning (`bilevel fewshot`), not one of labelled rows; "
+            f"choose one of {', '.join(_LOADERS)}"
         )
     return _loader(name, _LOADERS)()
 
 
 def load_classes(name: str, **options: Any) -> ImageClasses:
-    """A known data set for few-shot learning: training, validation and test classes.
+    """Return a public data set for few-shot learning, with images by class.
 
     Args:
       name: one of `class_sets()`.
-      options: for omniglot, `split`: "characters" (1,100, 100 and 423 characters of all alphabets) or
-        "alphabets" (test characters are of alphabets of their own), and `rotations`: whether each turn
-        of a training character is a class of its own, as it is when not told otherwise.
+      **options: arguments of the loader. Omniglot has `split`, "characters" (1,100, 100 and 423
+        characters of all alphabets) or "alphabets" (test characters come from alphabets of their own),
+        and `rotations`, whether each rotation of a training character is a class of its own (True).
 
     Raises:
-      ValueError: for a name that is not known.
-      DataNotFoundError: when the files cannot be had; the message says where to put which.
+      ValueError: when the name is not one of `class_sets()`.
+      DataNotFoundError: when the files cannot be found or downloaded; the message names the files and
+        where to put them.
     """
     return _loader(name, _CLASS_LOADERS, "few-shot data set")(**options)
 

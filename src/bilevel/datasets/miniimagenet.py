@@ -1,4 +1,4 @@
-"""mini-ImageNet: photographs of 100 classes, 600 of each."""
+"""mini-ImageNet: 600 photographs of each of 100 classes."""
 
 import zipfile
 
@@ -20,14 +20,14 @@ PIECES = {
 def miniimagenet() -> ImageClasses:
     """Photographs for few-shot learning, 32x32: 64, 16 and 20 classes of 600.
 
-    Ravi and Larochelle's split of 100 ImageNet classes. In the folder that BILEVEL_DATA names: a file
-    `miniimagenet.npz` of the user's own, with uint8 arrays `train`, `validation` and `test` (classes,
-    images, height, width, 3) of square images of any size, or else the prepared JPEG files of 32x32.
-    ImageNet is for research only and comes with registration, so nothing is downloaded.
+    Ravi and Larochelle's split of 100 ImageNet classes. The folder that BILEVEL_DATA names holds either
+    a file `miniimagenet.npz` of the user, with uint8 arrays `train`, `validation` and `test` (classes,
+    images, height, width, 3) of square images of any size, or the prepared files of 32x32 JPEG images.
+    Nothing is downloaded, since ImageNet requires registration and is for research only.
 
     Raises:
-      DataNotFoundError: when there are no such files; the message says how to make one.
-      ValueError: one line on what is wrong in the user's own file.
+      DataNotFoundError: when there are no such files; the message says how to make them.
+      ValueError: when the user's file breaks a rule; the message is one line.
 
     Reference: Ravi and Larochelle, Optimization as a Model for Few-Shot Learning, ICLR 2017.
     """
@@ -41,18 +41,18 @@ def _read_prepared():
     missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise DataNotFoundError(
-            f"miniimagenet: there is no {OWN} (nor {missing[0]}) in {named_folder()}; make "
-            "it of uint8 arrays `train`, `validation`, `test` (classes, images, height, width, 3) with 600 "
-            "square images of each of the 64, 16 and 20 classes of Ravi and Larochelle's split of ImageNet, "
-            "which image-net.org gives out for research under its terms"
+            f"miniimagenet: there is no {OWN} (and no {missing[0]}) in {named_folder()}; make {OWN} with "
+            "uint8 arrays `train`, `validation` and `test` (classes, images, height, width, 3) of 600 square "
+            "images for each of the 64, 16 and 20 classes of Ravi and Larochelle's split of ImageNet, "
+            "which image-net.org provides for research"
         )
-    decode = decoder("miniimagenet")
+    decode = decoder()
     images = iter([_decode_all(path, decode) for path in paths.values()])
     return [np.concatenate([next(images) for _ in pieces]) for pieces in PIECES.values()]
 
 
 def _decode_all(path, decode):
-    """(classes, images, 32, 32, 3) of JPEG files that stand end to end; takes half a second."""
+    """Return the (classes, images, 32, 32, 3) pixels of concatenated JPEG files."""
     with np.load(path) as file:
         data, start, end = file["data"].tobytes(), file["start"], file["end"]
     pictures = [decode(data[a:b]) for a, b in zip(start.ravel().tolist(), end.ravel().tolist(), strict=True)]
@@ -61,17 +61,17 @@ def _decode_all(path, decode):
 
 def _read_own(path):
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path.name} is not an .npz file; write one with numpy.savez")
+        raise ValueError(f"{path.name} must be an .npz file, got other content; write it with numpy.savez")
     with np.load(path, allow_pickle=False) as file:
-        parts = [_checked(path.name, file, part) for part in PIECES]
+        parts = [_read_images(path.name, file, part) for part in PIECES]
     sides = [images.shape[2] for images in parts]
     if len(set(sides)) > 1:
         found = ", ".join(f"{part} {side}" for part, side in zip(PIECES, sides, strict=True))
-        raise ValueError(f"{path.name}: images must be of one height, got {found}; resize them")
+        raise ValueError(f"{path.name}: all images must have the same height, got {found}; resize them")
     return parts
 
 
-def _checked(where, file, part):
+def _read_images(where, file, part):
     if part not in file.files:
         raise ValueError(f"{where}: array {part!r} is missing; {did_you_mean(part, file.files)}")
     try:
@@ -79,15 +79,15 @@ def _checked(where, file, part):
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{where}: array {part!r} cannot be read ({error}); write the file again") from error
     if images.dtype != np.uint8:
-        raise ValueError(f"{where}: {part} must be uint8, 0 to 255, got {images.dtype}; convert it")
+        raise ValueError(f"{where}: {part} must be uint8 from 0 to 255, got {images.dtype}; convert it")
     if images.ndim != 5:
         rule = "must be (classes, images, height, width, 3)"
         raise ValueError(f"{where}: {part} {rule}, got shape {images.shape}")
     if images.shape[4] != 3:
-        raise ValueError(f"{where}: {part} must have 3 channels, in the last axis, got shape {images.shape}")
+        raise ValueError(f"{where}: the last axis of {part} must be 3 channels, got shape {images.shape}")
     if images.shape[2] != images.shape[3]:
         height, width = images.shape[2:4]
         raise ValueError(f"{where}: {part} images must be square, got {height}x{width}; crop or resize them")
     if 0 in images.shape:
-        raise ValueError(f"{where}: {part} must hold images, got shape {images.shape}")
+        raise ValueError(f"{where}: {part} must not be empty, got shape {images.shape}; add images")
     return images

@@ -12,12 +12,12 @@ from bilevel.datasets.source import Source, originals, packed, reject
 from bilevel.datasets.types import ImageClasses
 
 OMNIGLOT = Source(
-    "omniglot",
-    (
+    name="omniglot",
+    homes=(
         "https://github.com/brendenlake/omniglot/raw/master/python/{file}",
         "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/{file}",
     ),
-    {
+    files={
         "images_background.zip": "md5:68d2efa1b9178cc56df9314c21c6e718",
         "images_evaluation.zip": "md5:6b91aef0f799c5bb55b94e3f2daec811",
     },
@@ -26,7 +26,7 @@ OMNIGLOT = Source(
 SPLITS = ("characters", "alphabets")
 TRAINING_CHARACTERS, VALIDATION_CHARACTERS, VALIDATION_ALPHABETS = 1100, 100, 5
 
-# A pixel of the small drawing stands for 3 or 4 rows and columns of the 105: where each begins.
+# A pixel of the small drawing covers 3 or 4 of the 105 rows and columns; these are the first ones.
 STARTS = np.add.outer(np.arange(0, 105, 15), [0, 4, 8, 11]).ravel()
 WIDTHS = np.diff([*STARTS, 105])
 
@@ -34,19 +34,19 @@ WIDTHS = np.diff([*STARTS, 105])
 def omniglot(split: str = "characters", *, rotations: bool = True) -> ImageClasses:
     """Handwritten characters for few-shot learning, 28x28: 1,623 of 20 drawings.
 
-    Ink is 255, paper 0. Characters stand in the order of their alphabets and numbers.
+    Ink is 255, paper 0. Characters are sorted by alphabet and number.
 
     Args:
-      split: "characters" draws 1,100 training, 100 validation and 423 test characters from all: the sizes
-        of the MAML experiments, with other members. "alphabets" tests on the 20 evaluation alphabets
-        (659 characters) and validates on 5 of the 30 background alphabets. Both are drawn once and are
-        the same everywhere.
-      rotations: makes each training character four classes, turned by 0, 90, 180 and 270 degrees:
-        class `turns * characters + character`.
+      split: "characters" draws 1,100 training, 100 validation and 423 test characters from all alphabets;
+        the MAML experiments use these sizes with another draw. "alphabets" tests on the 20 evaluation
+        alphabets (659 characters) and validates on 5 of the 30 background alphabets. Both splits are
+        fixed random draws.
+      rotations: whether each training character makes four classes, rotated by 0, 90, 180 and 270
+        degrees: class `turns * characters + character`.
 
     Raises:
-      ValueError: for a split that is not known.
-      DataNotFoundError: when the files cannot be had.
+      ValueError: when the split is not known.
+      DataNotFoundError: when the files cannot be found or downloaded.
 
     Reference: Lake, Salakhutdinov and Tenenbaum, Human-level concept learning through probabilistic
     program induction, Science 2015.
@@ -62,17 +62,17 @@ def omniglot(split: str = "characters", *, rotations: bool = True) -> ImageClass
 
 
 def drawings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`(ink, alphabet, evaluation)` of all characters, background alphabets first.
+    """Return `(ink, alphabet, evaluation)` of all characters, background ones first.
 
-    Shapes (1623, 20, 28, 28), of 0 and 1, (1623,) and (1623,): index of the alphabet, and whether it is
-    one of the evaluation alphabets.
+    `ink` is (1623, 20, 28, 28) of 0 and 1, `alphabet` (1623,) the index of the alphabet, and
+    `evaluation` (1623,) whether it is one of the evaluation alphabets.
     """
     path = packed("omniglot.npz")
     return _read_originals() if path is None else read_drawings(path)
 
 
 def read_drawings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same from the prepared file."""
+    """Return the same as `drawings`, read from a prepared file."""
     with np.load(path) as data:
         bits, alphabet, evaluation = data["bits"], data["alphabet"], data["evaluation"]
     ink = np.unpackbits(bits, axis=-1, count=28 * 28).reshape(*bits.shape[:2], 28, 28)
@@ -80,9 +80,13 @@ def read_drawings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def shrink(ink: np.ndarray) -> np.ndarray:
-    """Drawings (..., 28, 28) of 105x105 ones: ink where a quarter of the pixels or more is ink.
+    """Return drawings (..., 28, 28) from 105x105 ones.
 
-    Of the published drawings this makes the prepared ones, bit for bit.
+    A pixel is ink where at least a quarter of the pixels that it covers is ink. The published drawings
+    become the prepared ones, bit for bit.
+
+    Args:
+      ink: (..., 105, 105) drawings of 0 and 1.
     """
     for axis in (-1, -2):
         ink = np.add.reduceat(ink, STARTS, axis=axis, dtype=np.uint8)
@@ -90,8 +94,8 @@ def shrink(ink: np.ndarray) -> np.ndarray:
 
 
 def _members(split, alphabet, evaluation):
-    """Positions of the training, the validation and the test characters, each in order."""
-    # RandomState: its stream is frozen, so that the split never changes.
+    """Return the sorted positions of the training, validation and test characters."""
+    # The stream of RandomState is frozen, so that the split never changes.
     random = np.random.RandomState(0)
     if split == "characters":
         ends = TRAINING_CHARACTERS, TRAINING_CHARACTERS + VALIDATION_CHARACTERS
@@ -102,8 +106,8 @@ def _members(split, alphabet, evaluation):
 
 
 def _read_originals():
-    """The same from the published pictures; takes about five seconds."""
-    decode = decoder("omniglot")
+    """Return `drawings` from the published images; takes about five seconds."""
+    decode = decoder()
     ink, owners = [], []
     for part, path in enumerate(originals(OMNIGLOT)):
         for (alphabet, _), pictures in _read_characters(path, decode).items():
@@ -115,7 +119,10 @@ def _read_originals():
 
 
 def _read_characters(path, decode):
-    """`{(alphabet, character): (20, 28, 28)}`; members are named archive/alphabet/character/drawing."""
+    """Return `{(alphabet, character): (20, 28, 28)}` of one archive.
+
+    Its members are named archive/alphabet/character/drawing.
+    """
     characters = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -127,4 +134,4 @@ def _read_characters(path, decode):
                 characters.setdefault((alphabet, character), []).append(ink)
         return {owner: shrink(np.stack(pictures)) for owner, pictures in characters.items()}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
-        reject(OMNIGLOT, path, "it is no archive of drawings of 105x105 pixels")
+        reject(OMNIGLOT, path, "it is not an archive of drawings of 105x105 pixels")

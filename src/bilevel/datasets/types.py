@@ -1,4 +1,4 @@
-"""The one shape in which every data set arrives."""
+"""Types of data sets: labelled rows, and images by class."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,15 @@ import scipy.sparse
 
 
 class Dataset(NamedTuple):
-    """A labelled data set, with a test part where one exists.
+    """A data set of labelled rows, with trusted rows and a test part where they exist.
 
     Attributes:
-      name: what the user called it.
+      name: name of the data set, or of the user's file.
       features: (n, d) or (n, h, w[, c]) array, or an (n, d) CSR matrix, float32, scaled for learning.
       labels: (n,) int32 class indices.
       classes: names of the classes, by index.
-      test_features, test_labels: the same for the test part, or None.
-      trusted_features, trusted_labels: rows whose labels are known to be right, or None.
+      test_features, test_labels: features and labels of the test part, or None.
+      trusted_features, trusted_labels: features and labels of rows whose labels are right, or None.
       image_shape: (h, w) or (h, w, c) when rows are images, else None.
     """
 
@@ -31,12 +31,12 @@ class Dataset(NamedTuple):
 
 
 class ImageClasses(NamedTuple):
-    """Classes of images to draw few-shot tasks from; no class is in two parts.
+    """Images by class, to draw few-shot tasks from; each class is in one part only.
 
     Attributes:
-      name: of the data set.
+      name: name of the data set.
       train, validation, test: (classes, images, height, width, channels) uint8, 0 to 255.
-      mean, std: a number a channel, of the training pixels divided by 255.
+      mean, std: mean and standard deviation of each channel of the training pixels divided by 255.
     """
 
     name: str

@@ -1,11 +1,14 @@
 """Reports of a run: page, figures, data files, and tables for the terminal."""
 
-from bilevel.report.clean import clean_page, cleaning_table, write_cleaning
-from bilevel.report.compare import compare_page, comparison_table, write_comparison
-from bilevel.report.fewshot import fewshot_table, write_fewshot
-from bilevel.report.files import check_folder, write_files
-from bilevel.report.strict import strict_json
-from bilevel.report.tables import text_table
+from bilevel.extras import extra
+
+with extra("report"):
+    from bilevel.report.clean import clean_page, cleaning_table, write_cleaning
+    from bilevel.report.compare import compare_page, comparison_table, write_comparison
+    from bilevel.report.fewshot import fewshot_table, write_fewshot
+    from bilevel.report.files import check_folder, write_files
+    from bilevel.report.strict import strict_json
+    from bilevel.report.tables import text_table
 
 __all__ = [
     "check_folder",

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from bilevel.cleaning.result import Cleaning
+from bilevel.extras import extra
 from bilevel.report.clean_baselines import Method, methods
 from bilevel.report.contact_sheet import contact_sheet
 from bilevel.report.figures import (
@@ -140,6 +140,9 @@ def precision_recall(
     """
     figure, axes = panel("Finding the wrong labels", "recall: share of the wrong labels found", "precision")
     suspicion = 1.0 - np.asarray(weights, float)
+    with extra("clean"):
+        from sklearn.metrics import average_precision_score, precision_recall_curve
+
     precision, recall, _ = precision_recall_curve(wrong, suspicion)
     area = average_precision_score(wrong, suspicion)
     axes.plot(recall, precision, color=BLUE, label=f"all thresholds, area {area:.3f}", clip_on=False)

@@ -1,4 +1,4 @@
-"""Ready-made problems, for `bilevel compare` and for trying things out."""
+"""Ready-made problems with data, for `bilevel compare` and for first experiments."""
 
 from bilevel.tasks.few_shot import few_shot
 from bilevel.tasks.hyperclean import hyperclean

@@ -1,4 +1,4 @@
-"""Data hyper-cleaning with one free weight a row, as the papers run it."""
+"""Data hyper-cleaning with one free weight for each row, as in the papers."""
 
 from typing import Any
 
@@ -23,21 +23,21 @@ def hyperclean(
     penalty: float = 1e-3,
     seed: int = 0,
 ) -> Task:
-    """Learn a weight for each noisy training row of a linear model, judged by trusted rows.
+    """Learn a weight for each noisy training row of a linear model on trusted rows.
 
         g(x, y) = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f(x, y) = mean CE on trusted rows
 
     Args:
       dataset: an image set (`digits`, `mnist`, `fashion_mnist`), or a dense `Dataset`.
-      rows: training rows; None takes at most 5,000 of what the trusted rows leave.
-      trusted_rows: None takes 200, or a fifth of the rows if that is fewer.
+      rows: number of training rows; default: 5,000, or all but the trusted rows if that is fewer.
+      trusted_rows: number of trusted rows; default: 200, or a fifth of the rows if that is fewer.
       noise, kind: share and kind of wrong labels, see `bilevel.cleaning.corrupt`.
       penalty: factor of the squared norm of the model.
-      seed: of the split and the noise.
+      seed: seed of the split and the noise.
 
     Returns:
       A `Task` whose metrics are `outer_loss` on all trusted rows, `test_accuracy` of the model, and
-      `detection_f1` of the rows of weight below 1/2.
+      `detection_f1`, the f1 score of flagging the rows whose weight is below 1/2.
     """
     source = load(dataset) if isinstance(dataset, str) else dataset
     if rows is None:
@@ -64,7 +64,7 @@ def hyperclean(
         return minibatches(trusted, training, batch_size=batch_size, seed=seed)
 
     def start(key):
-        # Every row starts at about one half, and no two seeds at the same point.
+        # Weights start near one half, and different seeds start at different points.
         return 0.1 * jax.random.normal(key, (rows,), dtype), jnp.zeros((columns, classes), dtype)
 
     def metrics(x, y, held):
@@ -79,7 +79,7 @@ def hyperclean(
         }
 
     held = jax.tree.map(jnp.asarray, (trusted, test, bench.labels != truth))
-    # The Hessian of the cross entropy is at most half the Gram matrix; weights are below 1.
+    # The Hessian of the cross entropy is at most half the Gram matrix, and weights are below 1.
     largest = float(np.linalg.norm(training["features"].astype(np.float64), 2))
     curvature = 0.5 * largest**2 / rows + 2 * penalty
     return Task(
@@ -92,6 +92,6 @@ def hyperclean(
         metrics=metrics,
         held=held,
         inner_step=1 / curvature,
-        # The mean over rows and the sigmoid's slope make the gradient of one weight about 1 / (4 rows).
+        # The mean over rows and the slope of the sigmoid make the gradient of x_i about 1 / (4 rows).
         outer_step=float(rows),
     )

@@ -1,4 +1,6 @@
-"""Two random quadratics: the task with a known answer."""
+"""Two random quadratics, whose solution is known in closed form."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,28 +14,28 @@ from bilevel.types import Problem
 def quadratic(
     *, rows: int = 256, outer_dim: int = 10, inner_dim: int = 20, condition: float = 10.0, seed: int = 0
 ) -> Task:
-    """Means of random quadratics, one a row, with the exact hypergradient in closed form.
+    """Means of random quadratics, one for each row, with a known hypergradient.
 
         g_i = y'A_i y / 2 + y'C_i x + a_i'y,   A = mean A_i has eigenvalues in [1 / condition, 1]
         f_i = |y - b_i|^2 / 2 + 0.05 |x|^2
         y*(x) = -A^-1 (C x + a),   grad Phi = 0.1 x - C' A^-1 (y* - b)
 
     Args:
-      rows: terms of each mean.
-      outer_dim, inner_dim: entries of x and y.
-      condition: of the mean inner Hessian.
-      seed: of the random matrices.
+      rows: number of terms of each mean.
+      outer_dim, inner_dim: numbers of entries of x and y.
+      condition: condition number of the mean inner Hessian.
+      seed: seed of the random matrices.
 
     Returns:
-      A `Task` whose metrics are exact, at y*(x): `outer_loss`, Phi(x); `suboptimality`, Phi(x)
-      minus its minimum; `stationarity`, the norm of the hypergradient.
+      A `Task` with exact metrics at y*(x): `outer_loss`, Phi(x); `suboptimality`, Phi(x) minus its
+      minimum; `stationarity`, the norm of the hypergradient.
     """
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.normal(size=(inner_dim, inner_dim)))[0]
     mean = basis * np.geomspace(1 / condition, 1, inner_dim) @ basis.T
     noise = rng.normal(size=(rows, inner_dim)) / np.sqrt(inner_dim)
     spread = np.einsum("ri,rj->rij", noise, noise)
-    # The noise averages to zero exactly, so that the mean keeps its spectrum.
+    # The mean of the noise is exactly zero, so that the mean of A keeps its spectrum.
     A = mean + 0.5 * (spread - spread.mean(0))
     C = rng.normal(size=(inner_dim, outer_dim)) / np.sqrt(inner_dim)
     C = C + 0.1 * rng.normal(size=(rows, inner_dim, outer_dim)) / np.sqrt(inner_dim)
@@ -75,8 +77,14 @@ def quadratic(
     )
 
 
-def exact_metrics(x, y, held):
-    """Value, suboptimality and gradient norm of a quadratic Phi, given its minimiser, Hessian and minimum."""
+def exact_metrics(x: jax.Array, y: jax.Array, held: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, Any]:
+    """Return the value, suboptimality and gradient norm of a quadratic Phi at x.
+
+    Args:
+      x: outer variable.
+      y: inner variable, not used.
+      held: minimiser, Hessian and minimum of Phi.
+    """
     best, curvature, lowest = held
     slope = curvature @ (x - best)
     above = 0.5 * (x - best) @ slope

@@ -1,4 +1,4 @@
-"""One L2 strength for each feature of a logistic regression."""
+"""Logistic regression with one L2 strength for each feature."""
 
 from typing import Any
 
@@ -14,22 +14,23 @@ from bilevel.sparse import sparse_blocks, times
 from bilevel.tasks.types import Task
 from bilevel.types import Problem, require
 
-# Outer steps that descend steadily on these sets, found by trial.
+# Outer step sizes at which the outer loss falls steadily, found by trial.
 OUTER_STEPS = {"breast_cancer": 0.3, "ijcnn1": 0.3, "newsgroups": 100.0}
 
 
 def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -> Task:
-    """Learn one L2 strength a feature: trained on one half, judged on the other.
+    """Learn one L2 strength for each feature of a logistic regression.
 
         g(x, y) = mean CE on training rows + (scale / 2) sum_jc exp(x_j) y_jc^2
         f(x, y) = mean CE on validation rows
 
-    There is no bias term. `scale` is 1 for two classes (y has one column) and 1 / (entries of y)
-    for more, as in the experiments of the SOBA and the stocBiO papers.
+    Half of the rows are for training, the other half for validation. There is no bias term. `scale` is
+    1 for two classes, where y has one column, and 1 / (entries of y) for more classes, as in the
+    experiments of the SOBA and stocBiO papers.
 
     Args:
       dataset: `breast_cancer`, `ijcnn1`, `newsgroups`, or a `Dataset` (dense vectors or CSR rows).
-      seed: of the split into halves (ijcnn1 keeps its usual split of 35,000 and 14,990 rows).
+      seed: seed of the split into halves (ijcnn1 keeps its usual split of 35,000 and 14,990 rows).
 
     Returns:
       A `Task` whose metrics are `outer_loss` on all validation rows and `test_accuracy`.
@@ -90,7 +91,7 @@ def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -
         return {"outer_loss": loss(y, validation), "test_accuracy": hits}
 
     held = part(halves["outer"]), _rows(source.test_features, source.test_labels)
-    # The Hessian of the cross entropy is at most a quarter (half with several classes) of the Gram matrix.
+    # The Hessian of the cross entropy is at most a quarter of the Gram matrix, half of it for more classes.
     curvature = _largest_square(features[halves["inner"]]) * (0.25 if classes == 2 else 0.5)
     return Task(
         name="regularization",
@@ -113,7 +114,11 @@ def _rows(features, labels):
 
 
 def _blocks(source, rows, batch_size, seed):
-    require(batch_size <= len(rows), f"batch_size must be in 1..{len(rows)} (the rows)", batch_size)
+    require(
+        batch_size <= len(rows),
+        f"batch_size must be between 1 and {len(rows)}, the number of rows",
+        batch_size,
+    )
     order = np.random.default_rng(seed).permutation(rows)
     count = -(-len(order) // batch_size)
     order = np.resize(order, count * batch_size).reshape(count, batch_size)
@@ -121,7 +126,7 @@ def _blocks(source, rows, batch_size, seed):
 
 
 def _largest_square(features):
-    """Largest eigenvalue of the Gram matrix, features' features / rows."""
+    """Return the largest eigenvalue of the Gram matrix, features' features / rows."""
     if scipy.sparse.issparse(features):
         from scipy.sparse.linalg import svds
 

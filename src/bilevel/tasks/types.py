@@ -1,4 +1,4 @@
-"""What a ready-made problem provides."""
+"""The record of a ready-made problem."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,20 +7,20 @@ from bilevel.types import Batch, Problem, PyTree
 
 
 class Task(NamedTuple):
-    """A problem with its data, a start, and step sizes that fit it.
+    """A problem with its data, a start, and suitable step sizes.
 
     Attributes:
-      name: of the task.
-      dataset: of its data.
+      name: name of the task.
+      dataset: name of its data.
       problem: the two losses.
-      data: `batch_size -> Batch`; None means full data.
-      batch_size: that suits the data, None for full.
+      data: `batch_size -> Batch`; the batch size None means full data.
+      batch_size: default batch size, None for full data.
       start: `key -> (x, y)`.
-      metrics: `(x, y, held) -> dict` of scalars, what the task itself measures.
+      metrics: `(x, y, held) -> dict` of scalars; the measurements of the task.
       held: arrays that only `metrics` reads.
-      inner_step, outer_step: step sizes that fit the task's curvature.
-      inner_condition, outer_condition: condition numbers of g in y and of f(x, y*(x)), where they are
-        known; accelerated algorithms take their momentum from them.
+      inner_step, outer_step: step sizes that suit the curvature of the task.
+      inner_condition, outer_condition: condition numbers of g in y and of f(x, y*(x)), or None when
+        they are not known. Accelerated algorithms compute their momentum from them.
     """
 
     name: str

@@ -1,5 +1,6 @@
-"""The instance of the lower bound for bilevel problems, with its known answer."""
+"""The hard instance of a lower bound, with its known solution."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,7 +11,9 @@ from bilevel.types import Problem, require
 
 
 def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity: float = 0.2) -> Task:
-    """The hard instance of the lower bound: each call moves information on by a few coordinates.
+    """The hard instance of a lower bound for bilevel problems.
+
+    Each oracle call carries information to a few more coordinates only.
 
         f = x'Ax / 2 + x'Cy + |y|^2 / 2 + y_d,   g = y'My / 2 - x'Zy / 2 + y_d
         A = a Z^2 + mu_x I,   M = b Z^2 + mu_y I,   C = Z / 2 - a b Z^3
@@ -18,24 +21,25 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
         y*(x) = M^-1 (Z x / 2 - e_d),   Hess Phi = mu_x I + (a mu_y + 1/2) Z^2 M^-1 + Z^2 M^-2 / 4
 
     Z has ones on its anti-diagonal and minus ones just below it, so that Z^2 is the tridiagonal matrix
-    of second differences. Phi is quadratic and strongly convex; the smoothness constants of the paper
-    are all 1. A run starts at zero, where the lower bound holds, whatever the seed.
+    of second differences. Phi is quadratic and strongly convex. The smoothness constants of the paper
+    are all 1. Every seed starts at zero, where the lower bound holds.
 
     Args:
-      dim: entries d of x and of y.
-      outer_convexity: mu_x of Phi, in [0, 1]; at 0 the task names no `outer_condition`.
+      dim: number d of entries of x and of y.
+      outer_convexity: mu_x of Phi, in [0, 1]; at 0 the `outer_condition` of the task is None.
       inner_convexity: mu_y of g, in (0, 1].
 
     Returns:
-      A `Task` without rows, with exact metrics as those of `quadratic`, and step sizes and conditions
-      for `accbio`: 1 / L and L / mu of g in y, and of Phi.
+      A `Task` with the exact metrics of `quadratic`, and with step sizes and condition numbers for
+      `accbio`: 1 / L and L / mu of g in y, and of Phi. It has no rows, so that `data` accepts full data
+      only.
 
     Raises:
-      ValueError: when a convexity is out of its range. (`data` refuses a batch size: there are no rows.)
+      ValueError: when a convexity is out of its range.
 
     Reference: following Ji and Liang, Lower Bounds and Accelerated Algorithms for Bilevel Optimization,
     JMLR 2023, arXiv:2102.03926.
-    Differs from the paper: the linear terms are those of e_d, the last unit vector.
+    Differs from the paper: the linear terms use e_d, the last unit vector.
     """
     require(0 <= outer_convexity <= 1, "outer_convexity must be in [0, 1]", outer_convexity)
     require(0 < inner_convexity <= 1, "inner_convexity must be in (0, 1]", inner_convexity)
@@ -57,13 +61,15 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
     curvature = outer_convexity * identity + (a * inner_convexity + 0.5) * T @ over + 0.25 * T @ over @ over
     slope = a * b * Z @ T @ over @ last - 0.5 * Z @ over @ over @ last
     best = -np.linalg.solve(curvature, slope)
-    # Phi at zero, where y* = -M^-1 e_d, and from there down the parabola.
+    # Phi at zero, where y* = -M^-1 e_d, plus the change of the parabola from zero to its minimum.
     lowest = 0.5 * last @ over @ over @ last - last @ over @ last + 0.5 * slope @ best
     inner_top, outer_top = (float(np.linalg.eigvalsh(matrix)[-1]) for matrix in (M, curvature))
 
     def data(batch_size):
         require(
-            batch_size is None, "worst_case has no rows: batch_size must be None (0 in `compare`)", batch_size
+            batch_size is None,
+            "batch_size must be None (0 in `bilevel compare`), since worst_case has no rows",
+            batch_size,
         )
         return full(None, None)
 
@@ -83,13 +89,13 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
     )
 
 
-def anti_difference(v):
-    """`Z v`: v reversed, each entry less the one before it."""
+def anti_difference(v: jax.Array) -> jax.Array:
+    """Return `Z v`: v reversed, with the entry before it subtracted from each entry."""
     reverse = v[::-1]
     return reverse.at[1:].add(-reverse[:-1])
 
 
 def anti_difference_matrix(dim: int) -> np.ndarray:
-    """Z itself: ones on the anti-diagonal, minus ones just below it."""
+    """Return Z: ones on the anti-diagonal, minus ones just below it."""
     reverse = np.eye(dim)[::-1]
     return reverse - np.concatenate([np.zeros((1, dim)), reverse[:-1]])

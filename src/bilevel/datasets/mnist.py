@@ -8,12 +8,12 @@ from bilevel.datasets.source import Source, originals, packed, reject
 from bilevel.datasets.types import Dataset
 
 MNIST = Source(
-    "mnist",
-    (
+    name="mnist",
+    homes=(
         "https://ossci-datasets.s3.amazonaws.com/mnist/{file}",
         "https://storage.googleapis.com/cvdf-datasets/mnist/{file}",
     ),
-    {
+    files={
         "train-images-idx3-ubyte.gz": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
         "train-labels-idx1-ubyte.gz": "md5:d53e105ee54ea40749a09fcbcd1e9432",
         "t10k-images-idx3-ubyte.gz": "md5:9fb629c4189551a2d022fa330f9573f3",
@@ -22,12 +22,12 @@ MNIST = Source(
 )
 
 FASHION_MNIST = Source(
-    "fashion_mnist",
-    (
+    name="fashion_mnist",
+    homes=(
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/{file}",
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{file}",
     ),
-    {
+    files={
         "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
         "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
@@ -74,12 +74,12 @@ def _images_and_labels(path):
 def _images(name, parts, classes):
     features, labels, test_features, test_labels = parts
     return Dataset(
-        name,
-        _scaled(features),
-        labels.astype(np.int32),
-        classes,
-        _scaled(test_features),
-        test_labels.astype(np.int32),
+        name=name,
+        features=_scaled(features),
+        labels=labels.astype(np.int32),
+        classes=classes,
+        test_features=_scaled(test_features),
+        test_labels=test_labels.astype(np.int32),
         image_shape=features.shape[1:],
     )
 
@@ -93,14 +93,17 @@ def _read_originals(source):
 
 
 def _read_idx(source, path):
-    """Array of an idx file: two zero bytes, the type (8: bytes), the rank, big-endian sizes, the data."""
+    """Return the array of an idx file.
+
+    The file holds two zero bytes, the type (8 for bytes), the rank, big-endian sizes, and the data.
+    """
     try:
         with gzip.open(path) as file:
             content = file.read()
     except (OSError, EOFError):
-        reject(source, path, "it is no gzip file")
+        reject(source, path, "it is not a gzip file")
     if content[:3] != b"\0\0\x08":
-        reject(source, path, "it holds no idx array of bytes")
+        reject(source, path, "it is not an idx array of bytes")
     rank = content[3]
     shape = np.frombuffer(content, ">i4", rank, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)

@@ -1,4 +1,4 @@
-"""The models that cleaning trains: a linear one and one with a hidden layer."""
+"""Classifiers that cleaning trains: a linear one and one with a hidden layer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from bilevel.sparse import times
 
 
-class Model(NamedTuple):
+class Classifier(NamedTuple):
     """A classifier as two pure functions.
 
     Attributes:
       init: `(key, columns, classes) -> y`.
       logits: `(y, features) -> (..., classes)`, for dense and `Sparse` features.
-      step: inner step size that fits rows scaled by `scaling`.
-      convex: whether its loss is.
+      step: inner step size for rows scaled by `scaling`.
+      convex: whether its loss is convex in y.
     """
 
     init: Callable[[Any, int, int], Any]
@@ -25,21 +25,21 @@ class Model(NamedTuple):
     convex: bool
 
 
-def linear() -> Model:
-    """Softmax regression that starts at zero.
+def linear() -> Classifier:
+    """Return softmax regression that starts at zero.
 
-    Rows are scaled so that their largest second moment is 1: the curvature of the loss is then at
-    most about 1/2 + 1/2 (features and bias), and a step of 1 is safe.
+    The largest second moment of the scaled rows is 1. The curvature of the loss is then at most about
+    1/2 + 1/2 (features and bias), so that a step of 1 is stable.
     """
-    return Model(_init_linear, _linear_logits, 1.0, True)
+    return Classifier(init=_init_linear, logits=_linear_logits, step=1.0, convex=True)
 
 
-def mlp() -> Model:
-    """One hidden layer of 64 rectified units."""
-    return Model(_init_mlp, _mlp_logits, 0.1, False)
+def mlp() -> Classifier:
+    """Return a network with one hidden layer of 64 rectified units."""
+    return Classifier(init=_init_mlp, logits=_mlp_logits, step=0.1, convex=False)
 
 
-MODELS = {"linear": linear, "mlp": mlp}
+CLASSIFIERS = {"linear": linear, "mlp": mlp}
 
 
 def _init_linear(key, columns, classes):

@@ -222,13 +222,13 @@ def test_clean_of_a_bad_file_is_one_line_and_writes_nothing(changes, words, tmp_
 INTERRUPTED = """
 import sys
 from bilevel import cli
-from bilevel.cleaning import trail
-add = trail.Trail.add
-def interrupt(self, step, x, losses):
-    add(self, step, x, losses)
+from bilevel.checkpoint import PointLog
+add = PointLog.add
+def interrupt(self, step, x=None, **values):
+    add(self, step, x, **values)
     if step == 80 and "--resume" not in sys.argv:
         raise KeyboardInterrupt
-trail.Trail.add = interrupt
+PointLog.add = interrupt
 sys.exit(cli.main(sys.argv[1:]))
 """
 

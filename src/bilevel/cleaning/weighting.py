@@ -10,9 +10,8 @@ import scipy.sparse
 
 from bilevel import algorithms
 from bilevel.calculus import hessian_product
-from bilevel.checkpoint import Checkpoint
+from bilevel.checkpoint import Checkpoint, PointLog
 from bilevel.cleaning import losses
-from bilevel.cleaning.trail import Trail
 from bilevel.cleaning.trainer import Trainer
 from bilevel.driver import run
 from bilevel.sampling import full, minibatches
@@ -161,10 +160,10 @@ def learn(
     steps = (1500 if about.cheap else 500) if steps is None else steps
     outer_rate = setting.outer_rate * (1 if about.cheap else 3)
     algorithm = factory(setting.problem, inner_optimizer=inner_step, outer_optimizer=optax.adam(outer_rate))
-    trail = Trail(checkpoint, setting.x)
+    log = PointLog(checkpoint, setting.x)
 
     def judge(step, state, metrics):
-        trail.add(step, state.x, np.asarray(setting.held(state.y), np.float64))
+        log.add(step, state.x, losses=np.asarray(setting.held(state.y), np.float64))
 
     warnings = []
     every = max(1, -(-steps // POINTS))
@@ -184,21 +183,21 @@ def learn(
         )
         state, history = result.state, result.history
     except DivergedError as error:
-        if len(trail.points) < 3:
+        if len(log.points) < 3:
             raise
         warnings.append(f"{error}; the weights before that are used")
         state, history = error.state, error.history
-    held = trail.losses()
+    held = log.values("losses")
     means = np.array([values.mean() for values in held])
     best = int(np.argmin(means))
     spread = held[best].std() / np.sqrt(len(held[best]))
     # The start has learnt nothing yet: it never wins.
     chosen = 1 + int(np.argmax(means[1:] <= means[best] + spread)) if len(means) > 1 else 0
-    step = trail.steps()[chosen]
+    step = log.steps()[chosen]
     history = dict(history, held_out_loss=means, best_step=step)
     final = _whole_data(setting, state)
     warnings += _unsolved(final)
-    return Learnt(setting.logits(trail.x(step)), history, final, warnings)
+    return Learnt(setting.logits(log.x(step)), history, final, warnings)
 
 
 def _whole_data(setting, state):

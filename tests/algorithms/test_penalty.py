@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 
 import bilevel as b
 from bilevel.calculus import cross_difference, products
 from bilevel.sampling import Stacked
-from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from cases.problems import flat, logistic_case, quadratic_case, quartic_case, relative_error
 
 PENALTIES = np.array([10.0, 100.0, 1000.0])

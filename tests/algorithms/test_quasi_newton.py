@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases.minibatches import ALPHA, BATCH, KEY, PROBLEM, RHO, A, B, C, E, P, Q, X, Y
 from jax import lax
 
 import bilevel as b
@@ -15,7 +16,6 @@ from bilevel.quasi_newton import (
     remember_pair,
     solve_quadratic,
 )
-from cases.minibatches import ALPHA, BATCH, KEY, PROBLEM, RHO, A, B, C, E, P, Q, X, Y
 from cases.problems import logistic_case, quadratic_case, quartic_case, relative_error
 
 SIZE = 8

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
@@ -11,7 +12,6 @@ import bilevel as b
 from bilevel.estimators.momentum import StormState
 from bilevel.sampling import Stacked
 from bilevel.types import Point
-from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from cases.problems import logistic_case, quadratic_case
 
 P1 = logistic_case()

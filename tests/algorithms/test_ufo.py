@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from jax import lax
 
 import bilevel as b
 from bilevel.response import Pulled, Response, stepwise
-from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
 from cases.problems import counted, few_tasks_case, flat, quartic_case, relative_error
 
 

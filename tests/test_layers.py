@@ -10,6 +10,7 @@ import pytest
 SOURCES = Path(__file__).parents[1] / "src"
 # From bottom to top: a module or package may import what stands before it, and its own files.
 LAYERS = [
+    "extras",
     "types",
     "sparse",
     "environment",

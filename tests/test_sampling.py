@@ -174,7 +174,7 @@ def test_every_estimator_takes_every_source_or_refuses_in_one_line(loop, estimat
         state = b.initial_state(algorithm, X, Y, DATA[data])
         now, _ = driver._prepare(algorithm, DATA[data], KEY, 0, 1, 1)
         # The loop of `advance` refuses a state that changes its structure.
-        return jax.eval_shape(lambda: b.advance(algorithm, state, now, KEY, start=0, steps=2))
+        return jax.eval_shape(lambda data: b.advance(algorithm, state, data, KEY, start=0, steps=2), now)
 
     rule = refusal(loop, estimator, data)
     if rule is None:

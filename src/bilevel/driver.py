@@ -23,7 +23,7 @@ class Plan(NamedTuple):
     """Random choices of one chunk of steps, drawn before its loop.
 
     Attributes:
-      outer, inner: (steps, draws) picks of minibatches.
+      outer, inner: picks of minibatches, arrays with leading axes (steps, draws).
       keys: (steps,) random keys.
     """
 
@@ -33,7 +33,8 @@ class Plan(NamedTuple):
 
     def read(self, data: Batch, i: Any) -> tuple[Batch, Any]:
         """Return the minibatches and the key of the i-th step of the chunk."""
-        return Batch(data.outer.view(self.outer[i]), data.inner.view(self.inner[i])), self.keys[i]
+        outer, inner, key = jax.tree.map(lambda picks: picks[i], self)
+        return Batch(data.outer.view(outer), data.inner.view(inner)), key
 
 
 def make_plan(draws: Draws, data: Batch, key: Any, start: Any, steps: int) -> Plan:
@@ -44,7 +45,8 @@ def make_plan(draws: Draws, data: Batch, key: Any, start: Any, steps: int) -> Pl
     outer_key, inner_key, step_key = jax.random.split(key, 3)
 
     def picks(source, key, count):
-        return source.plan(key, start * count, steps * count, draws.fixed).reshape(steps, count)
+        flat = source.plan(key, start * count, steps * count, draws.fixed)
+        return jax.tree.map(lambda picks: picks.reshape(steps, count, *picks.shape[1:]), flat)
 
     keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(start + jnp.arange(steps))
     return Plan(picks(data.outer, outer_key, draws.outer), picks(data.inner, inner_key, draws.inner), keys)

@@ -46,8 +46,8 @@ class Source(Protocol):
             algorithms that keep a table, which need a `BlockSource`.
 
         Returns:
-          An array of `count` picks along its leading axis. A pick depends on the key and on the number of its
-          minibatch alone, so that a run does not depend on how it is cut into chunks.
+          A pytree of arrays with a leading axis of `count` picks. A pick depends on the key and on the number
+          of its minibatch alone, so that a run does not depend on how it is cut into chunks.
         """
         ...
 

@@ -8,7 +8,7 @@ from jax.core import Tracer
 
 PyTree = Any
 Optimizer = float | optax.Schedule | optax.GradientTransformation
-"""An optax optimiser; a number or a schedule means gradient descent with that step size."""
+"""An optax optimiser, or the step size of gradient descent: a number or a schedule."""
 
 
 def require(holds: Any, rule: str, value: Any) -> None:
@@ -18,7 +18,7 @@ def require(holds: Any, rule: str, value: Any) -> None:
 
 
 class Problem(NamedTuple):
-    """Two losses `(x, y, batch) -> scalar` of the outer variable x and the inner variable y."""
+    """Two losses `(x, y, batch) -> scalar`; x is the outer, y the inner variable."""
 
     outer: Callable[[PyTree, PyTree, Any], Any]
     inner: Callable[[PyTree, PyTree, Any], Any]
@@ -64,7 +64,11 @@ class Cost(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Two sources of minibatches, see `Source`: `batch.inner[i]` is the i-th independent minibatch."""
+    """Two sources of minibatches: `batch.inner[i]` is the i-th independent one.
+
+    Attributes:
+      outer, inner: a `Source` each.
+    """
 
     outer: Any
     inner: Any

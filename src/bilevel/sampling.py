@@ -69,7 +69,7 @@ class Source(Protocol):
 
 
 class BlockSource(Source, Protocol):
-    """Protocol of a source with a fixed set of minibatches, for algorithms that keep a table of them."""
+    """Protocol of a source with a fixed set of minibatches, which a table needs."""
 
     @property
     def count(self) -> int:

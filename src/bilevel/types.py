@@ -8,7 +8,7 @@ from jax.core import Tracer
 
 PyTree = Any
 Optimizer = float | optax.Schedule | optax.GradientTransformation
-"""An optax optimiser, or the step size of gradient descent: a number or a schedule."""
+"""An optax optimiser, or a step size of gradient descent (a number or a schedule)."""
 
 
 def require(holds: Any, rule: str, value: Any) -> None:

@@ -13,7 +13,7 @@ _COUNT = 6
 
 
 def check_source(source: Source | BlockSource, key: Any) -> None:
-    """Check that a data source obeys the protocol `Source`, and `BlockSource` if it has a `count`.
+    """Check a data source: the protocol `Source`, and `BlockSource` if it has a count.
 
     Args:
       source: the source to check, not yet planned.
@@ -99,7 +99,7 @@ def _check_blocks(source, key):
         part = slice(epoch * source.count, (epoch + 1) * source.count)
         expect(
             sorted(numbers[part]) == list(range(source.count)),
-            f"an epoch with fixed=True must have each of {source.count} minibatches once, got {numbers[part]}",
+            f"with fixed=True an epoch must have each of {source.count} minibatches once, got {numbers[part]}",
         )
         total = sum(shares[part])
         expect(abs(total - 1) < 1e-5, f"the shares of the rows in an epoch must sum to 1, got {total}")

@@ -102,15 +102,15 @@ def newton_loop(
         f_y = jax.grad(f, argnums=1)(x, y, batch.outer[0])
         image = tree.add_scale(hessian(v), damping, v)
         still = _still(side_estimator, x)
-        outer = Point(*still, tree.zeros_like(y), tree.scale(-1, f_y))
-        return Terms(outer, Point(*still, g_y, image), 0.0)
+        outer = Point(still, tree.zeros_like(y), tree.scale(-1, f_y))
+        return Terms(outer, Point(still, g_y, image), 0.0)
 
     def gradient_at(point, batch):
         x, y, v = point
         cross = products(g, x, y, batch.inner[0], v).cross
         f_x = jax.grad(f)(x, y, batch.outer[0])
-        still = _still(gradient_estimator, y, v)
-        return Terms(Point(f_x, *still), Point(tree.scale(-1, cross), *still), 0.0)
+        still = _still(gradient_estimator, y)
+        return Terms(Point(f_x, still, still), Point(tree.scale(-1, cross), still, still), 0.0)
 
     def descend_pair(pair, slopes):
         y, y_state = move(inner_mover, slopes.y, pair.states[0], pair.y)
@@ -120,8 +120,8 @@ def newton_loop(
     def init(x, y, blocks=(1, 1)):
         x, y = as_variables(x, y)
         v = tree.zeros_like(y)
-        sides = Point(*_still(side_estimator, x), y, v)
-        gradient = Point(x, *_still(gradient_estimator, y, v))
+        sides = Point(_still(side_estimator, x), y, v)
+        gradient = Point(x, _still(gradient_estimator, y), _still(gradient_estimator, v))
         return NewtonState(
             x=x,
             y=y,
@@ -170,13 +170,13 @@ def newton_loop(
     )
 
 
-def _still(estimator, *variables):
-    """Return the directions of variables that stay where they are: zeros, or `()` for a table.
+def _still(estimator, variable):
+    """Return the direction of a variable that stays where it is: zeros, or `()` for a table.
 
     An estimator that evaluates its oracle at an earlier point keeps that point, so its directions must have
     the structure of one. A table keeps directions only, and zeros would take room in each of its entries.
     """
-    return tuple(() if estimator.fixed else tree.zeros_like(variable) for variable in variables)
+    return () if estimator.fixed else tree.zeros_like(variable)
 
 
 def gradient_steps(extra_steps: int, slopes: Callable[..., Callable]) -> Callable[..., Pair]:

@@ -44,6 +44,6 @@ def expect_equal(one: Any, other: Any, rule: str, *, tolerance: float = 0.0) -> 
 
 
 def _array(leaf):
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)

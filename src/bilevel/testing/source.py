@@ -87,7 +87,7 @@ def _check_blocks(source, key):
     view = source.view(source.plan(key, 0, epochs * source.count, True))
     numbers, shares, seen = [], [], {}
     for i in range(epochs * source.count):
-        number, share = source.view(source.plan(key, 0, epochs * source.count, True)).entry(i)
+        number, share = view.entry(i)
         numbers.append(int(number))
         shares.append(float(share))
         expect_equal(

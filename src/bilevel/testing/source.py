@@ -97,9 +97,10 @@ def _check_blocks(source, key):
         )
     for epoch in range(epochs):
         part = slice(epoch * source.count, (epoch + 1) * source.count)
+        found = numbers[part]
         expect(
-            sorted(numbers[part]) == list(range(source.count)),
-            f"with fixed=True an epoch must have each of {source.count} minibatches once, got {numbers[part]}",
+            sorted(found) == list(range(source.count)),
+            f"with fixed=True an epoch must have each of {source.count} minibatches once, got {found}",
         )
         total = sum(shares[part])
         expect(abs(total - 1) < 1e-5, f"the shares of the rows in an epoch must sum to 1, got {total}")

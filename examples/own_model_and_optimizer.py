@@ -1,4 +1,4 @@
-"""Bring your own model and optimisers: a Flax network whose rows are weighted, trained by Adam."""
+"""Use your own model and optimisers: learn the weights of the rows of a Flax network with Adam."""
 
 import flax.linen as nn
 import jax

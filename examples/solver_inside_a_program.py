@@ -1,11 +1,11 @@
-"""Differentiate through a solver that is one layer of a larger program, twice, for many tasks at once."""
+"""Differentiate twice through a solver inside a larger program, for many tasks at once."""
 
 import jax
 import jax.numpy as jnp
 
 import bilevel
 
-# Inner problem: a soft-thresholded signal, y*(x) = argmin |y - signal|^2 / 2 + exp(x) sum sqrt(y^2 + 0.01).
+# A soft threshold: y*(x) = argmin |y - signal|^2 / 2 + exp(x) sum sqrt(y^2 + 0.01).
 denoise = bilevel.Problem(
     outer=None,
     inner=lambda x, y, signal: 0.5 * jnp.sum((y - signal) ** 2) + jnp.exp(x) * jnp.sum(jnp.sqrt(y**2 + 0.01)),
@@ -15,7 +15,7 @@ solve = bilevel.solution(response)
 
 
 def quality(strength, signal, truth):
-    """The solver, followed by more of the program."""
+    """Return the error of the cleaned signal: the solver, followed by more of the program."""
     cleaned = solve(strength, signal, bilevel.full(None, signal))
     return jnp.mean((jnp.tanh(cleaned) - jnp.tanh(truth)) ** 2)
 

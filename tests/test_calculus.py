@@ -56,13 +56,17 @@ def test_inner_gradient_keeps_only_the_iterates_of_a_scan():
     assert saved_entries(jax.grad(inner, argnums=1)) > steps * rows
 
 
-def test_inner_gradient_refuses_to_differentiate_data():
+def test_the_inner_gradient_cannot_be_differentiated_with_respect_to_data():
     gradient = inner_gradient(lambda x, y, batch: batch * x * y**2)
-    with pytest.raises(ValueError, match="belongs in `x`"):
+    with pytest.raises(
+        ValueError, match="with respect to its data; put the quantity that you differentiate in `x`"
+    ):
         jax.grad(lambda batch: gradient(1.0, 2.0, batch))(3.0)
     assert jax.grad(gradient)(1.0, 2.0, jnp.asarray(3)) == 12.0
     response = first_order(descend(CASE.problem, 0.1, 1))
-    with pytest.raises(ValueError, match="belongs in `x`"):
+    with pytest.raises(
+        ValueError, match="with respect to its data; put the quantity that you differentiate in `x`"
+    ):
         jax.grad(lambda data: solution(response)(CASE.x, Y, full(None, data)).sum())(Y)
 
 

@@ -1,4 +1,4 @@
-"""The driver: same path however it is cut, one trace, divergence told."""
+"""The driver: one path for every chunk length, one trace, divergence reported, checkpoints."""
 
 import os
 import subprocess
@@ -13,6 +13,7 @@ import pytest
 
 import bilevel as b
 from bilevel import driver, tasks
+from bilevel.checkpoint import PointLog
 from bilevel.driver import _on_mesh as on_mesh
 from cases.algorithms import ALGORITHMS
 
@@ -105,7 +106,7 @@ def test_callback_sees_every_log_point_and_can_stop(key):
     assert [step for step, _ in seen] == [0, 10, 20] == list(result.history["step"])
 
 
-def test_divergence_is_told_with_the_last_finite_state(key):
+def test_divergence_is_reported_with_the_last_finite_state(key):
     with pytest.raises(
         b.DivergedError, match="soba diverged between steps .* is not finite; lower the step"
     ) as caught:
@@ -119,7 +120,7 @@ def test_divergence_is_told_with_the_last_finite_state(key):
     assert not np.all(np.isfinite(result.state.y))
 
 
-def test_a_loss_that_is_not_finite_at_the_start_is_told(key):
+def test_a_loss_that_is_not_finite_at_the_start_is_reported(key):
     problem = b.Problem(lambda x, y, batch: jnp.log(x), lambda x, y, batch: 0.5 * y**2)
     with pytest.raises(b.DivergedError, match="between steps 0 and 0: outer_loss is not finite"):
         b.run(b.soba(problem), -1.0, 0.0, b.full(None, None), steps=5, key=key)
@@ -130,7 +131,7 @@ class Pair(NamedTuple):
     y: Any
 
 
-def test_a_state_that_is_not_finite_is_told_though_no_metric_shows_it(key):
+def test_a_state_that_is_not_finite_is_reported_even_if_all_metrics_are_finite(key):
     def step(state, batch, key):
         return state._replace(y=10.0 * state.y), {"outer_loss": jnp.zeros(())}
 
@@ -147,10 +148,7 @@ def test_bad_arguments(key):
         b.run(build(), X, Y, DATA, steps=5, key=key, start=7)
     with pytest.raises(ValueError, match=r"key must be made by jax.random.key\(seed\)"):
         b.run(build(), X, Y, DATA, steps=5, key=jax.random.PRNGKey(0))
-    for data, told in (((DATA.outer, DATA.inner), "tuple"), (b.Batch(X, Y), "ArrayImpl and ArrayImpl")):
-        with pytest.raises(ValueError, match=f"data must come from full or minibatches.*got {told}"):
-            b.run(build(), X, Y, data, steps=5, key=key)
-    with pytest.raises(ValueError, match="`run` chooses the minibatches"):
+    with pytest.raises(ValueError, match="minibatches must be planned before they are read; `run` does this"):
         b.hypergradient(TASK.problem, b.first_order(b.descend(TASK.problem, 0.1, 1)), X, Y, DATA)
     with pytest.raises(TypeError, match="scalar"):
         b.run(b.soba(b.Problem(lambda x, y, batch: y, lambda x, y, batch: y)), X, Y, DATA, steps=5, key=key)
@@ -171,7 +169,7 @@ def test_under_a_mesh_the_steps_compile_once(key):
     same(spread.state, b.run(algorithm, X, Y, DATA, steps=12, key=key, log_every=3).state)
 
 
-def test_what_is_spread_over_a_mesh_stays_spread():
+def test_a_state_that_is_spread_over_a_mesh_stays_spread():
     mesh = jax.make_mesh((1,), ("tasks",), (jax.sharding.AxisType.Auto,))
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("tasks"))
     state = {"spread": jax.device_put(jnp.zeros(2), spread), "alone": jnp.ones(2)}
@@ -206,7 +204,7 @@ def test_checkpoint_of_another_problem_is_refused(key, tmp_path):
     with pytest.raises(ValueError, match="its identity is '', not 'other'"):
         other = b.Checkpoint(tmp_path, identity="other")
         b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=other)
-    # Of a long identity only what differs is told.
+    # For a long identity the message names the words that differ.
     b.run(
         build(), X, Y, DATA, steps=5, key=key, checkpoint=b.Checkpoint(tmp_path / "l", identity="a=1 b=2 c=3")
     )
@@ -256,6 +254,59 @@ def test_the_time_of_the_callback_is_not_counted(key):
     assert result.history["seconds"][-1] < 0.5
 
 
+def test_the_clock_stops_also_for_a_callback_that_raises():
+    clock = driver._Clock(3.0)
+    with pytest.raises(KeyboardInterrupt), clock.stopped() as seconds:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+    assert seconds >= 3.0 and clock.seconds() - seconds < 0.1
+
+
+def test_a_point_log_keeps_its_values_for_a_resumed_run(tmp_path):
+    def variable(scale):
+        return {"a": scale * jnp.ones(2), "b": (jnp.asarray(scale, jnp.float32),)}
+
+    checkpoint = b.Checkpoint(tmp_path / "c")
+    checkpoint.folder.mkdir()
+    log = PointLog(checkpoint, variable(0.0))
+    log.facts["steps"] = 20
+    for step in (5, 0):
+        log.add(step, variable(float(step)), losses=np.arange(3.0) + step, accuracy=1 / 3)
+    again = PointLog(checkpoint, variable(0.0))
+    assert again.facts == {"steps": 20} and again.steps() == again.steps_with_x() == [0, 5]
+    np.testing.assert_array_equal(again.values("losses"), [[0.0, 1.0, 2.0], [5.0, 6.0, 7.0]])
+    assert float(again.points[5]["accuracy"]) == 1 / 3
+    same(again.x(5), variable(5.0))
+    assert again.x(5)["b"][0].dtype == np.float32
+    assert PointLog(b.Checkpoint(tmp_path / "c", resume=False), variable(0.0)).points == {}
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_point_log_may_keep_the_last_x_alone(tmp_path):
+    log = PointLog(None, X, every_x=False)
+    log.add(0, X, accuracy=0.2)
+    log.add(5, 2 * X, accuracy=0.4)
+    log.add(10, accuracy=0.3)
+    assert log.steps() == [0, 5, 10] and log.steps_with_x() == [5]
+    same(log.x(5), 2 * X)
+
+
+def test_a_damaged_point_log_is_refused(tmp_path):
+    checkpoint = b.Checkpoint(tmp_path / "c")
+    checkpoint.folder.mkdir()
+    log = PointLog(checkpoint, X)
+    log.add(0, X, accuracy=0.2)
+    whole = log.file.read_bytes()
+    np.savez(tmp_path / "other.npz", steps=np.arange(3))
+    for content in (b"", whole[:100], whole[:-100], (tmp_path / "other.npz").read_bytes()):
+        log.file.write_bytes(content)
+        with pytest.raises(
+            ValueError, match="npz is damaged and cannot be resumed; run again without --resume"
+        ):
+            PointLog(checkpoint, X)
+
+
 def test_interrupt_saves_before_it_ends(key, tmp_path):
     def interrupt(step, state, metrics):
         if step == 10:
@@ -271,6 +322,7 @@ def test_interrupt_saves_before_it_ends(key, tmp_path):
 
 KILLED = """
 import os, jax, orbax.checkpoint as ocp, bilevel as b
+from bilevel import tasks
 import orbax.checkpoint._src.path.atomicity as atomicity
 task = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 x, y = task.start(jax.random.key(1))

@@ -1,4 +1,4 @@
-"""Memory of compiled steps: checkpoints keep it from growing with the inner steps. Nothing is timed."""
+"""Memory of compiled steps: with checkpoints it hardly grows with the inner steps."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ def _layers_promote():
 
 
 def scratch(function, *shapes):
-    """Bytes that a compiled function wants for itself, beside its arguments and results."""
+    """Return the bytes that a compiled function needs besides its arguments and results."""
     return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
 
 def step_scratch(name, inner_steps, recompute):
-    """That of one outer step on two tasks of 5 ways, 5 shots and 5 query images of 28x28."""
+    """Return this for one outer step on two tasks of 5 ways, 5 shots and 5 query images of 28x28."""
     settings = Settings(0.1, inner_steps, 1, recompute=recompute, vectorize=False)
     learner = METHODS[name](small_network(28), 5, optax.sgd(0.1), settings)
     images = Images(
@@ -37,12 +37,12 @@ def step_scratch(name, inner_steps, recompute):
 
 
 @pytest.mark.parametrize("name", ["maml", "itd_bio"])
-def test_with_checkpoints_ten_times_the_inner_steps_need_hardly_more(name):
+def test_with_checkpoints_ten_times_the_inner_steps_need_hardly_more_memory(name):
     def growth(levels):
         few, many = (step_scratch(name, steps, levels) for steps in (5, 50))
         return many / few
 
-    # Of 50 iterates 7 and 7 are stored at a time, little beside the images of one step; all 50 are not.
+    # With checkpoints 7 + 7 of 50 iterates are stored at a time, little compared to the images of one step.
     assert growth(1) < 1.3 < growth(0)
 
 
@@ -56,13 +56,13 @@ def test_each_level_of_checkpoints_stores_less_of_a_large_y():
 
     y = jax.ShapeDtypeStruct((size,), jnp.float32)
     plain, once, twice = (scratch(gradient(levels), y, y) / (4 * size) for levels in range(3))
-    # Counted in copies of y: all iterates, 2 sqrt(400), 3 cbrt(400), and some more for a step itself.
+    # In copies of y: all iterates, 2 sqrt(400) or 3 cbrt(400) of them, and some more for a step itself.
     assert steps <= plain < steps + 20
     assert once < 40 + 20
     assert twice < 22 + 20 and twice < once
 
 
-def test_tasks_one_after_the_other_need_the_same_however_many_they_are():
+def test_tasks_in_sequence_need_the_same_memory_for_every_number_of_tasks():
     size = 10_000
     problem = b.Problem(
         lambda x, y, task: jnp.sum(task * jnp.sin(y)), lambda x, y, task: jnp.sum(jnp.cos(x * y) * task)

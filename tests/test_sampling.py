@@ -1,4 +1,4 @@
-"""Sources of minibatches: every row, without bias, without copies."""
+"""Sources of minibatches: every row, without bias, without copies; each estimator on each source."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 import bilevel as b
-from bilevel.sampling import Full, Stacked
+from bilevel import tasks
+from bilevel.newton import fixed_sides, gradient_steps, newton_loop
+from bilevel.sampling import Full, Shifted, Stacked
+from bilevel.types import Point
+from cases.sources import Endless, RandomRows
 
 KEY = jax.random.key(3)
 
@@ -38,7 +42,7 @@ def test_epochs_differ():
     assert len({tuple(row) for row in np.asarray(starts)}) == 10
 
 
-def test_a_plan_does_not_depend_on_where_it_is_cut():
+def test_a_plan_does_not_depend_on_how_it_is_cut_into_chunks():
     source = b.minibatches(np.arange(50), np.arange(50), batch_size=8).inner
     whole = source.plan(KEY, 0, 30)
     np.testing.assert_array_equal(whole[11:], source.plan(KEY, 11, 19))
@@ -94,7 +98,7 @@ def test_host_sources_are_stacked_and_padded():
     "arrays, size, rule",
     [
         ((np.zeros(3), np.zeros(4)), 2, r"same number of rows, got \[3, 4\]"),
-        (np.zeros(3), 4, r"batch_size must be in 1..3 \(the rows of the outer data\), got 4"),
+        (np.zeros(3), 4, r"batch_size must be between 1 and 3, the rows of the outer data, got 4"),
         (np.zeros(3), 0, "got 0"),
         (np.zeros(()), 1, "got 1"),
     ],
@@ -102,3 +106,171 @@ def test_host_sources_are_stacked_and_padded():
 def test_bad_arguments(arrays, size, rule):
     with pytest.raises(ValueError, match=rule):
         b.minibatches(arrays, arrays, batch_size=size)
+
+
+# Every estimator on every source: it works, or refuses in one line.
+
+TASK = tasks.quadratic(rows=10, outer_dim=2, inner_dim=3)
+X, Y = TASK.start(KEY)
+ESTIMATORS = {
+    "plain": b.plain(),
+    "storm": b.storm(0.5),
+    "spider": b.spider(2),
+    "page": b.page(0.5),
+    "saga": b.saga(),
+    "momentum of saga": b.momentum(0.5, of=b.saga()),
+}
+LOOPS = {
+    "implicit": lambda estimator: b.single_loop(
+        TASK.problem, b.implicit_direction(TASK.problem), estimator, Point(0.01, 0.1, 0.1)
+    ),
+    "neumann": lambda estimator: b.single_loop(
+        TASK.problem, b.neumann_direction(TASK.problem, b.neumann(2, 0.1)), estimator, Point(0.01, 0.1, 0.1)
+    ),
+    "newton": lambda estimator: newton(estimator, estimator),
+}
+WHOLE, ROWS = TASK.data(None), TASK.data(4)
+DATA = {
+    "full": WHOLE,
+    "blocks": ROWS,
+    "host": b.Batch(*(b.Host(lambda i, s=s: jax.tree.map(lambda a: a[:4], s[0])) for s in WHOLE)),
+    "user": b.Batch(*(RandomRows(s[0], 4) for s in WHOLE)),
+    "endless": b.Batch(*(Endless(s[0], 4) for s in WHOLE)),
+}
+
+
+def newton(sides, hypergradient):
+    return newton_loop(
+        TASK.problem,
+        gradient_steps(1, fixed_sides(TASK.problem)),
+        (sides, hypergradient),
+        inner_optimizer=0.1,
+        outer_optimizer=0.01,
+        draws=b.Draws(2, 2),
+        cost=b.Cost(),
+        name="newton",
+    )
+
+
+def refusal(loop, estimator, data):
+    """Return the first words of the only error that the combination may raise, or None."""
+    if "saga" in estimator and loop == "neumann":
+        return "an estimator that keeps a table of minibatches needs an oracle of one outer and one inner"
+    if "saga" in estimator and data in ("host", "user", "endless"):
+        return r"\w+ keeps a table of minibatches and needs a `bilevel.BlockSource`, but data.outer"
+    if ("spider" in estimator or "page" in estimator) and data in ("host", "endless"):
+        return "a refresh needs the full data set, and a host loader" if data == "host" else "rows never end"
+    return None
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_every_estimator_takes_every_source_or_refuses_in_one_line(loop, estimator, data):
+    def two_steps():
+        algorithm = LOOPS[loop](ESTIMATORS[estimator])
+        state = jax.eval_shape(lambda: b.initial_state(algorithm, X, Y, DATA[data]))
+        now = DATA[data]
+        if data == "host":  # as `run` does
+            now = b.Batch(*(source.stack(0, 8, 8) for source in now))
+        # The loop of `advance` refuses a state that changes its structure.
+        jax.eval_shape(lambda *new: b.advance(algorithm, *new, KEY, start=0, steps=2), state, now)
+
+    rule = refusal(loop, estimator, data)
+    if rule is None:
+        two_steps()
+    else:
+        with pytest.raises(ValueError, match=rule) as caught:
+            two_steps()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("estimator", ["storm", "spider", "page", "saga"])
+def test_newton_steps_on_full_data_are_the_same_with_every_estimator_without_memory(estimator):
+    noiseless = {"storm": b.storm(1.0), "spider": b.spider(3), "page": b.page(0.3), "saga": b.saga()}
+
+    def end(sides, hypergradient):
+        algorithm = newton(sides, hypergradient)
+        state = b.initial_state(algorithm, X, Y, WHOLE)
+        return b.advance(algorithm, state, WHOLE, KEY, start=0, steps=6)
+
+    want, got = end(b.plain(), b.plain()), end(noiseless[estimator], noiseless[estimator])
+    for name in ("x", "y", "v"):
+        # Sums in another order.
+        np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=1e-13)
+
+
+def test_a_table_for_the_hypergradient_alone_gets_its_blocks():
+    algorithm = newton(b.plain(), b.saga())
+    assert algorithm.draws.fixed and not algorithm.seeds_in_sequence
+    state = b.initial_state(algorithm, X, Y, ROWS)
+    assert [table.entries.x.shape for table in state.estimator[1]] == [(3, 2), (3, 2)]
+    assert newton(b.plain(), b.page(0.5)).seeds_in_sequence
+
+
+def test_a_shifted_source_reads_on_from_its_place():
+    rows = jnp.arange(10)
+    source = b.minibatches(None, rows, batch_size=4).inner
+    view = source.view(source.plan(KEY, 0, 6, True))
+    later = Shifted(view, 2)
+    np.testing.assert_array_equal(later[1], view[3])
+    assert later.entry(1)[0] == view.entry(3)[0] and later.count == 3 and not later.is_full
+    np.testing.assert_array_equal(later.tail()[0], view.tail()[0])
+    np.testing.assert_array_equal(later.whole()[0], view.whole()[0])
+    again = Shifted(source, 2)
+    np.testing.assert_array_equal(again.view(again.plan(KEY, 0, 4, True))[1], view[3])
+
+
+# The check at the door.
+
+
+class NotRegistered:
+    is_full = False
+    plan = view = whole = __getitem__ = len
+
+
+@pytest.mark.parametrize(
+    "data, rule",
+    [
+        (
+            (ROWS.outer, ROWS.inner),
+            "data must be a Batch of two sources, got tuple; make the data by `full` or",
+        ),
+        (
+            b.Batch(ROWS.outer, Y),
+            "data.inner must be a `bilevel.Source`, but ArrayImpl has no `is_full`; make",
+        ),
+        (b.Batch(object(), ROWS.inner), "data.outer must be a `bilevel.Source`, but object has no `is_full`"),
+        (
+            b.Batch(ROWS.outer, NotRegistered()),
+            "data.inner must be a pytree, but NotRegistered is not registered",
+        ),
+    ],
+)
+def test_data_are_checked_at_the_door(data, rule):
+    soba = b.soba(TASK.problem)
+    for call in (
+        lambda: b.run(soba, X, Y, data, steps=1, key=KEY),
+        lambda: b.run(soba, X, Y, data, steps=1, key=KEY, state=soba.init(X, Y)),
+        lambda: b.advance(soba, soba.init(X, Y), data, KEY, start=0, steps=1),
+        lambda: b.initial_state(soba, X, Y, data),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            call()
+
+
+def test_a_missing_member_is_named():
+    for name in ("is_full", "plan", "view", "__getitem__", "whole"):
+        members = {key: value for key, value in vars(RandomRows).items() if key in MEMBERS and key != name}
+        source = jax.tree_util.register_dataclass(type("Mine", (), members), [], [])()
+        with pytest.raises(ValueError, match=f"Mine has no `{name}`; make .*, or give Mine this member"):
+            b.initial_state(b.soba(TASK.problem), X, Y, b.Batch(ROWS.outer, source))
+
+
+MEMBERS = ("is_full", "plan", "view", "__getitem__", "whole")
+
+
+def test_advance_refuses_data_from_the_host():
+    soba = b.soba(TASK.problem)
+    with pytest.raises(ValueError, match="must lie on the device, but data.outer is a Host; call `run`"):
+        b.advance(soba, soba.init(X, Y), DATA["host"], KEY, start=0, steps=1)

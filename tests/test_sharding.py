@@ -1,4 +1,4 @@
-"""Tasks spread over devices: the same step, drawn and averaged where the tasks lie."""
+"""Tasks spread over four devices: the same step as on one device, with one sum across devices."""
 
 import json
 import os
@@ -52,7 +52,7 @@ STEPS = ["maml True", "maml False", "itd_bio True"]
 
 @pytest.fixture(scope="module")
 def found():
-    """What a process with four devices saw."""
+    """Measurements of a process with four devices."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     done = subprocess.run(
         [sys.executable, "-c", SPREAD, os.path.dirname(__file__)],
@@ -70,7 +70,7 @@ def test_there_are_four_devices(found):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_spread_step_is_the_step_on_one_device(found, step):
-    # Float32, sums in another order.
+    # Float32 sums in another order.
     assert found[step]["moved"] > 0.01 and found[step]["difference"] < 1e-5 * max(1, found[step]["moved"])
 
 

@@ -5,15 +5,16 @@ from importlib.metadata import version
 from bilevel import algorithms
 from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
-from bilevel.calculus import inner_gradient
+from bilevel.calculus import hessian_product, inner_gradient, products
 from bilevel.checkpoint import Checkpoint
-from bilevel.combinators import constrain, nested, single_loop
-from bilevel.directions import implicit_direction, neumann_direction, penalty_direction
+from bilevel.combinators import constrain, move, nested, single_loop
+from bilevel.directions import Oracle, Terms, implicit_direction, neumann_direction, penalty_direction
 from bilevel.driver import advance, initial_state, run
-from bilevel.estimators import count_blocks, momentum, page, plain, saga, spider, storm
-from bilevel.hypergradient import Info, hypergradient
-from bilevel.inner import accelerate, descend, embedded
+from bilevel.estimators import Estimator, count_blocks, momentum, page, plain, saga, spider, storm
+from bilevel.hypergradient import Info, as_variables, hypergradient, measures
+from bilevel.inner import InnerSolver, accelerate, descend, embedded
 from bilevel.linear import (
+    LinearSolver,
     cg,
     decreasing_batches,
     heavy_ball,
@@ -24,6 +25,8 @@ from bilevel.linear import (
     richardson,
 )
 from bilevel.response import (
+    Pulled,
+    Response,
     first_order,
     implicit,
     optimal_probability,
@@ -33,7 +36,7 @@ from bilevel.response import (
     unrolled,
     zeroth_order,
 )
-from bilevel.sampling import Host, full, minibatches
+from bilevel.sampling import BlockSource, Host, Source, full, minibatches
 from bilevel.types import Algorithm, Batch, Cost, DivergedError, Draws, Optimizer, Point, Problem, Result
 
 __version__ = version("bilevel")
@@ -81,7 +84,6 @@ __all__ = [
     "heavy_ball",
     "implicit_direction",
     "lineax_solver",
-    "plain",
     "momentum",
     "nested",
     "nesterov",
@@ -89,12 +91,28 @@ __all__ = [
     "neumann_direction",
     "page",
     "penalty_direction",
+    "plain",
     "random_product",
     "richardson",
     "saga",
     "single_loop",
     "spider",
     "storm",
+    # extending
+    "BlockSource",
+    "Estimator",
+    "InnerSolver",
+    "LinearSolver",
+    "Oracle",
+    "Pulled",
+    "Response",
+    "Source",
+    "Terms",
+    "as_variables",
+    "hessian_product",
+    "measures",
+    "move",
+    "products",
     # algorithms
     *algorithms.__all__,
 ]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -15,18 +15,18 @@ from bilevel.types import PyTree
 
 
 class Products(NamedTuple):
-    """Both products of one vector `w` with the second derivatives of the inner loss."""
+    """Products of one vector `w` with the second derivatives of the inner loss: `J w` and `H w`."""
 
     cross: PyTree
     hessian: PyTree
 
 
 def inner_gradient(inner: Callable) -> Callable:
-    """`(x, y, batch) -> g_y`, cheap to differentiate in reverse.
+    """Return the function `(x, y, batch) -> g_y` with a cheap reverse derivative.
 
-    The Jacobian of a gradient is symmetric, so the backward pass is one forward-over-reverse
-    pass, `vjp(g_y)(w) = jvp(grad_{x,y} g)((0, w)) = (J w, H w)`. Only the point `(x, y)` is kept
-    for it: a scan of optimiser steps stores its iterates and nothing else.
+    The Jacobian of a gradient is symmetric, so the backward pass is one forward-over-reverse pass:
+    `vjp(g_y)(w) = jvp(grad_{x,y} g)((0, w)) = (J w, H w)`. It keeps the point `(x, y)` only. So a scan of
+    optimiser steps stores its iterates and nothing else.
 
     Args:
       inner: the loss `(x, y, batch) -> scalar`.
@@ -35,7 +35,7 @@ def inner_gradient(inner: Callable) -> Callable:
       A function of `(x, y, batch)` with reverse derivatives of every order in `x` and `y`.
 
     Raises:
-      ValueError: on differentiation with respect to `batch`, which is data.
+      ValueError: if it is differentiated with respect to `batch`, which is data.
 
     Cost: 1 gradient; its backward pass 1 Hessian product and 1 cross product.
     """
@@ -59,15 +59,17 @@ def inner_gradient(inner: Callable) -> Callable:
 
 
 def products(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTree) -> Products:
-    """`(J w, H w)` by one forward-over-reverse pass.
+    """Return `J w` and `H w`, by one forward-over-reverse pass.
 
     Cost: 1 Hessian product and 1 cross product.
     """
     return gradient_and_products(inner, x, y, batch, w)[1]
 
 
-def gradient_and_products(inner, x, y, batch, w) -> tuple[PyTree, Products]:
-    """`g_y` and `(J w, H w)` by one pass.
+def gradient_and_products(
+    inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTree
+) -> tuple[PyTree, Products]:
+    """Return `g_y`, and `J w` and `H w`, by one pass.
 
     Cost: 1 gradient, 1 Hessian product and 1 cross product.
     """
@@ -76,12 +78,17 @@ def gradient_and_products(inner, x, y, batch, w) -> tuple[PyTree, Products]:
 
 
 def hessian_product(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTree) -> PyTree:
-    """`H w`, without the cross product."""
+    """Return `H w`, without the cross product.
+
+    Cost: 1 Hessian product.
+    """
     return jax.jvp(lambda y: jax.grad(inner, argnums=1)(x, y, batch), (y,), (w,))[1]
 
 
-def gradient_and_hessian(inner, x, y, batch) -> tuple[PyTree, Callable]:
-    """`g_y` and the map `w -> H w`, linearised once for many products.
+def gradient_and_hessian(
+    inner: Callable, x: PyTree, y: PyTree, batch: Any
+) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """Return `g_y` and the map `w -> H w`, linearised once for many products.
 
     Cost: 1 gradient; the map 1 Hessian product a call.
     """
@@ -89,9 +96,10 @@ def gradient_and_hessian(inner, x, y, batch) -> tuple[PyTree, Callable]:
 
 
 def cross_difference(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTree, length: Any) -> PyTree:
-    """`J w` without second derivatives: a central difference of `g_x`, `length` to either side of y.
+    """Return `J w` without second derivatives, by a central difference of `g_x`.
 
-    Its error falls like the square of `length`, and is rounding alone where g_x is quadratic in y.
+    The two points lie at distance `length` on either side of y. The error falls like the square of `length`;
+    if g_x is quadratic in y, it is rounding alone.
 
     Cost: 2 gradients.
     """
@@ -101,11 +109,13 @@ def cross_difference(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTre
     return optax.tree.scale(0.5 / scale, optax.tree.sub(ahead, behind))
 
 
-def hessian_operator(inner: Callable, x: PyTree, y: PyTree, source: Any) -> Callable:
-    """`i -> (w -> H w)`, the Hessian of the i-th minibatch of `source`.
+def hessian_operator(
+    inner: Callable, x: PyTree, y: PyTree, source: Any
+) -> Callable[[Any], Callable[[PyTree], PyTree]]:
+    """Return `i -> (w -> H w)`, the Hessian of the i-th minibatch of a `Source`.
 
-    When every minibatch is the whole set, the gradient is linearised once and the linear map used
-    again. (Inside a compiled loop XLA often finds this by itself; outside one it halves the cost.)
+    If every minibatch is the whole set, the gradient is linearised once and the linear map is reused.
+    (Inside a compiled loop XLA often finds this by itself; outside one it halves the cost.)
     """
     if source.is_full:
         _, matvec = gradient_and_hessian(inner, x, y, source[0])
@@ -114,10 +124,10 @@ def hessian_operator(inner: Callable, x: PyTree, y: PyTree, source: Any) -> Call
 
 
 def untagged(arguments: Any, data: Any) -> Any:
-    """Arguments of a `custom_vjp` forward rule with `symbolic_zeros`, as plain values.
+    """Return the arguments of a `custom_vjp` forward rule with `symbolic_zeros` as plain values.
 
     Raises:
-      ValueError: when one of `data` is differentiated: its cotangent would silently be zero.
+      ValueError: if one of `data` is differentiated; its cotangent would silently be zero.
     """
 
     def is_tagged(leaf):
@@ -125,13 +135,14 @@ def untagged(arguments: Any, data: Any) -> Any:
 
     if any(leaf.perturbed for leaf in jax.tree.leaves(data, is_leaf=is_tagged)):
         raise ValueError(
-            "a solver is not differentiated with respect to its data; what you differentiate belongs in `x`"
+            "a solver cannot be differentiated with respect to its data; "
+            "put the quantity that you differentiate in `x`"
         )
     return jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=is_tagged)
 
 
 def dense(cotangents: Any) -> Any:
-    """Cotangents of a `custom_vjp` backward rule with symbolic zeros as arrays."""
+    """Return the cotangents of a `custom_vjp` backward rule with symbolic zeros as arrays."""
 
     def convert(leaf):
         zero: Any = leaf

@@ -1,4 +1,4 @@
-"""Combinators: algorithms made from a response, or from an oracle and an estimator."""
+"""Combinators: build an algorithm from a response, or from an oracle and an estimator."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from bilevel.estimators import Estimator
 from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer
 from bilevel.response.types import Response
-from bilevel.types import Algorithm, Cost, Draws, Point, Problem, PyTree, require
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, require
 
 tree = optax.tree
 
@@ -21,9 +21,9 @@ class NestedState(NamedTuple):
 
     Attributes:
       x, y: outer and inner variable.
-      v: adjoint, `()` when the response carries none.
+      v: adjoint, `()` if the response carries none.
       optimizer: state of the outer optimiser.
-      start: where every inner solve starts, `()` when it starts at y.
+      start: start of every inner solve, `()` if it starts at the last y.
     """
 
     x: PyTree
@@ -50,76 +50,81 @@ class SingleLoopState(NamedTuple):
 
 
 def nested(
-    problem: Problem, response: Response, optimizer, *, warm: bool = True, name: str = "nested"
+    problem: Problem, response: Response, optimizer: Optimizer, *, warm: bool = True, name: str = "nested"
 ) -> Algorithm:
-    """Double loop: train y, take the hypergradient, move x.
+    """Return a double loop: train y, compute the hypergradient, move x.
 
-        y, pullback = response(x, y);   x <- x + optimizer(f_x + pullback(f_y))
+        y, pullback = response(x, y);   x <- x - optimizer(f_x + pullback(f_y))
 
     Args:
       problem: the two losses.
       response: the inner solver with its derivative.
-      optimizer: outer optax optimiser (constraints: `optax.chain(..., constrain(project))`), or a
-        step size.
-      warm: start every inner solve at the last y; else at the y given to `init`.
-      name: for reports.
+      optimizer: outer optax optimiser or step size. For a constraint use
+        `optax.chain(..., constrain(project))`.
+      warm: whether an inner solve starts at the last y; otherwise it starts at the y given to `init`.
+      name: name in errors and reports.
 
     Returns:
-      An `Algorithm`. Its metrics are those of `measures`, taken at the trained y.
+      An `Algorithm` with the metrics of `measures`, taken at the trained y.
 
-    Cost: 1 gradient of f and the response's cost.
+    Cost: 1 gradient of f, and the cost of the response.
     """
-    optimizer = as_optimizer(optimizer)
-    # A solver of no steps reads no minibatch; the metrics do.
+    mover = as_optimizer(optimizer)
+    # A solver of no steps reads no minibatch, but the metrics need one.
     draws = max(1, response.draws)
 
     def init(x, y):
         x, y = as_variables(x, y)
-        return NestedState(x, y, response.adjoint(y), optimizer.init(x), () if warm else y)
+        start = () if warm else y
+        return NestedState(x=x, y=y, v=response.adjoint(y), optimizer=mover.init(x), start=start)
 
     def step(state, batch, key):
         x, start = state.x, state.y if warm else state.start
         gradient, y, info = hypergradient(problem, response, x, start, batch, key, state.v)
         metrics = measures(problem, x, y, batch, draws - 1, gradient, info.linear_residual)
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
-        return NestedState(x, y, info.v, optimizer_state, state.start), metrics
+        x, optimizer_state = move(mover, gradient, state.optimizer, x)
+        return NestedState(x=x, y=y, v=info.v, optimizer=optimizer_state, start=state.start), metrics
 
-    return Algorithm(init, step, Draws(1, draws), Cost(gradients=1).plus(response.cost), name)
+    cost = Cost(gradients=1).plus(response.cost)
+    return Algorithm(init=init, step=step, draws=Draws(1, draws), cost=cost, name=name)
 
 
 def single_loop(
     problem: Problem, oracle: Oracle, estimator: Estimator, optimizers: Point, *, name: str = "single_loop"
 ) -> Algorithm:
-    """Single loop: x, y and v all move at once, each against its own direction.
+    """Return a single loop: x, y and v move at once, each against its own direction.
+
+        d = estimator(oracle at (x, y, v));   x <- x - optimizers.x(d.x), and so for y and v
 
     Args:
-      problem: the two losses (for the metrics).
-      oracle: the directions.
-      estimator: what is made of them.
+      problem: the two losses, for the metrics.
+      oracle: computes the directions.
+      estimator: reduces their noise.
       optimizers: a `Point` of optax optimisers or step sizes.
-      name: for reports.
+      name: name in errors and reports.
 
     Returns:
-      An `Algorithm`. Its metrics are those of `measures`, taken before the move.
+      An `Algorithm` with the metrics of `measures`, taken before the move.
 
     Raises:
-      ValueError: when the estimator keeps a table and the oracle reads several minibatches a level.
+      ValueError: if the estimator keeps a table and the oracle reads several minibatches at a level.
 
-    Cost: the oracle's, times the estimator's calls.
+    Cost: the cost of the oracle, times the calls of the estimator.
     """
-    # An entry stands for one minibatch: a mixture of several is another one whenever it comes back.
+    # An entry of a table stands for one minibatch, and a mixture of several does not come back.
     require(
         not estimator.fixed or oracle.draws[:2] == (1, 1),
-        "a table of minibatches needs an oracle of one outer and one inner minibatch",
-        f"{oracle.draws.outer} and {oracle.draws.inner}",
+        "an estimator that keeps a table of minibatches needs an oracle of one outer and one inner minibatch",
+        f"one of {oracle.draws.outer} and {oracle.draws.inner}",
     )
-    optimizers = Point(*map(as_optimizer, optimizers))
+    movers = Point(*map(as_optimizer, optimizers))
 
     def init(x, y, blocks=(1, 1)):
         x, y = as_variables(x, y)
         point = Point(x, y, oracle.adjoint(y))
-        states = Point(*(optimizer.init(value) for optimizer, value in zip(optimizers, point, strict=True)))
-        return SingleLoopState(x, y, point.v, states, estimator.init(point, blocks))
+        states = Point(*(mover.init(value) for mover, value in zip(movers, point, strict=True)))
+        memory = estimator.init(point, blocks)
+        return SingleLoopState(x=x, y=y, v=point.v, optimizer=states, estimator=memory)
 
     def step(state, batch, key):
         point = Point(state.x, state.y, state.v)
@@ -127,18 +132,24 @@ def single_loop(
         def evaluate(point, batch):
             return oracle.evaluate(point, batch, key)
 
-        direction, estimator_state, terms = estimator.update(evaluate, state.estimator, point, batch, key)
+        direction, memory, terms = estimator.update(evaluate, state.estimator, point, batch, key)
         metrics = measures(problem, point.x, point.y, batch, 0, direction.x, terms.linear_residual)
-        moves = map(move, optimizers, direction, state.optimizer, point)
+        moves = map(move, movers, direction, state.optimizer, point)
         (x, y, v), states = zip(*moves, strict=True)
-        return SingleLoopState(x, y, v, Point(*states), estimator_state), metrics
+        return SingleLoopState(x=x, y=y, v=v, optimizer=Point(*states), estimator=memory), metrics
 
-    draws, cost = oracle.draws._replace(fixed=estimator.fixed), oracle.cost.times(estimator.calls)
-    return Algorithm(init, step, draws, cost, name, estimator.seeds_in_sequence)
+    return Algorithm(
+        init=init,
+        step=step,
+        draws=oracle.draws._replace(fixed=estimator.fixed),
+        cost=oracle.cost.times(estimator.calls),
+        name=name,
+        seeds_in_sequence=estimator.seeds_in_sequence,
+    )
 
 
 def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
-    """Last link of an optax chain: keeps the variable in a set.
+    """Return the last link of an optax chain; it keeps the variable in a set.
 
         x <- project(x + update)
 
@@ -157,17 +168,17 @@ def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformati
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError("constrain needs the variable: call update(updates, state, params)")
+            raise ValueError("constrain needs the variable, got None; call update(updates, state, params)")
         return tree.sub(project(optax.apply_updates(params, updates)), params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def decayed(optimizer, factor: optax.Schedule) -> optax.GradientTransformation:
-    """An optax optimiser that reads `factor(step)` times the direction.
+def decayed(optimizer: Optimizer, factor: optax.Schedule) -> optax.GradientTransformation:
+    """Return an optax optimiser that receives `factor(step)` times the direction.
 
     The direction is scaled and not the update, so that a constraint at the end of the optimiser
-    still holds. An optimiser that does not feel the scale (Adam) does not decay either.
+    still holds. An optimiser that is invariant to the scale of its gradient (Adam) does not decay.
 
     Args:
       optimizer: an optax optimiser or a step size.
@@ -177,7 +188,7 @@ def decayed(optimizer, factor: optax.Schedule) -> optax.GradientTransformation:
 
 
 def power(exponent: float, *, scale: float = 1.0, offset: float = 1.0) -> optax.Schedule:
-    """The schedule `scale / (offset + step)^exponent` of stochastic methods.
+    """Return the schedule `scale / (offset + step)^exponent` of stochastic methods.
 
     >>> [float(power(0.5)(step)) for step in (0, 3)]
     [1.0, 0.5]
@@ -185,7 +196,16 @@ def power(exponent: float, *, scale: float = 1.0, offset: float = 1.0) -> optax.
     return lambda step: scale / (offset + jnp.asarray(step, float)) ** exponent
 
 
-def move(optimizer: optax.GradientTransformation, gradient: PyTree, state: Any, value: PyTree):
-    """One optax step: `(new value, new state)`."""
+def move(
+    optimizer: optax.GradientTransformation, gradient: PyTree, state: Any, value: PyTree
+) -> tuple[PyTree, Any]:
+    """Make one step of an optax optimiser; return the new value and the new state.
+
+    Args:
+      optimizer: an optax optimiser.
+      gradient: the direction to move against, a pytree like `value`.
+      state: state of the optimiser, from `optimizer.init(value)` or the last step.
+      value: the variable.
+    """
     updates, state = optimizer.update(gradient, state, value)
     return optax.apply_updates(value, updates), state

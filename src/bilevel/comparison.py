@@ -13,6 +13,8 @@ from bilevel.environment import environment
 from bilevel.tasks.types import Task
 from bilevel.types import Algorithm, require
 
+__all__ = ["Budget", "build", "compare"]
+
 LOG_POINTS = 50
 # One or two of each family, as many curves as a figure can show.
 USUAL = ("soba", "saba", "fsla", "mrbo", "nsbo", "stocbio", "aid_bio", "itd_bio")

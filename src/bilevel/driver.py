@@ -15,15 +15,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bilevel.checkpoint import Checkpoint
 from bilevel.estimators import count_blocks
-from bilevel.sampling import Host
+from bilevel.sampling import Host, require_sources
 from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result, require
 
 
 class Plan(NamedTuple):
-    """All that is random in a chunk of steps, chosen before its loop.
+    """Random choices of one chunk of steps, drawn before its loop.
 
     Attributes:
-      outer, inner: (steps, draws) picks of minibatches.
+      outer, inner: picks of minibatches, arrays with leading axes (steps, draws).
       keys: (steps,) random keys.
     """
 
@@ -32,38 +32,46 @@ class Plan(NamedTuple):
     keys: Any
 
     def read(self, data: Batch, i: Any) -> tuple[Batch, Any]:
-        """Minibatches and key of the i-th step of the chunk."""
-        return Batch(data.outer.view(self.outer[i]), data.inner.view(self.inner[i])), self.keys[i]
+        """Return the minibatches and the key of the i-th step of the chunk."""
+        outer, inner, key = jax.tree.map(lambda picks: picks[i], self)
+        return Batch(data.outer.view(outer), data.inner.view(inner)), key
 
 
 def make_plan(draws: Draws, data: Batch, key: Any, start: Any, steps: int) -> Plan:
-    """The plan of steps `start` to `start + steps - 1`: a function of the key and the step alone."""
+    """Return the plan of steps `start` to `start + steps - 1`.
+
+    It depends on the key and on the numbers of the steps alone, not on how a run is cut into chunks.
+    """
     outer_key, inner_key, step_key = jax.random.split(key, 3)
 
     def picks(source, key, count):
-        return source.plan(key, start * count, steps * count, draws.fixed).reshape(steps, count)
+        flat = source.plan(key, start * count, steps * count, draws.fixed)
+        return jax.tree.map(lambda picks: picks.reshape(steps, count, *picks.shape[1:]), flat)
 
     keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(start + jnp.arange(steps))
     return Plan(picks(data.outer, outer_key, draws.outer), picks(data.inner, inner_key, draws.inner), keys)
 
 
 def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: Any, steps: int) -> Any:
-    """The state after `steps` steps: one pure function, nothing on the host.
+    """Return the state after `steps` steps, as one pure function on the device.
 
     Minibatches and keys of all steps are chosen before the loop, from `key` and the number of
     the step alone, so the path does not depend on how a run is cut into chunks. Under `vmap`
     over a function that builds the algorithm, a whole sweep of step sizes is one call.
 
     Args:
-      algorithm: what to run.
-      state: from `algorithm.init`, or the state to go on from.
-      data: from `full` or `minibatches`.
+      algorithm: algorithm to run.
+      state: from `initial_state`, or from an earlier call.
+      data: from `full` or `minibatches`, or a `Batch` of two sources.
       key: random key.
       start: number of the first step, may be traced; the last one is `start + steps - 1`.
-      steps: how many steps to make.
+      steps: number of steps.
 
     Returns:
       The new state.
+
+    Raises:
+      ValueError: if the data do not fit the algorithm.
 
     >>> import bilevel
     >>> from bilevel import tasks
@@ -75,6 +83,7 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
     >>> jax.vmap(last_x)(jnp.array([0.1, 0.01])).shape
     (2, 10)
     """
+    require_sources(data, table=algorithm.name if algorithm.draws.fixed else None)
     return _follow(algorithm, state, data, make_plan(algorithm.draws, data, key, start, steps), steps)
 
 
@@ -82,12 +91,13 @@ def initial_state(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch) -> An
     """Return the state before the first step, as `run` makes it.
 
     Args:
-      algorithm: what will run.
-      x, y: where it starts.
-      data: what it will run on. An algorithm that keeps a table of minibatches reads their numbers.
+      algorithm: algorithm to run.
+      x, y: start of the outer and of the inner variable.
+      data: data of the run. An algorithm that keeps a table of minibatches reads their numbers, and needs a
+        `BlockSource` at each level.
 
     Raises:
-      ValueError: if such an algorithm meets data from the host, which have no number of minibatches.
+      ValueError: if the data do not fit the algorithm.
 
     >>> import bilevel
     >>> from bilevel import tasks
@@ -96,10 +106,9 @@ def initial_state(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch) -> An
     >>> state = initial_state(bilevel.saba(task.problem), *task.start(jax.random.key(0)), data)
     """
     if not algorithm.draws.fixed:
+        require_sources(data, host=True)
         return algorithm.init(x, y)
-    hosted = any(isinstance(source, Host) for source in data)
-    rule = f"{algorithm.name} keeps a table of minibatches and needs data from `full` or `minibatches`"
-    require(not hosted, rule, "data from the host")
+    require_sources(data, table=algorithm.name)
     return algorithm.init(x, y, count_blocks(data))
 
 
@@ -119,33 +128,33 @@ def run(
     progress: bool = True,
     allow_divergence: bool = False,
 ) -> Result:
-    """Run an algorithm, logging, checking and saving every `log_every` steps.
+    """Run an algorithm; log, check and save every `log_every` steps.
 
     Args:
-      algorithm: what to run.
-      x, y: where it starts.
-      data: from `full` or `minibatches`, or a `Batch` of `Host` sources.
+      algorithm: algorithm to run.
+      x, y: start of the outer and of the inner variable.
+      data: from `full` or `minibatches`, or a `Batch` of two sources, each a `Source` or a `Host`.
       steps: number of the last step.
-      key: `jax.random.key(seed)`; an array of keys runs that many seeds at once, by `vmap`, and
+      key: `jax.random.key(seed)`. An array of keys runs that many seeds at once, by `vmap`;
         every state and metric then has a leading axis.
       log_every: steps between log points. The path of the state does not depend on it.
-      callback: `(step, state, metrics)` at each log point, `seconds` among the metrics; returning
-        True ends the run. The seconds leave out compiling and the callback itself. A resumed run
-        calls it again at the step it resumes from.
-      state: a state to start from instead of `algorithm.init(x, y)`.
-      start: number of the first step, where `state` was left.
-      checkpoint: a folder (or a `Checkpoint`) to save in, and to resume from if it holds a save of
-        the same start, algorithm and key. Hyper-parameters are not compared: name them in the
+      callback: called as `(step, state, metrics)` at each log point, with `seconds` among the metrics. If
+        it returns True, the run ends. The seconds leave out compiling and the callback itself. A resumed
+        run calls it again at the step from which it resumes.
+      state: state to start from; default: `initial_state(algorithm, x, y, data)`.
+      start: number of the first step; with `state`, the number of steps that it has made.
+      checkpoint: folder (or a `Checkpoint`) to save in, and to resume from if it holds a save of
+        the same start, algorithm and key. Hyper-parameters are not compared; name them in the
         `identity` of a `Checkpoint`.
-      progress: show a bar after a few seconds, in a terminal or notebook.
-      allow_divergence: go on with values that are not finite instead of raising.
+      progress: whether to show a bar after a few seconds, in a terminal or notebook.
+      allow_divergence: whether to continue with values that are not finite, instead of raising.
 
     Returns:
-      A `Result`: last state, history, compile time apart.
+      A `Result`: last state, history and compile time.
 
     Raises:
-      ValueError: when an argument does not fit, or the checkpoint is of another problem.
-      DivergedError: when the state or a metric is not finite at a log point.
+      ValueError: if an argument does not fit, or the checkpoint is of another run.
+      DivergedError: if the state or a metric is not finite at a log point.
 
     >>> import bilevel
     >>> from bilevel import tasks
@@ -159,10 +168,7 @@ def run(
     require(steps >= start, f"steps must be at least {start}, the first step", steps)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     require(typed, "key must be made by jax.random.key(seed)", key)
-    parts = data if isinstance(data, Batch) else (data,)
-    sources = len(parts) == 2 and all(isinstance(part, Host) or hasattr(part, "plan") for part in parts)
-    rule = "data must come from full or minibatches, or be a Batch of Host sources"
-    require(sources, rule, " and ".join(type(part).__name__ for part in parts))
+    require_sources(data, table=algorithm.name if algorithm.draws.fixed else None, host=True)
     seeds = np.ndim(key) > 0
     if state is None:
         state = initial_state(algorithm, x, y, data)
@@ -176,7 +182,7 @@ def run(
     state = _on_mesh(state)
     room = max(1, min(log_every, steps - start))
 
-    # A chunk of no steps compiles, and nothing else.
+    # A chunk of no steps only compiles.
     begin = time.perf_counter()
     data_now, plan = _prepare(algorithm, data, key, start, 0, room)
     jax.block_until_ready(_chunk(algorithm, state, data_now, plan, 0, seeds))
@@ -218,10 +224,9 @@ def run(
 
 
 def _on_mesh(state: PyTree) -> PyTree:
-    """Return the state placed where compiled steps leave it under `jax.set_mesh`.
+    """Return the state where compiled steps place it under `jax.set_mesh`.
 
-    From any other place the first two chunks would compile twice. Leaves that already lie on a mesh stay
-    there.
+    With any other placement the steps would compile twice. Leaves that already lie on a mesh stay there.
     """
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
@@ -235,7 +240,7 @@ def _on_mesh(state: PyTree) -> PyTree:
 
 
 def _prepare(algorithm, data, key, step, count, room):
-    """Data and plan of a chunk of `count` steps, and of the step after it, for the metrics."""
+    """Return data and plan of a chunk of `count` steps, and of one step more for the metrics."""
 
     def load(source, draws):
         if isinstance(source, Host):
@@ -265,7 +270,7 @@ def _chunk(algorithm, state, data, plan, count, seeds):
 
 @partial(jax.jit, static_argnames=("algorithm", "seeds"))
 def _observe(algorithm, state, data, plan, i, seeds):
-    """The metrics at `state`, on the minibatches of the i-th step of the plan."""
+    """Return the metrics at `state`, on the minibatches of the i-th step of the plan."""
 
     def one(state, plan):
         return algorithm.step(state, *plan.read(data, i))[1]
@@ -274,7 +279,7 @@ def _observe(algorithm, state, data, plan, i, seeds):
 
 
 def _each(algorithm, one, state, plan):
-    """One seed at a time where `vmap` would compute what most steps leave out."""
+    """Run all seeds: at once, or in sequence if `vmap` would compute branches that most steps skip."""
     if algorithm.seeds_in_sequence:
         return lax.map(lambda pair: one(*pair), (state, plan))
     return jax.vmap(one)(state, plan)
@@ -284,7 +289,7 @@ def _follow(algorithm, state, data, plan, count):
     def body(i, state):
         return algorithm.step(state, *plan.read(data, i))[0]
 
-    # A traced trip count also where it is known: the same loop, bit for bit, for every chunk.
+    # The trip count is traced even if it is known, so that every chunk runs the same loop bit for bit.
     return lax.fori_loop(0, jnp.asarray(count, jnp.int32), body, state)
 
 
@@ -336,12 +341,14 @@ class _Clock:
     def stopped(self):
         """Stop the clock for the body of a `with` statement; yield the seconds at which it stopped."""
         before = self.seconds()
-        yield before
-        self.begin += self.seconds() - before
+        try:
+            yield before
+        finally:
+            self.begin += self.seconds() - before
 
 
 class _History:
-    """Metrics at log points: plain numbers (or lists of them, one a seed), which JSON can hold."""
+    """Metrics at log points as Python numbers, or lists with one number for each seed, for JSON."""
 
     def __init__(self):
         self.entries = []

@@ -9,7 +9,7 @@ import jax
 
 
 def environment() -> dict[str, Any]:
-    """Return what a reader needs to judge timings: versions, device, cores and default precision."""
+    """Return the facts that timings depend on: versions, device, cores and precision."""
     return {
         "bilevel": version("bilevel"),
         "jax": jax.__version__,

@@ -1,4 +1,4 @@
-"""The hypergradient on its own, and the measures that every algorithm reports."""
+"""The hypergradient as a function, and the metrics that every algorithm reports."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ from bilevel.types import Batch, Problem, PyTree
 
 
 class Info(NamedTuple):
-    """What a hypergradient tells about itself.
+    """Diagnostics of one hypergradient evaluation.
 
     Attributes:
       outer_loss: f(x, y) on the outer minibatch.
-      linear_residual: `||f_y - H v|| / ||f_y||` of the adjoint's linear solve, 0 where there is none.
-      v: the adjoint, to be handed to the next call; `()` for responses that carry none.
+      linear_residual: `||f_y - H v|| / ||f_y||` of the linear solve for the adjoint, 0 if there is none.
+      v: the adjoint, to pass to the next call; `()` if the response carries none.
     """
 
     outer_loss: Any
@@ -34,7 +34,7 @@ def hypergradient(
     key: Any = None,
     v: PyTree = None,
 ) -> tuple[PyTree, PyTree, Info]:
-    """Gradient of `f(x, y(x))` in x, with y trained by the response from the given y.
+    """Compute the gradient of `f(x, y(x))` in x, where the response trains y.
 
         gradient = f_x + pullback(f_y)
 
@@ -42,15 +42,15 @@ def hypergradient(
       problem: the two losses.
       response: `unrolled`, `implicit`, `first_order` or `zeroth_order`.
       x: outer variable.
-      y: where the inner solver starts.
+      y: start of the inner solver.
       batch: two sources of minibatches, for example `full(outer_data, inner_data)`.
       key: random key, for `zeroth_order`.
-      v: adjoint to start the linear solve at; zeros when None.
+      v: start of the linear solve; None means zeros.
 
     Returns:
-      `(gradient, y, info)`: a pytree shaped as x, the trained y, an `Info`.
+      `(gradient, y, info)`: a pytree like x, the trained y, an `Info`.
 
-    Cost: 1 gradient of f and the response's cost.
+    Cost: 1 gradient of f, and the cost of the response.
 
     >>> from bilevel import cg, descend, full, implicit
     >>> shift = Problem(lambda x, y, batch: 0.5 * (y - 3) ** 2, lambda x, y, batch: 0.5 * (y - x) ** 2)
@@ -75,28 +75,37 @@ def measures(
     gradient: PyTree,
     linear_residual: Any,
 ) -> dict[str, Any]:
-    """The metrics that every algorithm reports, at one point.
+    """Return the metrics that every algorithm reports, at one point.
+
+    Args:
+      problem: the two losses.
+      x, y: the point.
+      batch: minibatches of the step.
+      inner_draw: number of the inner minibatch to measure on; the outer one is number 0.
+      gradient: direction in which x moves.
+      linear_residual: relative residual of the adjoint, 0 if there is none.
 
     Returns:
-      `outer_loss`, `inner_loss`, `inner_residual` (`||g_y||`), `linear_residual` (relative) and
-      `gradient_norm` (of the direction that x takes). They cost nothing in steps that do not
-      log: what is not read is not computed.
+      A dict of `outer_loss`, `inner_loss`, `inner_residual` (`||g_y||`), `linear_residual` and
+      `gradient_norm`. A compiled step that does not log drops them, so that they cost nothing there.
     """
     minibatch = batch.inner[inner_draw]
+    outer_loss = problem.outer(x, y, batch.outer[0])
     return {
-        "outer_loss": problem.outer(x, y, batch.outer[0]),
+        "outer_loss": outer_loss,
         "inner_loss": problem.inner(x, y, minibatch),
         "inner_residual": inner_residual(problem, x, y, minibatch),
-        "linear_residual": linear_residual,
+        # Many responses have none and give the Python number 0.
+        "linear_residual": jnp.asarray(linear_residual, jnp.result_type(outer_loss)),
         "gradient_norm": optax.tree.norm(gradient),
     }
 
 
 def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
-    """Both variables as strongly typed arrays.
+    """Convert x and y to strongly typed JAX arrays.
 
     Raises:
-      ValueError: when a leaf is not a floating array.
+      ValueError: if a leaf is not a floating-point number or array.
     """
 
     def convert(name, variable):
@@ -104,7 +113,9 @@ def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
             dtype = jnp.result_type(value)
             if not jnp.issubdtype(dtype, jnp.floating):
                 place = name + jax.tree_util.keystr(path)
-                raise ValueError(f"variables must be floating-point arrays, but {place} is {dtype}")
+                raise ValueError(
+                    f"variables must be floating-point arrays, but {place} is {dtype}; convert it"
+                )
             return jnp.asarray(value, dtype)
 
         return jax.tree_util.tree_map_with_path(leaf, variable)

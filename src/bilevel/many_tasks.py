@@ -1,4 +1,4 @@
-"""Algorithms whose outer loss is a mean over tasks, each with its own inner problem."""
+"""Double loops over tasks: the outer loss is a mean over tasks, each with an inner problem."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer
 from bilevel.response.types import Response
 from bilevel.sampling import full
-from bilevel.types import Algorithm, Batch, Cost, Draws, Problem, PyTree
+from bilevel.types import Algorithm, Batch, Cost, Draws, Optimizer, Problem, PyTree
 
 TASKS = "tasks"  # the mesh axis over which tasks are spread
 
 
 def whole_task(task: PyTree, key: Any) -> Batch:
-    """Both losses, at every inner step, see the task as it is."""
+    """Return the batch in which both losses see the whole task at every inner step."""
     return full(task, task)
 
 
-def drawn_by(resample: Callable) -> Callable:
-    """A source whose every minibatch is a fresh draw: `(task, key) -> Batch`."""
+def drawn_by(resample: Callable[[PyTree, Any], PyTree]) -> Callable[[PyTree, Any], Batch]:
+    """Return a function `(task, key) -> Batch` whose every minibatch is `resample(task, key)`."""
 
     def source(task, key):
         outer_key, inner_key = jax.random.split(key)
@@ -57,22 +57,22 @@ def over_tasks(
     vectorize: bool,
     source: Callable[[PyTree, Any], Batch] = whole_task,
 ) -> tuple[PyTree, PyTree, PyTree, dict[str, Any]]:
-    """The mean of an estimate over tasks.
+    """Compute the mean of an estimate over tasks.
 
-    Under `jax.set_mesh(mesh)` with a mesh axis named `tasks` that divides their number, every device
-    takes its share of them.
+    Under `jax.set_mesh(mesh)`, with a mesh axis named `tasks` that divides the number of tasks, every device
+    takes an equal share of them.
 
     Args:
       estimate: `(memory, batch, key) -> (memory, (gradient, y, metrics))` for one task.
-      memory: handed on from task to task; with `vectorize` every task gets it as it is, and the
-        mean of what they return is kept (so too between devices).
+      memory: value that one task passes to the next. With `vectorize`, and across devices, every task gets
+        it unchanged, and the mean of the returned values is kept.
       tasks: pytree of arrays with a leading axis of tasks; without leaves it is one task.
-      key: split among the tasks; None is fine for estimates that need none.
-      vectorize: all tasks at once by `vmap`, else one after the other.
-      source: `(task, key) -> Batch`, what the losses of one task read.
+      key: random key, split among the tasks; None if the estimate needs none.
+      vectorize: whether all tasks run at once, by `vmap`; otherwise they run one after the other.
+      source: `(task, key) -> Batch`, the minibatches of one task.
 
     Returns:
-      `(memory, gradient, y, metrics)`: gradient and metrics are means, y is that of the first task.
+      `(memory, gradient, y, metrics)`: means of gradient and metrics, and the y of the first task.
     """
 
     def one(memory, task_and_key):
@@ -87,7 +87,7 @@ def over_tasks(
     keys = None if key is None else jax.random.split(key, len(leaves[0]))
 
     def share(memory, tasks_and_keys):
-        """Memory, gradient and metrics, means over some tasks, and the first y."""
+        """Return mean memory, mean gradient and mean metrics of some tasks, and the first y."""
         if vectorize:
             memories, (gradients, ys, metrics) = jax.vmap(one, in_axes=(None, 0))(memory, tasks_and_keys)
             return *_mean((memories, gradients, metrics)), jax.tree.map(lambda a: a[0], ys)
@@ -97,7 +97,7 @@ def over_tasks(
     devices = dict(mesh.shape).get(TASKS, 1)
     if devices > 1 and len(leaves[0]) % devices == 0:
         spread = PartitionSpec(TASKS)
-        # Without the check of replication: what `estimate` closes over is the same on every device.
+        # No check of replication: the values that `estimate` closes over are the same on every device.
         shares = jax.shard_map(
             lambda *arguments: jax.tree.map(lambda a: a[None], share(*arguments)),
             in_specs=(PartitionSpec(), spread),
@@ -114,7 +114,7 @@ def over_tasks(
 
 
 def _one_by_one(one, memory, tasks_and_keys):
-    """The same for one task after the other: sums are kept, and not what each task gave."""
+    """Return the same for one task after the other; sums are kept, not the values of each task."""
     count = len(jax.tree.leaves(tasks_and_keys)[0])
     first = jax.tree.map(lambda a: a[0], tasks_and_keys)
     _, (gradient, y, metrics) = jax.eval_shape(one, memory, first)
@@ -140,49 +140,48 @@ def _mean(stacked):
 def nested_over_tasks(
     problem: Problem,
     response: Response,
-    optimizer,
+    optimizer: Optimizer,
     *,
     vectorize: bool = True,
     source: Callable[[PyTree, Any], Batch] = whole_task,
     rate: Callable[[PyTree, PyTree, Any], Any] | None = None,
     name: str = "nested_over_tasks",
 ) -> Algorithm:
-    """Double loop over tasks: train y on each, take the mean hypergradient, move x.
+    """Return a double loop over tasks: train y on each, then move x by the mean hypergradient.
 
         y_i, pullback_i = response(x, y0; task i)
-        x <- x + optimizer(mean over i of f_x + pullback_i(f_y))
+        x <- x - optimizer(mean over i of f_x + pullback_i(f_y))
 
     The tasks of a step are one outer minibatch: a pytree of arrays with a leading axis of tasks.
     Every task starts at the y given to `init`, or at the response's own start.
 
     Args:
-      problem: the two losses; both get a single task (or what `source` makes of it) as `batch`.
-      response: the inner solver with its derivative; carries no adjoint.
+      problem: the two losses; their `batch` is a minibatch of `source`, by default the whole task.
+      response: the inner solver with its derivative; it must carry no adjoint.
       optimizer: outer optax optimiser or step size.
-      vectorize: all tasks at once by `vmap`, else one after the other.
-      source: `(task, key) -> Batch`, what the losses of one task read.
+      vectorize: whether all tasks run at once, by `vmap`; otherwise they run one after the other.
+      source: `(task, key) -> Batch`, the minibatches of one task.
       rate: `(x, tasks, key) -> factor` of the gradient, from a second minibatch of tasks.
-      name: for reports.
+      name: name in errors and reports.
 
     Returns:
-      An `Algorithm`. Its metrics are means over the tasks; y is that of the first.
+      An `Algorithm`. Its metrics are means over the tasks, and its y is the one of the first task.
 
-    Cost per task: 1 gradient of f and the response's cost.
+    Cost per task: 1 gradient of f, and the cost of the response.
     """
-    optimizer = as_optimizer(optimizer)
+    mover = as_optimizer(optimizer)
     draws = max(1, response.draws)
 
     def init(x, y):
         x, y = as_variables(x, y)
-        return NestedState(x, y, (), optimizer.init(x), y)
+        return NestedState(x=x, y=y, v=(), optimizer=mover.init(x), start=y)
 
     def step(state, batch, key):
         x = state.x
 
         def estimate(memory, batch, key):
             gradient, y, info = hypergradient(problem, response, x, state.start, batch, key)
-            residual = jnp.asarray(info.linear_residual, info.outer_loss.dtype)
-            metrics = measures(problem, x, y, batch, draws - 1, gradient, residual)
+            metrics = measures(problem, x, y, batch, draws - 1, gradient, info.linear_residual)
             return memory, (gradient, y, metrics)
 
         _, gradient, y, metrics = over_tasks(
@@ -191,8 +190,14 @@ def nested_over_tasks(
         if rate is not None:
             rate_key = None if key is None else jax.random.fold_in(key, 1)
             gradient = optax.tree.scale(rate(x, batch.outer[1], rate_key), gradient)
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
-        return NestedState(x, y, (), optimizer_state, state.start), metrics
+        x, optimizer_state = move(mover, gradient, state.optimizer, x)
+        return NestedState(x=x, y=y, v=(), optimizer=optimizer_state, start=state.start), metrics
 
     outer_draws = 1 if rate is None else 2
-    return Algorithm(init, step, Draws(outer_draws, 1), Cost(gradients=1).plus(response.cost), name)
+    return Algorithm(
+        init=init,
+        step=step,
+        draws=Draws(outer_draws, 1),
+        cost=Cost(gradients=1).plus(response.cost),
+        name=name,
+    )

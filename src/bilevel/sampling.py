@@ -1,15 +1,14 @@
-"""Sources of minibatches: lazy, planned for a whole chunk of steps before the hot loop.
+"""Sources of minibatches: lazy, and planned for a whole chunk of steps before its loop.
 
 A source is a pytree, so its data travel as arguments of compiled functions and never become
-constants. `source.plan(key, first, count)` picks the minibatches number `first` to
-`first + count - 1` of a run, and `source.view(picks)` is what a step indexes: `view[i]`.
+constants. `Source` is the protocol; `full` and `minibatches` make the sources of this package.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,36 +20,149 @@ from bilevel.types import Batch, PyTree
 _STRIDES = 64
 
 
+class Source(Protocol):
+    """Protocol of a data source: minibatches of one level, chosen by number.
+
+    `run` calls `picks = source.plan(key, first, count)` once for each chunk of steps, before the loop, and
+    `source.view(picks)` for each step, inside it. A step indexes the view: `view[i]` is its i-th minibatch.
+
+    A source must be a pytree, for example a dataclass registered by `jax.tree_util.register_dataclass`.
+    `bilevel.testing.check_source` checks an implementation.
+    """
+
+    @property
+    def is_full(self) -> bool:
+        """True if every minibatch is the whole set; Hessians are then linearised once."""
+        ...
+
+    def plan(self, key: Any, first: Any, count: int, fixed: bool = False) -> Any:
+        """Choose the minibatches number `first` to `first + count - 1` of a run.
+
+        Args:
+          key: random key of the run.
+          first: number of the first minibatch, may be traced.
+          count: number of minibatches.
+          fixed: whether every epoch must have the same minibatches, in another order; only for
+            algorithms that keep a table, which need a `BlockSource`.
+
+        Returns:
+          A pytree of arrays with a leading axis of `count` picks. A pick depends on the key and on the number
+          of its minibatch alone, so that a run does not depend on how it is cut into chunks.
+        """
+        ...
+
+    def view(self, picks: Any) -> "Source":
+        """Return the source whose i-th minibatch is the one of `picks[i]`."""
+        ...
+
+    def __getitem__(self, i: Any) -> PyTree:
+        """Return the i-th minibatch of a view; `i` may be traced."""
+        ...
+
+    def whole(self) -> "Source":
+        """Return a source whose every minibatch is the whole set.
+
+        Raises:
+          ValueError: if there is no whole set, for example because examples are generated.
+        """
+        ...
+
+
+class BlockSource(Source, Protocol):
+    """Protocol of a source with a fixed set of minibatches, which a table needs."""
+
+    @property
+    def count(self) -> int:
+        """Number of minibatches in an epoch."""
+        ...
+
+    def entry(self, i: Any) -> tuple[Any, Any]:
+        """Return the number of the minibatch `self[i]`, and its share of the rows."""
+        ...
+
+    def tail(self) -> Source | None:
+        """Return the last minibatch without repeated rows if it is ragged, else None."""
+        ...
+
+
+def require_sources(data: Any, *, table: str | None = None, host: bool = False) -> None:
+    """Check that `data` is a `Batch` of two sources.
+
+    Args:
+      data: the value to check.
+      table: name of an algorithm that keeps a table of minibatches and needs a `BlockSource`, or None.
+      host: whether `Host` data are allowed.
+
+    Raises:
+      ValueError: if a source lacks a member of its protocol or is not a pytree; the message names it.
+    """
+    remedy = "make the data by `full` or `minibatches`"
+    if not isinstance(data, Batch):
+        raise ValueError(f"data must be a Batch of two sources, got {type(data).__name__}; {remedy}")
+    for level, source in data._asdict().items():
+        name = type(source).__name__
+        if table is not None and (lacking := _lacking(source, BlockSource)):
+            raise ValueError(
+                f"{table} keeps a table of minibatches and needs a `bilevel.BlockSource`, but data.{level} "
+                f"({name}) has no `{lacking}`; {remedy}"
+            )
+        if isinstance(source, Host):
+            if not host:
+                raise ValueError(
+                    f"the data must lie on the device, but data.{level} is a Host; call `run`, or {remedy}"
+                )
+        elif lacking := _lacking(source, Source):
+            raise ValueError(
+                f"data.{level} must be a `bilevel.Source`, but {name} has no `{lacking}`; {remedy}, "
+                f"or give {name} this member"
+            )
+        elif jax.tree_util.all_leaves([source]):
+            raise ValueError(
+                f"data.{level} must be a pytree, but {name} is not registered as one; "
+                "register it, for example by `jax.tree_util.register_dataclass`"
+            )
+
+
+def _lacking(source, protocol):
+    """Return the first member of the protocol that the source lacks, or None."""
+    for name in vars(protocol):
+        if not name.startswith("_") or name == "__getitem__":
+            # A tuple has a method `count`.
+            if not hasattr(source, name) or (name == "count" and callable(source.count)):
+                return name
+    return None
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=[])
 @dataclass(frozen=True)
 class Full:
-    """Every minibatch is the whole set; nothing is copied."""
+    """Source whose every minibatch is the whole set; nothing is copied."""
 
     arrays: PyTree
     is_full = True
     count = 1
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> PyTree:
         return self.arrays
 
-    def plan(self, key, first, count, fixed=False):
-        """No choice to make: one placeholder a minibatch."""
+    def plan(self, key: Any, first: Any, count: int, fixed: bool = False) -> jax.Array:
+        """Return one placeholder for each minibatch: there is nothing to choose."""
         return jnp.zeros((count,), jnp.int32)
 
-    def view(self, picks):
-        """The set itself."""
+    def view(self, picks: Any) -> "Full":
+        """Return the source itself."""
         return self
 
-    def whole(self):
-        """The set itself."""
+    def whole(self) -> "Full":
+        """Return the source itself."""
         return self
 
-    def entry(self, i):
-        """Which block `self[i]` is, and its share of the rows."""
+    def entry(self, i: Any) -> tuple[int, float]:
+        """Return number and share of the one minibatch."""
         return 0, 1.0
 
-    def tail(self):
-        """The last block when it is ragged, else None."""
+    def tail(self) -> None:
+        """Return None: the one minibatch is never ragged."""
         return None
 
 
@@ -59,17 +171,16 @@ class Full:
 )
 @dataclass(frozen=True)
 class Blocks:
-    """Contiguous blocks of `size` rows of data shuffled once.
+    """Source of contiguous blocks of `size` rows of data shuffled once.
 
-    An epoch is `count = ceil(rows / size)` blocks that start at a random row, wrap around the end,
-    and are visited in the order of a random stride: every row is visited in every epoch, a ragged
-    remainder included, and every row is as likely as any other. Choosing costs nothing that
-    grows with the number of rows. With `fixed` the blocks are cut from row 0 on: every epoch has the
-    same ones, in another order, the last of them ragged.
+    An epoch has `count = ceil(rows / size)` blocks. They start at a random row, wrap around the end, and
+    are visited in the order of a random stride. So every epoch visits every row, every row is as likely
+    as any other, and the cost of choosing does not grow with the number of rows. With `fixed` the blocks
+    are cut from row 0 on: every epoch has the same ones, in another order, and the last may be ragged.
 
     Attributes:
-      arrays: pytree of arrays with `rows + size - 1` rows; the first rows are repeated at the end,
-        so that a block that wraps is one slice.
+      arrays: pytree of arrays with `rows + size - 1` rows. The first rows are repeated at the end,
+        so that a block that wraps around is one slice.
       picks: first rows of the blocks that `self[i]` returns, or None before planning.
       strides: numbers coprime to the number of blocks.
       rows, size: rows of the set, rows of a block.
@@ -83,20 +194,20 @@ class Blocks:
     is_full = False
 
     @property
-    def count(self):
-        """Blocks of an epoch."""
+    def count(self) -> int:
+        """Number of blocks in an epoch."""
         return math.ceil(self.rows / self.size)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> PyTree:
         if self.picks is None:
             raise ValueError(
-                "`run` chooses the minibatches; to index them yourself, take "
-                "source.view(source.plan(key, 0, count))"
+                "minibatches must be planned before they are read; `run` does this, and otherwise "
+                "index `source.view(source.plan(key, 0, count))`"
             )
         return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, self.picks[i], self.size), self.arrays)
 
-    def plan(self, key, first, count, fixed=False):
-        """First rows of the blocks number `first` to `first + count - 1`, shape (count,)."""
+    def plan(self, key: Any, first: Any, count: int, fixed: bool = False) -> jax.Array:
+        """Return the first rows of the blocks, shape `(count,)`."""
         blocks = self.count
         number = first + jnp.arange(count, dtype=jnp.int32)
 
@@ -109,30 +220,30 @@ class Blocks:
             offset = offset.astype(jnp.int32)
             block = _product_modulo(number % blocks, self.strides[stride], blocks)
             if fixed:
-                # Any block may come first: else the i-th of several draws a step could meet the same
+                # Any block may come first. Otherwise the i-th of several draws a step could meet the same
                 # few blocks in every epoch.
                 return (block + offset) % blocks * self.size
             return (offset + block * self.size) % self.rows
 
         return jax.vmap(start)(number)
 
-    def view(self, picks):
-        """The blocks that start at the rows `picks`."""
-        return Blocks(self.arrays, picks, self.strides, self.rows, self.size)
+    def view(self, picks: Any) -> "Blocks":
+        """Return the source of the blocks that start at the rows `picks`."""
+        return replace(self, picks=picks)
 
-    def whole(self):
-        """All rows at once."""
+    def whole(self) -> Full:
+        """Return the source of all rows at once."""
         return Full(jax.tree.map(lambda a: a[: self.rows], self.arrays))
 
-    def entry(self, i):
-        """Which of the fixed blocks `self[i]` is, and its true share of the rows."""
+    def entry(self, i: Any) -> tuple[jax.Array, jax.Array]:
+        """Return the number of the fixed block `self[i]`, and its true share of the rows."""
         number = self.picks[i] // self.size
         left = self.rows - (self.count - 1) * self.size
-        # Numbers of Python, so that the share has the precision of what it multiplies.
+        # Python numbers, so that the share takes the precision of what it multiplies.
         return number, jnp.where(number == self.count - 1, left / self.rows, self.size / self.rows)
 
-    def tail(self):
-        """The true rows of the last fixed block when it is ragged, else None."""
+    def tail(self) -> Full | None:
+        """Return the true rows of the last fixed block if it is ragged, else None."""
         first = (self.count - 1) * self.size
         if first + self.size == self.rows:
             return None
@@ -142,27 +253,27 @@ class Blocks:
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=[])
 @dataclass(frozen=True)
 class Stacked:
-    """Minibatches stacked along a leading axis: `self[i]` is the i-th."""
+    """Source of the minibatches of one chunk, stacked along a leading axis."""
 
     arrays: PyTree
     is_full = False
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> PyTree:
         return jax.tree.map(lambda a: a[i], self.arrays)
 
-    def plan(self, key, first, count, fixed=False):
-        """Places in the stack, which holds the minibatches of one chunk."""
+    def plan(self, key: Any, first: Any, count: int, fixed: bool = False) -> jax.Array:
+        """Return places in the stack. It holds the minibatches of this chunk, so `first` is not read."""
         return jnp.arange(count, dtype=jnp.int32)
 
-    def view(self, picks):
-        """The minibatches at the places `picks`."""
+    def view(self, picks: Any) -> "Stacked":
+        """Return the source of the minibatches at the places `picks`."""
         return Stacked(jax.tree.map(lambda a: a[picks], self.arrays))
 
-    def whole(self):
-        """Refused: the stack holds one chunk of minibatches, not the set."""
+    def whole(self) -> Source:
+        """Raise `ValueError`: the stack holds the minibatches of one chunk and not the whole set."""
         raise ValueError(
-            "this algorithm reads the whole set now and then, which data that come by minibatch from "
-            "the host do not show; use `full` or `minibatches`, or an algorithm without refreshes"
+            "a refresh needs the full data set, and a host loader cannot provide it; "
+            "use `full` or `minibatches`, or an algorithm without refreshes"
         )
 
 
@@ -171,16 +282,16 @@ class Host:
     """Minibatches made on the host, for data that do not fit in memory.
 
     Attributes:
-      fetch: `i -> pytree of arrays`, the i-th minibatch of the run; the same `i` must give the same
-        minibatch, so that a resumed run is the uninterrupted one. Those of one step more than is
-        run are read, for the last metrics; those of `log_every` steps are in memory at once.
+      fetch: `i -> pytree of arrays`, the i-th minibatch of the run. The same `i` must give the same
+        minibatch, so that a resumed run equals the uninterrupted one. `run` also reads the minibatches of one
+        step beyond the last, for the metrics. It holds the minibatches of `log_every` steps in memory.
     """
 
     fetch: Callable[[int], PyTree]
     is_full = False
 
     def stack(self, first: int, count: int, room: int) -> Stacked:
-        """Minibatches `first` to `first + count - 1`, padded to `room` by repeating the last."""
+        """Return minibatches `first` to `first + count - 1`, padded to `room` by repeating the last."""
         fetched = [self.fetch(first + i) for i in range(count)]
         fetched += fetched[-1:] * (room - count)
         return Stacked(jax.tree.map(lambda *leaves: np.stack(leaves), *fetched))
@@ -195,29 +306,41 @@ class Shifted:
     skip: int
 
     @property
-    def is_full(self):
-        """Whether every minibatch is the whole set."""
+    def is_full(self) -> bool:
+        """True if every minibatch is the whole set."""
         return self.source.is_full
 
     @property
-    def count(self):
-        """Blocks of an epoch."""
+    def count(self) -> int:
+        """Number of minibatches in an epoch."""
         return self.source.count
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> PyTree:
         return self.source[self.skip + i]
 
-    def entry(self, i):
-        """That of the source's minibatch."""
+    def plan(self, key: Any, first: Any, count: int, fixed: bool = False) -> Any:
+        """Choose minibatches of the source, `skip` numbers later."""
+        return self.source.plan(key, self.skip + first, count, fixed)
+
+    def view(self, picks: Any) -> Source:
+        """Return the source's view: the picks are already shifted."""
+        return self.source.view(picks)
+
+    def whole(self) -> Source:
+        """Return the whole set of the source."""
+        return self.source.whole()
+
+    def entry(self, i: Any) -> tuple[Any, Any]:
+        """Return number and share of the source's minibatch `skip + i`."""
         return self.source.entry(self.skip + i)
 
-    def tail(self):
-        """That of the source."""
+    def tail(self) -> Source | None:
+        """Return the last minibatch of the source if it is ragged, else None."""
         return self.source.tail()
 
 
 def full(outer: PyTree, inner: PyTree) -> Batch:
-    """Data whose every minibatch is the whole set.
+    """Return data whose every minibatch is the whole set.
 
     Args:
       outer, inner: pytrees of arrays, passed whole to the outer and the inner loss (None is fine).
@@ -232,22 +355,22 @@ def full(outer: PyTree, inner: PyTree) -> Batch:
 
 
 def minibatches(outer: PyTree, inner: PyTree, *, batch_size: int, seed: int = 0) -> Batch:
-    """Data that each loss sees `batch_size` rows at a time.
+    """Return data that each loss reads `batch_size` rows at a time.
 
-    Rows are shuffled once, here; a run then reads contiguous blocks of them, every row once or
-    (a ragged remainder) twice in an epoch. The blocks of an epoch do not overlap: minibatches of one
-    step are independent as draws without replacement are, nearly so where there are many blocks.
+    The rows are shuffled once, here. A run then reads contiguous blocks of them: every row once in an
+    epoch, or twice for some if the last block is ragged. The blocks of an epoch do not overlap. So the
+    minibatches of one step are drawn without replacement, and nearly independent if there are many blocks.
 
     Args:
       outer, inner: pytrees of arrays with one leading row axis each, or None.
       batch_size: rows of a minibatch, at most the rows of either set.
-      seed: of the shuffle.
+      seed: seed of the shuffle.
 
     Returns:
       A `Batch` for `run`.
 
     Raises:
-      ValueError: when leaves disagree on the number of rows, or the batch size does not fit.
+      ValueError: if leaves disagree on the number of rows, or the batch size does not fit.
 
     >>> minibatches(np.arange(10), np.arange(20), batch_size=4).inner.rows
     20
@@ -261,29 +384,32 @@ def _blocks(arrays, size, seed, level) -> Blocks | Full:
         return Full(arrays)
     counts = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves}
     if len(counts) != 1:
-        raise ValueError(f"all {level} arrays need the same number of rows, got {sorted(counts)}")
+        raise ValueError(f"all {level} arrays must have the same number of rows, got {sorted(counts)}")
     rows = counts.pop()
     if not 1 <= size <= rows:
-        raise ValueError(f"batch_size must be in 1..{rows} (the rows of the {level} data), got {size}")
+        raise ValueError(f"batch_size must be between 1 and {rows}, the rows of the {level} data, got {size}")
     order = np.random.default_rng(seed).permutation(rows)
     order = np.concatenate([order, order[: size - 1]])
     return Blocks(
-        jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[order]), arrays),
-        None,
-        jnp.asarray(_coprime_strides(math.ceil(rows / size), seed), jnp.int32),
-        rows,
-        size,
+        arrays=jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[order]), arrays),
+        picks=None,
+        strides=jnp.asarray(_coprime_strides(math.ceil(rows / size), seed), jnp.int32),
+        rows=rows,
+        size=size,
     )
 
 
 def _coprime_strides(blocks, seed):
-    """Up to 64 random numbers below `blocks` without a common factor with it."""
+    """Return up to 64 random numbers that are at most `blocks` and coprime to it."""
     candidates = np.random.default_rng(seed).permutation(np.arange(1, min(blocks, 4096) + 1))
     return [int(c) for c in candidates if math.gcd(int(c), blocks) == 1][:_STRIDES]
 
 
 def _product_modulo(a, b, modulus):
-    """`a * b mod modulus` in 32 bits, for b below 2^13 and moduli below 2^27, 3 bits of b at a time."""
+    """Return `a * b mod modulus` in 32 bits, for b below 2^13 and moduli below 2^27.
+
+    It takes 3 bits of b at a time.
+    """
     product = jnp.zeros_like(a)
     for shift in (12, 9, 6, 3, 0):
         product = (product * 8 + a * ((b >> shift) & 7)) % modulus

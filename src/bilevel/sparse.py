@@ -1,4 +1,4 @@
-"""Sparse rows in blocks: what a linear model needs of a CSR matrix, in fixed shapes and never dense."""
+"""Blocks of sparse rows in fixed shapes: the products of a linear model with a CSR matrix."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +12,13 @@ import numpy as np
 @partial(jax.tree_util.register_dataclass, data_fields=["values", "columns", "places"], meta_fields=["rows"])
 @dataclass(frozen=True)
 class Sparse:
-    """Blocks of sparse rows, as stored entries; a leading axis of the arrays counts blocks.
+    """Stored entries of blocks of sparse rows.
 
     Attributes:
       values: (blocks, entries) stored values, 0 where a block is padded.
-      columns: (blocks, entries) column of each.
-      places: (blocks, entries) row of each within its block, in order.
-      rows: rows of a block.
+      columns: (blocks, entries) columns of the entries.
+      places: (blocks, entries) rows of the entries within their block, in order.
+      rows: number of rows in a block.
     """
 
     values: Any
@@ -27,15 +27,17 @@ class Sparse:
     rows: int
 
 
-def sparse_blocks(matrix, order=None) -> Sparse:
-    """Blocks of the rows of a CSR matrix, padded to the fullest block and never densified.
+def sparse_blocks(matrix: Any, order: Any = None) -> Sparse:
+    """Return the rows of a CSR matrix in blocks, each padded to the fullest one.
+
+    The matrix is never made dense.
 
     Args:
       matrix: (n, d) CSR matrix.
-      order: (blocks, rows) numbers of the rows in each block; None is one block of all rows.
+      order: (blocks, rows) numbers of the rows in each block; None means one block of all rows.
 
     Returns:
-      A `Sparse` whose every block is one "row" for `minibatches(..., batch_size=1)`.
+      A `Sparse`. `minibatches(..., batch_size=1)` takes each of its blocks as one row.
     """
     order = np.arange(matrix.shape[0])[None] if order is None else np.asarray(order)
     parts = [matrix[block] for block in order]
@@ -49,15 +51,15 @@ def sparse_blocks(matrix, order=None) -> Sparse:
     # The padding belongs to the last row, so that places stay in order.
     places = [np.repeat(np.arange(rows, dtype=np.int32), np.diff(part.indptr)) for part in parts]
     return Sparse(
-        stack([part.data for part in parts], 0),
-        stack([part.indices.astype(np.int32) for part in parts], 0),
-        stack(places, rows - 1),
-        rows,
+        values=stack([part.data for part in parts], 0),
+        columns=stack([part.indices.astype(np.int32) for part in parts], 0),
+        places=stack(places, rows - 1),
+        rows=rows,
     )
 
 
-def times(features, matrix):
-    """Product of dense or sparse rows with a (d, k) matrix, shape (..., k)."""
+def times(features: Any, matrix: Any) -> jax.Array:
+    """Return the product of dense or `Sparse` rows with a (d, k) matrix, shape (..., k)."""
     if not isinstance(features, Sparse):
         return features @ matrix
 

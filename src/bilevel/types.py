@@ -1,4 +1,4 @@
-"""The words of the library: problem, algorithm, batch, cost, point, result, errors."""
+"""Basic types: problem, algorithm, batch, cost, point, result and errors."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,29 +8,29 @@ from jax.core import Tracer
 
 PyTree = Any
 Optimizer = float | optax.Schedule | optax.GradientTransformation
-"""An optax optimiser; a number or a schedule means gradient descent with that step size."""
+"""An optax optimiser, or a step size of gradient descent (a number or a schedule)."""
 
 
 def require(holds: Any, rule: str, value: Any) -> None:
-    """Raise `ValueError` with the rule and the value unless it holds; traced values pass."""
+    """Raise `ValueError` with the rule and the value unless `holds`; traced values pass."""
     if not isinstance(holds, Tracer) and not holds:
         raise ValueError(f"{rule}, got {value}")
 
 
 class Problem(NamedTuple):
-    """Two losses `(x, y, batch) -> scalar`: x is the outer, y the inner variable."""
+    """Two losses `(x, y, batch) -> scalar`; x is the outer, y the inner variable."""
 
     outer: Callable[[PyTree, PyTree, Any], Any]
     inner: Callable[[PyTree, PyTree, Any], Any]
 
 
 class Draws(NamedTuple):
-    """How many independent minibatches one step consumes at each level.
+    """Numbers of independent minibatches that one step reads at each level.
 
     Attributes:
       outer, inner: the two numbers.
-      fixed: whether every epoch must have the same minibatches, in another order, as methods need
-        that keep a table with an entry for each.
+      fixed: whether every epoch must have the same minibatches, in another order. Methods that keep a table
+        with an entry for each minibatch need this.
     """
 
     outer: int
@@ -41,8 +41,8 @@ class Draws(NamedTuple):
 class Cost(NamedTuple):
     """Oracle calls of one step, each on one minibatch.
 
-    A gradient of either loss counts once, whichever of its two parts are used; one pass that
-    returns both H w and J w counts as one Hessian product and one cross product.
+    A gradient of either loss counts once, even if both of its parts are used. One pass that returns both
+    H w and J w counts as one Hessian product and one cross product.
     """
 
     gradients: int = 0
@@ -55,27 +55,31 @@ class Cost(NamedTuple):
         return sum(self)
 
     def plus(self, other: "Cost") -> "Cost":
-        """Entry-wise sum."""
+        """Return the entry-wise sum."""
         return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
     def times(self, count: int) -> "Cost":
-        """Entry-wise product with a number of calls."""
+        """Return every count multiplied by a number of calls."""
         return Cost(*(count * a for a in self))
 
 
 class Batch(NamedTuple):
-    """Two sources of minibatches: `batch.inner[i]` is the i-th independent one."""
+    """Two sources of minibatches: `batch.inner[i]` is the i-th independent one.
+
+    Attributes:
+      outer, inner: a `Source` each.
+    """
 
     outer: Any
     inner: Any
 
     def whole(self) -> "Batch":
-        """Both sources with the whole set as every minibatch (a copy is made where it is read)."""
+        """Return the batch whose every minibatch is the whole set; reading it makes a copy."""
         return Batch(self.outer.whole(), self.inner.whole())
 
 
 class Algorithm(NamedTuple):
-    """A pair of pure functions and what one step consumes.
+    """A pair of pure functions, with the minibatches and oracle calls of one step.
 
     Attributes:
       init: `(x, y) -> state`, a NamedTuple with at least `.x` and `.y`. With `draws.fixed` it is
@@ -84,8 +88,8 @@ class Algorithm(NamedTuple):
       step: `(state, batch, key) -> (state, metrics)`; metrics is a flat dict of scalars.
       draws: minibatches that one step reads at each level.
       cost: oracle calls of one step.
-      name: what errors and reports call it.
-      seeds_in_sequence: whether some steps cost more than others, by `lax.cond`; several seeds are then run
+      name: name in errors and reports.
+      seeds_in_sequence: whether some steps cost more than others, by `lax.cond`. Several seeds then run
         one after the other, since `vmap` would compute every branch at every step.
     """
 
@@ -98,7 +102,7 @@ class Algorithm(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A value for each variable of a single-loop method: outer, inner, adjoint."""
+    """Values of the variables of a single-loop method: outer, inner, adjoint."""
 
     x: PyTree
     y: PyTree
@@ -106,12 +110,12 @@ class Point(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What `run` returns.
+    """Result of `run`.
 
     Attributes:
       state: the last state of the algorithm, `.x` and `.y` among its fields.
-      history: a dict of arrays, one entry a log point: `step`, `seconds` and every metric, taken
-        at the state after that many steps (entry 0 is the start). Double loops measure with the y
+      history: a dict of arrays with one entry for each log point: `step`, `seconds` and every metric,
+        measured at the state after that many steps (entry 0 is the start). Double loops measure with the y
         that the next step trains.
       compile_seconds: time spent compiling, not part of `history["seconds"]`.
     """
@@ -122,12 +126,13 @@ class Result(NamedTuple):
 
 
 class DivergedError(ArithmeticError):
-    """A run left the finite numbers.
+    """Error of a run whose numbers are no longer finite.
 
     Attributes:
       state: the last finite state.
       steps: the window `(first, last)` of steps in which it happened.
       metric: the first quantity that was not finite.
+      history: the log points before, as in `Result`.
     """
 
     def __init__(self, algorithm: str, steps: tuple[int, int], metric: str, state: Any, history: Any = None):

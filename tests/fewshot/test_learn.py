@@ -11,12 +11,12 @@ import pooch
 import pytest
 
 from bilevel import DivergedError, datasets
+from bilevel.checkpoint import PointLog
 from bilevel.cli import main
 from bilevel.datasets import omniglot
 from bilevel.datasets.known import _CLASS_LOADERS
 from bilevel.fewshot import METHODS, as_episode, learn, load_learner, recipe
 from bilevel.fewshot.defaults import PUBLISHED, READS
-from bilevel.fewshot.trail import Trail
 from bilevel.report import figures
 from cases.fewshot import noisy_prototypes, small_network
 
@@ -133,15 +133,15 @@ def test_pictured_episodes_show_what_the_learner_says(learnt, data):
 def interrupting(monkeypatch, learnt):
     """Ctrl-C at step 30, once, but not in the run to compare with."""
     learnt()
-    add, waiting = Trail.add, [True]
+    add, waiting = PointLog.add, [True]
 
-    def interrupt(self, step, x, accuracy, interval):
+    def interrupt(self, step, x=None, **values):
         if step == 30 and waiting:
             waiting.clear()
             raise KeyboardInterrupt
-        add(self, step, x, accuracy, interval)
+        add(self, step, x, **values)
 
-    monkeypatch.setattr(Trail, "add", interrupt)
+    monkeypatch.setattr(PointLog, "add", interrupt)
 
 
 def test_an_interrupted_command_goes_on_to_the_same_learner(
@@ -156,11 +156,13 @@ def test_an_interrupted_command_goes_on_to_the_same_learner(
     assert told == f"bilevel: interrupted; resume with: {shown} --resume\n"
     assert not list((tmp_path / "out").glob("[!.]*"))
 
-    best = tmp_path / "out" / ".bilevel-checkpoint.best.npz"
+    best = tmp_path / "out" / ".bilevel-checkpoint.points.npz"
     whole_file = best.read_bytes()
     for content in (b"", whole_file[:100], whole_file[:-100]):
         best.write_bytes(content)
-        assert "best.npz is damaged, so that the run cannot" in fails(capsys, *command, "--resume")
+        assert "points.npz is damaged and cannot be resumed; run again without --resume" in fails(
+            capsys, *command, "--resume"
+        )
     best.write_bytes(whole_file)
 
     # The same folder with another network, or another seed, is not gone on with.

@@ -11,10 +11,9 @@ import scipy.sparse
 
 from bilevel import algorithms
 from bilevel.calculus import hessian_product
-from bilevel.checkpoint import Checkpoint
+from bilevel.checkpoint import Checkpoint, PointLog
 from bilevel.cleaning import losses
 from bilevel.cleaning.subsets import SubsetTrainer
-from bilevel.cleaning.trail import Trail
 from bilevel.driver import run
 from bilevel.sampling import full, minibatches
 from bilevel.sparse import sparse_blocks
@@ -169,10 +168,10 @@ def learn_weights(
     """
     algorithm, default_steps = _build(weighting, name, inner_step)
     steps = default_steps if steps is None else steps
-    log = Trail(checkpoint, weighting.x)
+    log = PointLog(checkpoint, weighting.x)
 
     def judge(step, state, metrics):
-        log.add(step, state.x, np.asarray(weighting.held(state.y), np.float64))
+        log.add(step, state.x, losses=np.asarray(weighting.held(state.y), np.float64))
 
     warnings = []
     try:
@@ -194,7 +193,7 @@ def learn_weights(
             raise
         warnings.append(f"{error}; the weights are those learnt before")
         state, history = error.state, error.history
-    held = log.losses()
+    held = log.values("losses")
     step = log.steps()[_stop_early(held)]
     history = dict(history, held_out_loss=np.array([values.mean() for values in held]), best_step=step)
     final = _measure(weighting, state)

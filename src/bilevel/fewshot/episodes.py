@@ -33,7 +33,7 @@ class Episode(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What an episode holds.
+    """Numbers of classes and images in an episode.
 
     Attributes:
       ways: classes.

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from bilevel import models
-from bilevel.checkpoint import Checkpoint
+from bilevel.checkpoint import Checkpoint, PointLog
 from bilevel.datasets import ImageClasses
 from bilevel.driver import run
 from bilevel.environment import environment
@@ -21,7 +21,6 @@ from bilevel.fewshot.judge import Judge, Pictured
 from bilevel.fewshot.learner import Learner
 from bilevel.fewshot.methods import FRESH_HEAD, METHODS
 from bilevel.fewshot.saved import learner_file
-from bilevel.fewshot.trail import Trail
 from bilevel.many_tasks import TASKS
 from bilevel.models import Network
 from bilevel.sampling import Full
@@ -127,15 +126,18 @@ def learn(
         return learner, *learner.start(start_key)
 
     learner, x, y = build(1)
-    trail = Trail(checkpoint, x)
-    if trail.steps is None:
-        trail.steps = steps or _affordable(learner, x, y, batches, run_key, seconds)
-    learner, x, y = build(trail.steps)
+    log = PointLog(checkpoint, x, every_x=False)
+    if "steps" not in log.facts:
+        log.facts["steps"] = steps or _affordable(learner, x, y, batches, run_key, seconds)
+    planned = log.facts["steps"]
+    learner, x, y = build(planned)
     validation = Judge(learner, data.validation, scale, seed=1)
     stopped, diverged = None, False
 
     def callback(step, state, metrics):
-        trail.add(step, state.x, *validation.accuracy(state.x, test_shape, VALIDATION_EPISODES))
+        accuracy, interval = validation.accuracy(state.x, test_shape, VALIDATION_EPISODES)
+        better = all(accuracy > best for best in log.values("accuracy"))
+        log.add(step, state.x if better else None, accuracy=accuracy, interval=interval)
         return seconds is not None and metrics["seconds"] >= seconds
 
     try:
@@ -145,28 +147,27 @@ def learn(
                 x,
                 y,
                 batches,
-                steps=trail.steps,
+                steps=planned,
                 key=run_key,
-                log_every=max(1, math.ceil(trail.steps / LOG_POINTS)),
+                log_every=max(1, math.ceil(planned / LOG_POINTS)),
                 callback=callback,
                 checkpoint=checkpoint,
                 progress=progress,
             )
         history, compile_seconds = result.history, result.compile_seconds
-        if history["step"][-1] < trail.steps:
-            stopped = (
-                f"{seconds:g} seconds were over after {history['step'][-1]} of {trail.steps} planned steps"
-            )
+        if history["step"][-1] < planned:
+            stopped = f"{seconds:g} seconds were over after {history['step'][-1]} of {planned} planned steps"
     except DivergedError as error:
-        if not trail.points:
+        if not log.points:
             raise
         history, compile_seconds, stopped, diverged = error.history, math.nan, str(error), True
-    best_step, best = trail.best()
+    best_step = log.steps_with_x()[-1]
+    best = log.x(best_step)
     test = Judge(learner, data.test, scale, seed=2)
     accuracy, interval = test.accuracy(best, test_shape, TEST_EPISODES)
     done = history["step"].tolist()
     spent = history["seconds"].tolist()
-    points = [trail.points.get(step, (None, None)) for step in done]
+    points = [_interval(log.points.get(step)) for step in done]
     summary = {
         "dataset": data.name,
         "algorithm": algorithm,
@@ -183,8 +184,8 @@ def learn(
         "seconds_per_step": spent[-1] / done[-1] if done[-1] else None,
         "peak_mib": _peak_mib(),
         "best_step": best_step,
-        "validation_accuracy": trail.points[best_step][0],
-        "validation_interval": trail.points[best_step][1],
+        "validation_accuracy": _interval(log.points[best_step])[0],
+        "validation_interval": _interval(log.points[best_step])[1],
         "test_accuracy": accuracy,
         "test_interval": interval,
         "test_episodes": TEST_EPISODES,
@@ -239,6 +240,11 @@ def _affordable(learner, x, y, batches, key, seconds):
     _, many, one = np.diff(clock)
     per_step = max((many - one) / (PROBE - 1), many / (4 * PROBE))
     return max(1, round(seconds / per_step))
+
+
+def _interval(point):
+    """Return validation accuracy and half width of its interval at a log point, None if it has none."""
+    return (float(point["accuracy"]), float(point["interval"])) if point else (None, None)
 
 
 def _by_ways(judge, x, shape, data, learner, tested):

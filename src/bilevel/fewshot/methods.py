@@ -12,6 +12,7 @@ METHODS: dict[str, Callable[[Network, int, Any, Settings], Learner]] = {
     method.__name__: method
     for method in (maml, fomaml, anil, imaml, reptile, itd_bio, fo_itd_bio, pzobo, ufo_blo, protonet)
 }
+"""Methods of few-shot learning, by name."""
 
 # Their head is made anew on every task, so it may have any number of ways.
 FRESH_HEAD = ("itd_bio", "fo_itd_bio", "pzobo", "protonet")

@@ -45,6 +45,26 @@ def assert_close(got: PyTree, want: PyTree, tolerance: float, claim: str) -> Non
             raise AssertionError(f"{claim}: got {one}, expected {other} within {tolerance:g}")
 
 
+def assert_identical(one: Any, other: Any, claim: str, *, tolerance: float = 0.0) -> None:
+    """Raise `AssertionError` unless two pytrees have the same form and equal values.
+
+    Args:
+      one, other: pytrees of arrays.
+      claim: the sentence of the error.
+      tolerance: largest difference, relative to 1 plus the largest value of a leaf; 0 means bit for bit.
+    """
+    one, other = (jax.tree.map(_plain, value) for value in (one, other))
+    assert_same_shape(one, other, claim)
+    leaves = jax.tree_util.tree_leaves_with_path(one)
+    for (path, a), b in zip(leaves, jax.tree.leaves(other), strict=True):
+        place = jax.tree_util.keystr(path) or "the value"
+        if tolerance == 0.0 or not np.issubdtype(a.dtype, np.floating):
+            assert_true(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), f"{claim}, and {place} differs")
+        else:
+            error = np.max(np.abs(a - b), initial=0.0) / (1 + np.max(np.abs(a), initial=0.0))
+            assert_true(error <= tolerance, f"{claim}, and {place} differs by {error:.1e}, relative")
+
+
 def assert_finite(values: PyTree, claim: str) -> None:
     """Raise `AssertionError` unless every entry is a finite number."""
     if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(values)):
@@ -64,3 +84,9 @@ def assert_calls(counts: dict[str, int], cost: Cost, claim: str, at_most: bool =
         assert_true(few, f"{claim}: got {counts}, expected at most {declared}")
     else:
         assert_equal(counts, declared, claim)
+
+
+def _plain(leaf):
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)

@@ -43,7 +43,7 @@ LINEAR = {
     "wrong structure": (with_solution(lambda v, residual: (v["p"], residual)), "v must be shaped as b"),
     "wide dtype": (
         with_solution(lambda v, r: (jax.tree.map(lambda leaf: leaf.astype(jnp.float64), v), r)),
-        "same shapes and dtypes",
+        "v must be shaped as b",
     ),
     "too few draws": (b.richardson(60, 1.0, fresh=True)._replace(draws=59), "as draws says"),
     "wrong products": (b.cg(3)._replace(products=3), "products of one solve from v0=a point"),

@@ -22,15 +22,15 @@ def assert_true(holds: Any, claim: str) -> None:
 
 def assert_same_shape(got: PyTree, like: PyTree, claim: str) -> None:
     """Raise `AssertionError` unless structures, shapes and dtypes agree."""
-
-    def described(pytree):
-        leaves, structure = jax.tree.flatten(pytree)
-        return structure, [(np.shape(leaf), jax.numpy.result_type(leaf)) for leaf in leaves]
-
-    (got_tree, got_leaves), (want_tree, want_leaves) = described(got), described(like)
-    assert_equal(got_tree, want_tree, f"{claim}, same structure")
-    for one, other in zip(got_leaves, want_leaves, strict=True):
-        assert_equal(f"{one[1]}{one[0]}", f"{other[1]}{other[0]}", f"{claim}, same shapes and dtypes")
+    structures = jax.tree.structure(got), jax.tree.structure(like)
+    assert_true(
+        structures[0] == structures[1], f"{claim}, got the structures {structures[0]} and {structures[1]}"
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(got)
+    for (path, one), other in zip(leaves, jax.tree.leaves(like), strict=True):
+        forms = [f"{jax.numpy.result_type(leaf)}{list(np.shape(leaf))}" for leaf in (one, other)]
+        place = jax.tree_util.keystr(path) or "the value"
+        assert_true(forms[0] == forms[1], f"{claim}, got {forms[0]} and {forms[1]} at {place}")
 
 
 def assert_close(got: PyTree, want: PyTree, tolerance: float, claim: str) -> None:

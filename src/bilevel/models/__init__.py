@@ -1,4 +1,4 @@
-"""Networks for images, and a convolution that is fast to differentiate twice."""
+"""Networks for images, and a convolution with fast second derivatives."""
 
 from bilevel.models.convolution import convolution
 from bilevel.models.networks import MODULES, Network, from_module, head, logits, network

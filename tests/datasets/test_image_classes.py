@@ -1,4 +1,4 @@
-"""Classes of images for few-shot learning: sizes, splits, pixels, and what is said when they are missing."""
+"""Classes of images for few-shot learning: sizes, splits, pixels, and errors for missing files."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def photographs():
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """A machine without data or network: the folder that BILEVEL_DATA names, and port 9, which is silent."""
+    """The empty folder of BILEVEL_DATA on a machine without network; nothing listens on port 9."""
     monkeypatch.setenv("BILEVEL_DATA", str(tmp_path))
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
     source = omniglot.OMNIGLOT._replace(homes=("http://127.0.0.1:9/{file}",))
@@ -64,7 +64,7 @@ def test_omniglot_sizes(options, sizes):
     for part, size in zip(PARTS, sizes, strict=True):
         images = getattr(data, part)
         assert images.shape == (size, 20, 28, 28, 1) and images.dtype == np.uint8
-        # Handwriting is thin: one pixel in nine is ink, and ink is 255.
+        # One pixel in nine is ink, and ink is 255.
         share = np.count_nonzero(images == 255) / images.size
         assert np.count_nonzero(images) == round(share * images.size) and 0.1 < share < 0.13
     share = np.count_nonzero(data.train) / data.train.size
@@ -73,7 +73,7 @@ def test_omniglot_sizes(options, sizes):
 
 
 @needs_data
-def test_omniglot_turns_are_classes():
+def test_omniglot_rotations_are_classes():
     turned = datasets.load_classes("omniglot")
     straight = datasets.load_classes("omniglot", rotations=False)
     for turns in range(4):
@@ -113,7 +113,7 @@ def test_omniglot_splits_are_fixed(ink):
 
 
 @needs_data
-def test_omniglot_order_is_that_of_the_published_names():
+def test_omniglot_is_sorted_by_the_published_names():
     with np.load(os.path.join(os.environ["BILEVEL_DATA"], "omniglot.npz")) as data:
         names, alphabet = data["alphabet_names"].tolist(), data["alphabet"]
         order = list(zip(data["evaluation"], alphabet, data["character"], strict=True))
@@ -122,8 +122,8 @@ def test_omniglot_order_is_that_of_the_published_names():
 
 
 @needs_data
-def test_nearest_drawing_knows_characters(ink):
-    # Sums of 4x4 pixels, five characters of one drawing each: chance is 0.2.
+def test_the_nearest_drawing_identifies_characters(ink):
+    # Nearest neighbours by sums of 4x4 pixels, 5 ways 1 shot: chance is 0.2.
     drawings, _, evaluation = ink
     rows = drawings[evaluation].reshape(-1, 20, 7, 4, 7, 4).sum((3, 5)).reshape(-1, 20, 49) * 1.0
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
@@ -138,7 +138,7 @@ def test_nearest_drawing_knows_characters(ink):
 
 
 @needs_data
-def test_small_drawings_are_made_of_the_published_ones(ink):
+def test_small_drawings_are_shrunk_from_the_published_ones(ink):
     some = slice(None, None, 25)
     with np.load(os.path.join(os.environ["BILEVEL_DATA"], "omniglot105.npz")) as data:
         bits = data["bits"][some]
@@ -146,7 +146,7 @@ def test_small_drawings_are_made_of_the_published_ones(ink):
     np.testing.assert_array_equal(omniglot.shrink(large), ink[0][some])
 
 
-def test_a_quarter_of_ink_is_ink():
+def test_a_small_pixel_is_ink_where_a_quarter_of_its_area_is():
     large = np.zeros((105, 105), bool)
     large[0:2, 0:2] = True  # 4 of 16
     large[0, 4:7] = True  # 3 of 16
@@ -158,14 +158,14 @@ def test_a_quarter_of_ink_is_ink():
 
 
 def picture(ink):
-    """The content of a one-bit PNG file in which ink is black."""
+    """Return the content of a one-bit PNG file in which ink is black."""
     content = io.BytesIO()
     Image.fromarray(~ink).save(content, format="PNG")
     return content.getvalue()
 
 
 def publish(folder, members):
-    """Two archives as they are published: `members` of the first; the second holds one character."""
+    """Write two archives in the published form: `members` in the first, one character in the second."""
     (folder / "omniglot").mkdir()
     ink = np.zeros((105, 105), bool)
     ink[:15, :15] = True
@@ -200,7 +200,7 @@ def test_omniglot_from_the_published_pictures(empty, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["size", "names", "file"])
-def test_other_archives_are_refused(empty, monkeypatch, fault):
+def test_archives_of_another_form_are_errors(empty, monkeypatch, fault):
     blank = np.zeros((105, 105), bool)
     first = {"size": "Greek/character01/1_01.png"}.get(fault, "Greek/1_01.png")
     members = {first: blank, "Greek/character01/1_02.png": blank[:50]}
@@ -220,7 +220,7 @@ def test_missing_omniglot(empty):
     assert "set BILEVEL_DATA" in line
 
 
-def test_unknown_words():
+def test_unknown_names_get_a_suggestion():
     with pytest.raises(ValueError, match="unknown split 'alphabet' of omniglot; did you mean 'alphabets'?"):
         datasets.load_classes("omniglot", split="alphabet")
     with pytest.raises(ValueError, match="unknown few-shot data set 'omniglott'; did you mean 'omniglot'?"):
@@ -230,9 +230,9 @@ def test_unknown_words():
 
 
 @pytest.mark.parametrize("name", ["omniglot", "miniimagenet"])
-def test_these_sets_have_no_labels_to_learn(name, capsys):
-    told = rf"'{name}' is a set for few-shot learning \(`bilevel fewshot`\)"
-    with pytest.raises(ValueError, match=told):
+def test_class_sets_are_refused_where_labels_are_needed(name, capsys):
+    message = rf"'{name}' is a set for few-shot learning \(`bilevel fewshot`\)"
+    with pytest.raises(ValueError, match=message):
         datasets.load(name)
     assert main(["clean", name]) == 2
     line = capsys.readouterr().err
@@ -246,19 +246,19 @@ def test_miniimagenet(photographs):
         images = getattr(photographs, part)
         assert images.shape == (size, 600, 32, 32, 3) and images.dtype == np.uint8
         assert images.min() == 0 and images.max() == 255
-    # The first pictures of all classes differ, between parts too.
+    # The first images of all classes differ, across parts too.
     first = np.concatenate([getattr(photographs, part)[:, 0] for part in PARTS])
     assert len({image.tobytes() for image in first}) == 100
-    some = photographs.train[0].reshape(-1, 3) / 255.0
+    pixels = photographs.train[0].reshape(-1, 3) / 255.0
     again = image_classes("one", photographs.train[:1], photographs.test, photographs.test)
-    np.testing.assert_allclose(again.mean, some.mean(0), rtol=1e-9)
-    np.testing.assert_allclose(again.std, some.std(0), rtol=1e-9)
-    # Known for the whole of ImageNet, red before blue; these are 64 of its 1,000 classes.
+    np.testing.assert_allclose(again.mean, pixels.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(again.std, pixels.std(0), rtol=1e-9)
+    # The known means of ImageNet, red before blue; these are 64 of its 1,000 classes.
     np.testing.assert_allclose(photographs.mean, (0.485, 0.456, 0.406), atol=0.02)
 
 
 @needs_data
-def test_miniimagenet_pictures_decode_alike(photographs):
+def test_miniimagenet_images_equal_the_decoded_files(photographs):
     with np.load(os.path.join(os.environ["BILEVEL_DATA"], "miniimagenet32_jpeg_test_1.npz")) as data:
         content = data["data"][data["start"][3, 599] : data["end"][3, 599]].tobytes()
     np.testing.assert_array_equal(photographs.test[19, 599], np.asarray(Image.open(io.BytesIO(content))))
@@ -275,13 +275,13 @@ def test_missing_miniimagenet(empty):
 
 
 def own(**changes):
-    """The arrays of a small file of the user's own; None leaves one out."""
+    """Return the arrays of a small file of a user; None removes one."""
     random = np.random.default_rng(0)
     arrays = {part: random.integers(0, 256, (n, 2, 5, 5, 3), np.uint8) for n, part in enumerate(PARTS, 2)}
     return {name: array for name, array in (arrays | changes).items() if array is not None}
 
 
-def test_own_miniimagenet(empty):
+def test_a_miniimagenet_file_of_the_user_is_read(empty):
     np.savez(empty / "miniimagenet.npz", **own())
     data = datasets.load_classes("miniimagenet")
     for part in PARTS:
@@ -291,7 +291,7 @@ def test_own_miniimagenet(empty):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"test": None}, "array 'test' is missing; .*known: train, validation"),
         ({"train": np.zeros((2, 2, 5, 5, 3))}, "train must be uint8, 0 to 255, got float64"),
@@ -303,14 +303,14 @@ def test_own_miniimagenet(empty):
         ({"train": np.array([None])}, "array 'train' cannot be read"),
     ],
 )
-def test_wrong_arrays(empty, changes, told):
+def test_wrong_arrays_in_a_file_of_the_user_are_errors(empty, changes, message):
     np.savez(empty / "miniimagenet.npz", **own(**changes))
-    with pytest.raises(ValueError, match=f"miniimagenet.npz: .*{told}") as caught:
+    with pytest.raises(ValueError, match=f"miniimagenet.npz: .*{message}") as caught:
         datasets.load_classes("miniimagenet")
     assert "\n" not in str(caught.value)
 
 
-def test_no_archive(empty):
+def test_a_file_that_is_no_archive_is_an_error(empty):
     (empty / "miniimagenet.npz").write_bytes(b"other")
     with pytest.raises(ValueError, match="miniimagenet.npz is not an .npz file"):
         datasets.load_classes("miniimagenet")

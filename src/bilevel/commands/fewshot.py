@@ -1,4 +1,4 @@
-"""`bilevel fewshot`: learn to tell new classes apart from a few images of each."""
+"""`bilevel fewshot`: learn new classes from a few images of each."""
 
 import ast
 from typing import Any
@@ -8,7 +8,7 @@ from bilevel.commands.common import add_output, known, resumable, show
 
 def add(commands: Any) -> None:
     """Add the parser of the command."""
-    parser = commands.add_parser("fewshot", help="learn to tell new classes apart from a few images of each")
+    parser = commands.add_parser("fewshot", help="learn new classes from a few images of each")
     parser.set_defaults(command=run)
     parser.add_argument("--dataset", default="omniglot", metavar="NAME", help="omniglot or miniimagenet")
     parser.add_argument("--ways", type=int, default=5, metavar="N", help="classes of a test task (5)")

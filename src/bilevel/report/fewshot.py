@@ -160,19 +160,17 @@ def _lead(summary: Mapping[str, Any]) -> str:
 
 
 def _run(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return list(
-        {
-            "test accuracy": spread(summary["test_accuracy"], summary["test_interval"]),
-            "validation accuracy": spread(summary["validation_accuracy"], summary["validation_interval"]),
-            "best step": numeral(summary["best_step"]),
-            "steps": numeral(summary["steps"]),
-            "training": duration(summary["seconds"]),
-            "time per step": duration(summary["seconds_per_step"]),
-            "compiling": duration(summary["compile_seconds"]),
-            "peak memory": _mebibytes(summary["peak_mib"]),
-            "seed": str(summary["seed"]),
-        }.items()
-    )
+    return [
+        ("test accuracy", spread(summary["test_accuracy"], summary["test_interval"])),
+        ("validation accuracy", spread(summary["validation_accuracy"], summary["validation_interval"])),
+        ("best step", numeral(summary["best_step"])),
+        ("steps", numeral(summary["steps"])),
+        ("training", duration(summary["seconds"])),
+        ("time per step", duration(summary["seconds_per_step"])),
+        ("compiling", duration(summary["compile_seconds"])),
+        ("peak memory", _mebibytes(summary["peak_mib"])),
+        ("seed", str(summary["seed"])),
+    ]
 
 
 def _by_ways(summary: Mapping[str, Any]) -> Table:

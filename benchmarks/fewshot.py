@@ -1,4 +1,4 @@
-"""Time and memory of one meta-step of second-order MAML: this library against eager PyTorch.
+"""Time and memory of one meta-step of MAML: this library against eager PyTorch.
 
     python benchmarks/fewshot.py [--inner-steps 5 20] [--repeats 7]
 
@@ -115,7 +115,7 @@ def measured(algorithm, state, episodes, repeats):
 
 
 def million(inner_steps, repeats, recompute):
-    """Measure a gradient through the training of one layer, by a learnt decay of each weight."""
+    """Measure a gradient through the training of a layer of a million weights."""
     import jax
     import jax.numpy as jnp
 
@@ -199,7 +199,7 @@ def child(*arguments, cache=None):
 
 
 def twice(*arguments):
-    """Measure in a second process, which need not compile and so uses only the memory of the step."""
+    """Measure in a second process, which has no memory of compiling."""
     with tempfile.TemporaryDirectory() as cache:
         first, second = (child(*arguments, cache=cache) for _ in range(2))
     return second | {"compile_seconds": first["compile_seconds"], "cached_seconds": second["compile_seconds"]}

@@ -1,4 +1,4 @@
-"""Cases of few-shot learning: small images by class, and a small network, also written by hand."""
+"""Small images by class, and a small network that is also written by hand."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from bilevel.models.layers import BatchNorm, conv
 
 
 class Small(nn.Module):
-    """Two smooth layers of 3 and 2 filters; the first has stride 2 and batch normalisation."""
+    """Two smooth layers; the first has stride 2 and batch normalisation."""
 
     @nn.compact
     def __call__(self, images, first=None):
@@ -40,7 +40,7 @@ def plain_network(side=8):
 
 
 def features_by_hand(parameters, images, first=None):
-    """Compute the features of `Small` with the convolution of JAX and the variance in two passes."""
+    """Compute the features of `Small` with `lax` and the variance in two passes."""
 
     def convolved(values, layer, stride):
         kernel = parameters[layer]["kernel"]

@@ -1,4 +1,4 @@
-"""Classes of images for few-shot learning: sizes, splits, pixels, and errors for missing files."""
+"""Images by class for few-shot learning: sizes, splits, pixels, missing files."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def photographs():
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """The empty folder of BILEVEL_DATA on a machine without network; nothing listens on port 9."""
+    """An empty folder for BILEVEL_DATA and no network: nothing listens on port 9."""
     monkeypatch.setenv("BILEVEL_DATA", str(tmp_path))
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
     source = omniglot.OMNIGLOT._replace(homes=("http://127.0.0.1:9/{file}",))
@@ -165,7 +165,7 @@ def picture(ink):
 
 
 def publish(folder, members):
-    """Write two archives in the published form: `members` in the first, one character in the second."""
+    """Write two archives: `members` in the first, one character in the second."""
     (folder / "omniglot").mkdir()
     ink = np.zeros((105, 105), bool)
     ink[:15, :15] = True

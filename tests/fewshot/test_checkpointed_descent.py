@@ -1,4 +1,4 @@
-"""Inner solvers: checkpointing and embedding change neither values nor derivatives."""
+"""Checkpointing and embedding change neither values nor derivatives."""
 
 import functools
 

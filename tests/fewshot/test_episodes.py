@@ -1,4 +1,4 @@
-"""Episodes: distinct classes and images, the same draws however a run is cut, on the device and the host."""
+"""Episodes: distinct classes and images, the same draws whatever the chunks."""
 
 import functools
 import re

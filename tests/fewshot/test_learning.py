@@ -1,4 +1,4 @@
-"""Training a few-shot learner, its file, and `bilevel fewshot`: numbers, resuming, errors of one line."""
+"""Few-shot training, the learner's file, and the command with its errors."""
 
 import json
 import math
@@ -29,7 +29,7 @@ COMMAND += [f"--set={name}={value}" for name, value in CHANGES.items()]
 
 @pytest.fixture(autouse=True)
 def as_users_have_it(monkeypatch):
-    """32 bits and promotion as for users; fewer episodes, always equally many to compile once."""
+    """32 bits and promotion as for users; fewer episodes, which compile once."""
     for name in ("VALIDATION_EPISODES", "TEST_EPISODES", "WAYS_EPISODES"):
         monkeypatch.setattr(learning, name, 60)
     monkeypatch.setattr(learning, "LOG_POINTS", 4)

@@ -1,4 +1,4 @@
-"""The gradient and the answers of every few-shot method, against loops of Python on a network by hand."""
+"""Gradients and answers of every few-shot method, against loops written by hand."""
 
 import functools
 import re
@@ -86,7 +86,7 @@ def query_by_hand(parameters, episode, transductive=True):
 
 
 def walked(loss, y, steps, momentum=0.5):
-    """Run gradient descent on `loss(y, step)` with heavy-ball momentum, as a loop of Python."""
+    """Run gradient descent on `loss(y, step)` with momentum, as a loop of Python."""
     trace = jax.tree.map(jnp.zeros_like, y)
     for i in range(steps):
         trace = jax.tree.map(lambda m, g: momentum * m + g, trace, jax.grad(loss)(y, i))
@@ -95,7 +95,7 @@ def walked(loss, y, steps, momentum=0.5):
 
 
 class ByHand:
-    """Losses of one task on the whole network and on its head, and the training on them."""
+    """Losses of one task on the whole network and on its head, and their training."""
 
     def __init__(self, episode, transductive=True, pull=0.0):
         self.episode, self.transductive, self.pull = episode, transductive, pull
@@ -154,7 +154,7 @@ def fomaml_by_hand(hand, x, key):
 
 
 def imaml_by_hand(hand, x, key):
-    """Return pull (H + pull + damping)^{-1} f_y at the trained network, by a dense solve."""
+    """Return pull (H + pull + damping)^{-1} f_y by a dense solve."""
     hand.pull = VALUES["pull"]
     flat, back = ravel_pytree(hand.whole_trained(x))
     hessian = jax.hessian(lambda flat: hand.whole_inner(back(flat)))(flat)
@@ -164,7 +164,7 @@ def imaml_by_hand(hand, x, key):
 
 
 def reptile_by_hand(hand, x, key):
-    """Move to a network trained on a new split of the images of each class at every step."""
+    """Move to a network trained on a new split of each class at every step."""
     inner_key = jax.random.split(key[0])[1]
 
     def loss(y, i):
@@ -220,7 +220,7 @@ BY_HAND = {
 
 
 def start_of(name):
-    """Return `(x, y)` of 64 bits, with a nonzero head and normalisation scales other than 1."""
+    """Return `(x, y)` of 64 bits, with a nonzero head and scales other than 1."""
     x, y = learners(name).start(jax.random.key(1))
     x = as_double(x)
     x["features"]["BatchNorm_0"]["scale"] = jnp.array([0.8, 1.3, 0.6])

@@ -1,4 +1,4 @@
-"""The convolution against `lax.conv_general_dilated`: values, first and second derivatives."""
+"""Values, first and second derivatives of the convolution, against those of lax."""
 
 import re
 from typing import Any
@@ -35,7 +35,7 @@ def native(inputs, kernel, strides, padding):
 
 
 def problem(name, key):
-    """Return images, kernel, a direction for each, and (ours, native) as functions of the first two."""
+    """Return images, kernel, a direction for each, and (ours, native) functions."""
     images, kernel, strides, padding = CASES[name]
     keys = jax.random.split(key, 4)
     shapes = (images, kernel, images, kernel)
@@ -162,7 +162,7 @@ def test_nested_vmap_gives_every_pair(name, key):
 
 
 def steps(convolve, strides, padding):
-    """Return the gradient through three gradient steps on a kernel: derivatives inside of loops."""
+    """Return the gradient through three steps on a kernel: derivatives in loops."""
 
     def loss(kernel, images):
         return jnp.mean(jnp.sin(convolve(images, kernel, strides, padding)))
@@ -177,7 +177,7 @@ def steps(convolve, strides, padding):
 
 
 def forms(function, *arguments):
-    """Return the dimension numbers and reversed windows of the program before optimisation."""
+    """Return dimension numbers and reversed windows of the unoptimised program."""
     text = jax.jit(function).lower(*arguments).as_text()
     assert "stablehlo.convolution" in text or "stablehlo.dot_general" in text
     return set(re.findall(r"dim_numbers = [^,]*(?:, [^,=]*)*(?=, window)|reverse = \[[^\]]*true", text))

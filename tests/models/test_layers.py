@@ -1,4 +1,4 @@
-"""Pooling against flax; batch normalisation with pooling against the two in sequence."""
+"""Pooling against flax; normalisation with pooling against the two in sequence."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""Models and optimisers of users: plain functions, Flax (nnx and linen), Equinox, optax."""
+"""Models and optimisers of users: plain functions, Flax, Equinox, optax."""
 
 import equinox as eqx
 import flax.linen as nn
@@ -111,7 +111,7 @@ def test_any_optax_optimiser_at_both_levels(name, key):
 
 
 def test_a_solver_inside_a_larger_program(key):
-    """The solution y*(x) as one layer, differentiated twice, vmapped over tasks."""
+    """Use y*(x) as one layer, differentiated twice, vmapped over tasks."""
     ridge = b.Problem(
         None, lambda x, y, batch: jnp.mean((batch[0] @ y - batch[1]) ** 2) + jnp.exp(x) * jnp.sum(y**2)
     )

@@ -72,7 +72,7 @@ class Shape(NamedTuple):
 
 
 def draw(key: Any, images: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
-    """Draw the stored pixels `(ways, shots, ...)` and `(ways, queries, ...)` of one episode.
+    """Draw an episode: pixels `(ways, shots, ...)` and `(ways, queries, ...)`.
 
     Classes are drawn without replacement, and so are the images of each.
     """
@@ -104,7 +104,7 @@ def as_episode(support: Any, query: Any, mean: Any, std: Any) -> Episode:
 
 
 def dealt_again(episode: Episode, ways: int, key: Any) -> Episode:
-    """Return the episode with the images of each of its `ways` classes split anew, at random."""
+    """Return the episode with the images of each class split anew, at random."""
 
     def by_class(images):
         return images.pixels.reshape(ways, -1, *images.pixels.shape[1:])
@@ -118,7 +118,7 @@ def dealt_again(episode: Episode, ways: int, key: Any) -> Episode:
 
 
 def fixed_episodes(images: np.ndarray, mean: Any, std: Any, shape: Shape, count: int) -> Episode:
-    """Draw `count` episodes to measure on, along a leading axis; every call draws the same ones."""
+    """Draw `count` episodes along a leading axis; every call draws the same ones."""
     stored, keys = jnp.asarray(images), jax.random.split(jax.random.key(1), count)
     return lax.map(lambda key: as_episode(*draw(key, stored, shape), mean, std), keys)
 
@@ -177,7 +177,7 @@ class Episodes:
 def host_episodes(
     images: np.ndarray, mean: Any, std: Any, shape: Shape, tasks: int, *, seed: int = 0
 ) -> Host:
-    """Return a source of episodes drawn on the host, for images that exceed the device's memory.
+    """Return a source that draws on the host, for images that exceed device memory.
 
     Args:
       images: (classes, images a class, height, width, channels) uint8. Of a `numpy.memmap` only the

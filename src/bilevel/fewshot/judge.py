@@ -18,7 +18,9 @@ IMAGES_AT_ONCE = 800
 
 
 class AnsweredEpisode(NamedTuple):
-    """An episode with a learner's answers. One channel means ink (255) on paper (0), three mean colour.
+    """An episode with a learner's answers.
+
+    One channel means ink (255) on paper (0), three mean colour.
 
     Attributes:
       support: (ways, shots, height, width, channels) uint8.
@@ -50,7 +52,7 @@ class Judge:
         self.key = jax.random.key(seed)
 
     def accuracy(self, x: PyTree, shape: Shape, episodes: int) -> tuple[float, float]:
-        """Return the mean accuracy on query images and half the width of its 95 % interval."""
+        """Return the mean accuracy on query images and half its 95 % interval."""
         keys = jax.random.split(self.key, episodes)
         images = shape.ways * (shape.shots + shape.queries)
         at_once = max(1, IMAGES_AT_ONCE // images) if self.learner.shares_features else 1

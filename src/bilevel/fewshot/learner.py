@@ -34,7 +34,7 @@ class Learner(NamedTuple):
 
 
 class Training(NamedTuple):
-    """Settings of the training of a method that are not hyper-parameters of the method.
+    """Settings of a method's training that are not its hyper-parameters.
 
     Attributes:
       outer_step: step size of the outer optimiser; it falls to zero along a cosine.
@@ -74,7 +74,7 @@ def training(method: Callable[..., Any]) -> Training:
 
 
 def gradient_descent(step_size: Any, momentum: float) -> optax.GradientTransformation:
-    """Return the inner optimiser: gradient descent, with heavy-ball momentum unless that is 0."""
+    """Return gradient descent, with heavy-ball momentum unless that is 0."""
     return optax.sgd(step_size, momentum or None)
 
 

@@ -1,4 +1,4 @@
-"""Training a few-shot learner, choosing its best step by validation, and testing it."""
+"""Training of a few-shot learner, choice of its best step, and its test."""
 
 import math
 import sys
@@ -130,7 +130,7 @@ def learn(
 
 
 def tasks_mesh() -> jax.sharding.Mesh:
-    """Return a mesh of all devices along the axis `tasks`, for `jax.set_mesh`; see `over_tasks`."""
+    """Return a mesh of all devices along the axis `tasks`; see `over_tasks`."""
     return jax.make_mesh((len(jax.devices()),), (TASKS,), (jax.sharding.AxisType.Auto,))
 
 
@@ -277,7 +277,7 @@ def _affordable_steps(learner, x, y, batches, key, seconds) -> int:
 
 
 def _tested(judge: Judge, x: PyTree, shape: Shape) -> dict[str, Any]:
-    """Return the accuracies on test classes, for the ways of the training and for others."""
+    """Return the accuracies on test classes, for the ways of the test and others."""
     most = len(judge.images) if judge.learner.fresh_head else shape.ways
     accuracies = {shape.ways: judge.accuracy(x, shape, TEST_EPISODES)}
     for ways in TEST_WAYS:
@@ -345,7 +345,7 @@ def _history(outcome: _Outcome) -> dict[str, list]:
 
 
 def _peak_mib() -> float | None:
-    """Return the peak resident memory of this process, None where the platform does not tell."""
+    """Return this process's peak memory, None where the platform does not tell."""
     try:
         import resource
     except ImportError:  # not on Windows

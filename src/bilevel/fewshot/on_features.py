@@ -1,4 +1,4 @@
-"""Methods whose inner variable is a head on top of features; x holds the features' parameters.
+"""Methods whose inner variable is a head on top of features; x holds the features.
 
 The features of a task are computed once a solve. Hyper-parameters that several methods have:
 
@@ -66,7 +66,7 @@ class Descent(NamedTuple):
 
 
 def linear_heads(net: Network, penalty: float) -> Heads:
-    """Return linear heads trained by cross-entropy plus `penalty` times half their squared norm."""
+    """Return linear heads trained by cross-entropy plus (penalty / 2) |y|^2."""
 
     def loss(features, y, episode):
         squares = optax.tree.norm(y, squared=True)
@@ -79,7 +79,10 @@ def linear_heads(net: Network, penalty: float) -> Heads:
 
 
 def prototypes(net: Network) -> Heads:
-    """Return heads that are the mean features of each class; one descent step of size 1 finds them."""
+    """Return heads that are the mean features of each class.
+
+    One descent step of size 1 finds them.
+    """
 
     def loss(features, y, episode):
         # Support images come class by class.
@@ -163,7 +166,7 @@ def anil(
     transductive: bool = True,
     vectorize: bool = True,
 ) -> Learner:
-    """Return ANIL: x holds features and the start of the head, which alone is trained on a task.
+    """Return ANIL: x holds features and the start of the head; y is the head.
 
     Args:
       net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
@@ -204,7 +207,7 @@ def itd_bio(
     transductive: bool = True,
     vectorize: bool = True,
 ) -> Learner:
-    """Return ITD-BiO: features, differentiated through all steps of a head that starts at zero.
+    """Return ITD-BiO: the gradient through all steps of a head that starts at zero.
 
     Args:
       net, ways, optimizer: the features, the classes of a task, the outer optimiser.
@@ -243,7 +246,7 @@ def fo_itd_bio(
     transductive: bool = True,
     vectorize: bool = True,
 ) -> Learner:
-    """Return FO-ITD-BiO: features, by the gradient of the query loss with the head held fixed.
+    """Return FO-ITD-BiO: the gradient of the query loss with the head held fixed.
 
     Args:
       net, ways, optimizer: the features, the classes of a task, the outer optimiser.
@@ -280,7 +283,7 @@ def pzobo(
     transductive: bool = True,
     vectorize: bool = True,
 ) -> Learner:
-    """Return PZOBO: features, with the head's response from differences along random directions.
+    """Return PZOBO: the head's response by differences along random directions.
 
     Args:
       net, ways, optimizer: the features, the classes of a task, the outer optimiser.

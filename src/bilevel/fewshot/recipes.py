@@ -1,4 +1,4 @@
-"""The few-shot methods by name, and their hyper-parameters with the user's changes."""
+"""The few-shot methods by name, and changes to their hyper-parameters."""
 
 from collections.abc import Callable, Mapping
 from inspect import signature
@@ -18,7 +18,7 @@ METHODS: dict[str, Callable[..., Learner]] = {
 
 
 class Recipe(NamedTuple):
-    """A method with the values of its hyper-parameters and the settings of its training.
+    """A method with values of its hyper-parameters and of its training.
 
     Attributes:
       method: one of `METHODS`.
@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
 
 
 def recipe(method: str, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Return a method's default hyper-parameters and training with some values changed.
+    """Return a method's hyper-parameters and training with some values changed.
 
     The defaults were found by short trials on validation classes.
 

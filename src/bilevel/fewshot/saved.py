@@ -1,4 +1,4 @@
-"""The file of a trained learner: its parameters by name, and the facts that rebuild it."""
+"""Files of trained learners: parameters by name, and the facts that rebuild them."""
 
 import io
 import json

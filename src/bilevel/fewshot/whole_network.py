@@ -1,4 +1,4 @@
-"""Methods whose inner variable is the whole network; x is the point where its training starts.
+"""Methods whose inner variable is the whole network; x is its starting point.
 
 Hyper-parameters that all of them have:
 

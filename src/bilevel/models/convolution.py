@@ -1,4 +1,4 @@
-"""A convolution that is fast on CPU in loops, under `vmap` and in derivatives of every order.
+"""A convolution that is fast on CPU in loops, `vmap` and all derivatives.
 
 On CPU, XLA runs a convolution by fast matrix kernels when images are laid out channels last and the
 kernel is not reversed. Derivatives of a convolution are convolutions too, but with permuted axes and a
@@ -74,7 +74,7 @@ def convolution(
 
 
 def _patches(inputs, window, strides, padding):
-    """Return the pixels of each window: (n, new height, new width, rows * columns * channels)."""
+    """Return the pixels of each window: (n, height, width, rows * columns * channels)."""
     n, _, _, channels = inputs.shape
     (rows, columns), (down, across) = window, strides
     every = _windows(inputs, window, padding)
@@ -101,12 +101,12 @@ def _convolve(inputs, kernel, padding):
 
 
 def _correlate(inputs, outputs, padding):
-    """Return the derivative with respect to the kernel: (rows, columns, channels, features)."""
+    """Return the derivative with respect to the kernel."""
     return _correlate_p.bind(inputs, outputs, padding=padding)
 
 
 def _by_inputs(outputs, kernel, padding):
-    """Return the derivative with respect to the inputs: a convolution with the reversed kernel."""
+    """Return the derivative with respect to the inputs, by the reversed kernel."""
     reversed_kernel = kernel[::-1, ::-1].swapaxes(2, 3)
     sizes = zip(kernel.shape[:2], padding, strict=True)
     rest = [(size - 1 - before, size - 1 - after) for size, (before, after) in sizes]
@@ -134,7 +134,7 @@ def _correlate_on_cpu(inputs, outputs, padding):
 
 
 def _fewer_than_outputs(kernel, size):
-    """Return whether all windows hold no more pixels than the outputs, as with few channels."""
+    """Return whether all windows hold no more pixels than the outputs."""
     rows, columns, channels, features = kernel
     return min(size) > 0 and 0 < rows * columns * channels <= features
 

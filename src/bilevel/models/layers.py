@@ -11,7 +11,7 @@ from bilevel.models.convolution import convolution
 def conv(
     features: int, size: int = 3, stride: int = 1, *, bias: bool = False, padding: str = "SAME"
 ) -> nn.Module:
-    """Return a convolution layer of flax with He initialisation and the fast `convolution`."""
+    """Return a flax layer with He initialisation that uses `convolution`."""
     return nn.Conv(
         features,
         (size, size),
@@ -24,7 +24,7 @@ def conv(
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with the statistics of the current batch, without running averages.
+    """Batch normalisation by the current batch, without running averages.
 
     Every task has a distribution of its own, which averages over tasks would not fit. With `first`, the
     statistics are those of the first `first` images. The others (the query) then do not affect each other.
@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, values: jax.Array, first: int | None = None) -> jax.Array:
-        """Normalise `values` (n, height, width, channels) to mean 0 and variance 1, scale and shift."""
+        """Normalise `values` (n, height, width, channels), scale and shift them."""
         scale = self.param("scale", nn.initializers.ones, (values.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (values.shape[-1],))
         seen = values[:first]
@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
 
 @jax.custom_jvp
 def max_pool(values: jax.Array) -> jax.Array:
-    """Return the maximum of each 2x2 block of pixels, without an odd last row or column.
+    """Return the maximum of each 2x2 block; an odd last row or column is left out.
 
     Of equal pixels the first gets the derivative. A NaN in the first pixel of a block is kept; other NaNs
     are ignored.

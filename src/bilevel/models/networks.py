@@ -29,7 +29,7 @@ class Network(NamedTuple):
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max-pooling or stride 2."""
+    """Four blocks: 3x3 convolution, batch normalisation, ReLU, pooling or stride 2."""
 
     filters: int = 64
     pooling: str = "max"
@@ -46,7 +46,7 @@ class Conv4(nn.Module):
 
 
 class ResNet12(nn.Module):
-    """Four residual blocks of three 3x3 convolutions; 12.4 million parameters by default."""
+    """Four residual blocks of three 3x3 convolutions; 12.4 million parameters."""
 
     filters: tuple[int, ...] = (64, 160, 320, 640)
 
@@ -64,7 +64,7 @@ class ResNet12(nn.Module):
 
 
 class LeNet(nn.Module):
-    """Two 5x5 convolutions with max-pooling and two linear layers, without normalisation."""
+    """Two 5x5 convolutions with max-pooling, two linear layers, no normalisation."""
 
     @nn.compact
     def __call__(self, images: jax.Array, first: int | None = None) -> jax.Array:
@@ -123,7 +123,7 @@ def from_module(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> N
 
 
 def head(key: Any, width: int, classes: int, scale: float = 1.0) -> PyTree:
-    """Return a linear layer `{"kernel", "bias"}`, its weights of variance scale^2 / width."""
+    """Return a linear layer `{"kernel", "bias"}`; variance scale^2 / width."""
     kernel = jax.random.normal(key, (width, classes)) * (scale / width**0.5)
     return {"kernel": kernel, "bias": jnp.zeros(classes)}
 

@@ -108,7 +108,7 @@ def _correlate(inputs, outputs, padding):
 
 
 def _patches(inputs, padding, size):
-    """Return transformed overlapping patches, (36, n * tiles, channels), and the grid of tiles."""
+    """Return transformed patches, (36, n * tiles, channels), and the grid of tiles."""
     n, _, _, channels = inputs.shape
     tiles = -(-size[0] // _TILE), -(-size[1] // _TILE)
     whole = (tiles[0] + 1) * _TILE, (tiles[1] + 1) * _TILE
@@ -131,7 +131,7 @@ def _stacked(matrix, parts, axis):
 
 
 def resized(images: jax.Array, padding: Padding, size: Sequence[int]) -> jax.Array:
-    """Pad images with zeros before, and pad or crop them after, to height and width `size`."""
+    """Pad images before, and pad or crop them after, to height and width `size`."""
     config = [(0, 0, 0), (0, 0, 0)]
     for old, new, (before, _) in zip(images.shape[1:3], size, padding, strict=True):
         config.insert(-1, (before, new - old - before, 0))

@@ -1,4 +1,4 @@
-"""The output folder of `bilevel fewshot`: numbers, figures, and the page that shows them."""
+"""The output folder of `bilevel fewshot`: numbers, figures and the page."""
 
 import os
 from collections.abc import Mapping
@@ -23,7 +23,9 @@ FALL = 0.03
 
 
 def write_fewshot(result: "FewShotResult", out: str | os.PathLike) -> list[Path]:
-    """Write `summary.json`, `report.html`, `learner.npz` and the figures; return their paths.
+    """Write the files of a few-shot run and return their paths.
+
+    They are `summary.json`, `report.html`, `learner.npz` and the figures.
 
     Args:
       result: the outcome of a run.
@@ -101,7 +103,7 @@ def fewshot_table(result: "FewShotResult") -> str:
 
 
 def fewshot_warnings(result: "FewShotResult") -> list[str]:
-    """Return warnings: divergence, accuracy no better than chance, a late fall of accuracy."""
+    """Return warnings: divergence, no better than chance, a late fall of accuracy."""
     summary, found = result.summary, []
     if summary["diverged"]:
         found.append(f"The run ended early: {summary['stopped']}")

@@ -1,4 +1,4 @@
-"""Figures of a few-shot run: learning curves, accuracy by ways, and episodes as pictures."""
+"""Figures of a few-shot run: learning curves, accuracy by ways, episodes."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ WIDTH, FRAME, EDGE, LINE = 7.2, 0.16, 0.56, 0.135
 def fewshot_figures(
     summary: Mapping[str, Any], history: Mapping[str, Any], examples: "Sequence[AnsweredEpisode]"
 ) -> dict[str, bytes]:
-    """Return the PNG bytes of every figure by name: curves, ways, episode_1, episode_2 and so on."""
+    """Return the PNG bytes of every figure by name: curves, ways, episode_1, ...."""
     figures = {
         "curves": learning_curves(history, summary["best_step"], summary["chance"]),
         "ways": ways_chart(summary["accuracy_by_ways"], summary["ways"]),
@@ -35,7 +35,7 @@ def fewshot_figures(
 
 @styled
 def learning_curves(history: Mapping[str, Any], best_step: int, chance: float) -> Figure:
-    """Draw the validation accuracy with its interval, and below it the loss of the training tasks."""
+    """Draw the validation accuracy, and below it the loss of the training tasks."""
     figure, above = panel("Learning curves", y="accuracy on query images", width=6.4, height=4.9)
     grid = figure.add_gridspec(2, 1, height_ratios=(3, 2))
     above.set_subplotspec(grid[0])
@@ -81,7 +81,7 @@ def learning_curves(history: Mapping[str, Any], best_step: int, chance: float) -
 
 @styled
 def ways_chart(rows: Sequence[Mapping[str, Any]], trained: int) -> Figure:
-    """Draw accuracy on new classes by the ways of an episode, with intervals, and chance for each."""
+    """Draw accuracy and chance by the ways of an episode."""
     rows = sorted(rows, key=lambda row: row["ways"])
     places = np.arange(len(rows))
     accuracy, interval = (np.array([row[name] for row in rows]) for name in ("accuracy", "interval"))
@@ -111,7 +111,7 @@ def ways_chart(rows: Sequence[Mapping[str, Any]], trained: int) -> Figure:
 
 
 def drawn(episode: "AnsweredEpisode") -> np.ndarray:
-    """Return the numbers of the query images to draw: the first of each class, at most 20."""
+    """Return the query images to draw: the first of each class, at most 20."""
     ways = len(episode.support)
     most = max(min(SHOWN_A_CLASS, SHOWN // ways), 1)
     labels = np.asarray(episode.labels)
@@ -121,7 +121,7 @@ def drawn(episode: "AnsweredEpisode") -> np.ndarray:
 
 @styled
 def episode_picture(episode: "AnsweredEpisode", number: int = 1) -> Figure:
-    """Draw the support images by class, and below each class some of its query images with answers.
+    """Draw the support images by class, and below them query images with answers.
 
     A wrong answer has a thick dashed frame, a cross, and the letter of the true class below it.
     """

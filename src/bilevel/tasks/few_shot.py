@@ -1,4 +1,4 @@
-"""The few-shot task: features for many small tasks, whose heads are one inner variable."""
+"""Features for many small tasks, whose heads are one inner variable."""
 
 import jax
 import jax.numpy as jnp

@@ -15,6 +15,7 @@ from bilevel.cli import main
 from bilevel.datasets import omniglot
 from bilevel.datasets.known import _CLASS_LOADERS
 from bilevel.fewshot import METHODS, as_episode, learn, learning, load_learner, recipe
+from bilevel.fewshot.plan import plan_run
 from bilevel.fewshot.published import PUBLISHED
 from bilevel.fewshot.trail import Trail
 from bilevel.report import figures
@@ -226,7 +227,7 @@ def test_every_default_obeys_the_rules_of_its_hyperparameter(method):
 
 def test_a_default_gives_way_to_the_data_and_a_value_of_the_user_does_not(data):
     def plan(changes, shots):
-        return learning._plan(data, recipe("reptile", changes), small_network(16), 5, shots)
+        return plan_run(data, recipe("reptile", changes), small_network(16), 5, shots)
 
     # The default of reptile is 10 query images a class, and a class has 20 images.
     for shots, queries in ((1, 10), (10, 10), (11, 9), (19, 1)):
@@ -239,7 +240,7 @@ def test_a_default_gives_way_to_the_data_and_a_value_of_the_user_does_not(data):
         plan({}, 20)
     # The default of protonet is 40 ways in training.
     few = data._replace(train=data.train[:12])
-    assert learning._plan(few, recipe("protonet"), small_network(16), 5, 1).train_shape.ways == 12
+    assert plan_run(few, recipe("protonet"), small_network(16), 5, 1).train_shape.ways == 12
 
 
 def test_peak_memory_is_none_where_the_platform_does_not_tell(monkeypatch):
@@ -367,7 +368,7 @@ def fails(capsys, *arguments):
         (["--set", "train_ways=41"], "ways must be at most 40, the number of training classes, got 41"),
         (
             ["--set", "train_ways=6", "--algorithm", "maml"],
-            "train_ways must be 5, the ways of the test: maml learns a head of so many outputs, got 6",
+            "train_ways must be 5, the ways of the test, because all tasks of maml share one head, got 6",
         ),
         (["--set", "tasks=0"], "tasks must be at least 1, got 0"),
         (["--set", "inner_steps=-1", "--algorithm", "anil"], "inner_steps must be at least 0, got -1"),

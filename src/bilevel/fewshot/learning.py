@@ -5,30 +5,25 @@ import sys
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from bilevel import models
 from bilevel.checkpoint import Checkpoint
 from bilevel.datasets import ImageClasses
 from bilevel.driver import run
 from bilevel.environment import environment
-from bilevel.fewshot.episodes import Episodes, Shape
+from bilevel.fewshot.episodes import Shape
 from bilevel.fewshot.judge import AnsweredEpisode, Judge
 from bilevel.fewshot.learner import Learner
-from bilevel.fewshot.recipes import Recipe, recipe
+from bilevel.fewshot.plan import Plan, plan_run
+from bilevel.fewshot.recipes import recipe
 from bilevel.fewshot.saved import learner_file
 from bilevel.fewshot.trail import Trail
 from bilevel.many_tasks import TASKS
 from bilevel.models import Network
-from bilevel.sampling import Full
-from bilevel.types import Batch, DivergedError, PyTree, require
+from bilevel.types import DivergedError, PyTree, require
 
-DEFAULT_NETWORK = "conv4-32"
 LOG_POINTS = 10
 VALIDATION_EPISODES, TEST_EPISODES, WAYS_EPISODES = 100, 600, 100
-TEST_QUERIES = 15
 TEST_WAYS = (2, 3, 5, 10, 20)
 TRIAL_STEPS = 5
 EXAMPLES = 3
@@ -105,11 +100,10 @@ def learn(
     fits = len(limits) == 1 and 0 < limits[0] < math.inf
     rule = "give either steps or seconds, as a positive finite number"
     require(fits, rule, f"steps {steps} and seconds {seconds}")
-    plan = _plan(data, chosen, network, ways, shots)
+    plan = plan_run(data, chosen, network, ways, shots)
     outcome = _train(plan, steps, seconds, seed, checkpoint, progress)
-    best_step, x = outcome.trail.best()
     judge = Judge(outcome.learner, data.test, plan.scale, seed=2)
-    summary = _summary(plan, outcome, _tested(judge, x, plan.test_shape), seed)
+    tested = _tested(judge, outcome.x, plan.test_shape)
     about = {
         "algorithm": algorithm,
         "network": plan.network.name,
@@ -120,12 +114,12 @@ def learn(
         "changes": changes or {},
     }
     return FewShotResult(
-        x=x,
+        x=outcome.x,
         learner=outcome.learner,
-        summary=summary,
+        summary=_summary(plan, outcome, tested, seed),
         history=_history(outcome),
-        examples=judge.answered(x, plan.test_shape, EXAMPLES),
-        file=learner_file(x, about),
+        examples=judge.answered(outcome.x, plan.test_shape, EXAMPLES),
+        file=learner_file(outcome.x, about),
     )
 
 
@@ -134,80 +128,28 @@ def tasks_mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((len(jax.devices()),), (TASKS,), (jax.sharding.AxisType.Auto,))
 
 
-# Planning
-
-
-class _Plan(NamedTuple):
-    """The parts of a run, which fit each other and the data."""
-
-    data: ImageClasses
-    recipe: Recipe
-    network: Network
-    train_shape: Shape
-    test_shape: Shape
-
-    @property
-    def scale(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.asarray(self.data.mean, np.float32), np.asarray(self.data.std, np.float32)
-
-    def build(self, steps: int) -> Learner:
-        """Return the learner for a number of outer steps."""
-        training = self.recipe.training
-        optimizer = training.optimizer(optax.cosine_decay_schedule(training.outer_step, steps))
-        return self.recipe.build(self.network, self.train_shape.ways, optimizer)
-
-    def batches(self) -> Batch:
-        source = Episodes(
-            images=jnp.asarray(self.data.train),
-            mean=self.scale[0],
-            std=self.scale[1],
-            keys=None,
-            shape=self.train_shape,
-            tasks=self.recipe.training.tasks,
-        )
-        return Batch(source, Full(None))
-
-
-def _plan(data, chosen: Recipe, network: str | Network | None, ways: int, shots: int) -> _Plan:
-    training = chosen.training
-    train_ways, train_queries = training.train_ways, training.train_queries
-    train_ways = ways if train_ways is None else train_ways
-    # A default gives way to the data; a value from the user does not, and `validate` judges it.
-    if "train_ways" not in chosen.changed and training.train_ways is not None:
-        train_ways = min(train_ways, len(data.train))
-    if "train_queries" not in chosen.changed:
-        train_queries = max(1, min(train_queries, data.train.shape[1] - shots))
-    train_shape = Shape(train_ways, shots, train_queries)
-    test_shape = Shape(ways, shots, max(1, min(TEST_QUERIES, data.test.shape[1] - shots)))
-    train_shape.validate(data.train, "training")
-    test_shape.validate(data.validation, "validation")
-    test_shape.validate(data.test, "test")
-    if not isinstance(network, Network):
-        network = models.network(network or DEFAULT_NETWORK, data.train.shape[2:])
-    plan = _Plan(data=data, recipe=chosen, network=network, train_shape=train_shape, test_shape=test_shape)
-    require(
-        train_ways == ways or plan.build(1).fresh_head,
-        f"train_ways must be {ways}, the ways of the test: {chosen.method} learns a head of so many outputs",
-        train_ways,
-    )
-    return plan
-
-
-# Training
-
-
 class _Outcome(NamedTuple):
-    """The outcome of training."""
+    """The outcome of training.
+
+    Attributes:
+      learner: the learner of the planned number of steps.
+      best_step, x: the log point of the best validation accuracy, and the outer variable there.
+      validation: `step -> (accuracy, half width of its interval)` at the log points.
+      history, compile_seconds: of the run.
+      stopped, diverged: see `FewShotResult.summary`.
+    """
 
     learner: Learner
-    trail: Trail
+    best_step: int
+    x: PyTree
+    validation: dict[int, tuple[float, float]]
     history: dict[str, Any]
     compile_seconds: float
     stopped: str | None
     diverged: bool
 
 
-def _train(plan: _Plan, steps, seconds, seed, checkpoint, progress) -> _Outcome:
+def _train(plan: Plan, steps, seconds, seed, checkpoint, progress) -> _Outcome:
     start_key, run_key = jax.random.split(jax.random.key(seed))
     batches = plan.batches()
     x, y = plan.build(1).start(start_key)
@@ -244,9 +186,12 @@ def _train(plan: _Plan, steps, seconds, seed, checkpoint, progress) -> _Outcome:
         if not trail.points:
             raise
         history, compile_seconds, stopped, diverged = error.history, math.nan, str(error), True
+    best_step, best = trail.best()
     return _Outcome(
         learner=learner,
-        trail=trail,
+        best_step=best_step,
+        x=best,
+        validation=trail.points,
         history=history,
         compile_seconds=compile_seconds,
         stopped=stopped,
@@ -273,9 +218,6 @@ def _affordable_steps(learner, x, y, batches, key, seconds) -> int:
     return max(1, round(seconds / per_step))
 
 
-# Testing
-
-
 def _tested(judge: Judge, x: PyTree, shape: Shape) -> dict[str, Any]:
     """Return the accuracies on test classes, for the ways of the test and others."""
     most = len(judge.images) if judge.learner.fresh_head else shape.ways
@@ -296,12 +238,8 @@ def _tested(judge: Judge, x: PyTree, shape: Shape) -> dict[str, Any]:
     }
 
 
-# Summary
-
-
-def _summary(plan: _Plan, outcome: _Outcome, tested: dict[str, Any], seed: int) -> dict[str, Any]:
-    best_step, x = outcome.trail.best()
-    accuracy, interval = outcome.trail.points[best_step]
+def _summary(plan: Plan, outcome: _Outcome, tested: dict[str, Any], seed: int) -> dict[str, Any]:
+    accuracy, interval = outcome.validation[outcome.best_step]
     steps, seconds = (outcome.history[name].tolist()[-1] for name in ("step", "seconds"))
     return {
         "dataset": plan.data.name,
@@ -310,7 +248,7 @@ def _summary(plan: _Plan, outcome: _Outcome, tested: dict[str, Any], seed: int) 
         "shots": plan.test_shape.shots,
         "queries": plan.test_shape.queries,
         "network": plan.network.name,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(x)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(outcome.x)),
         "batch_tasks": plan.recipe.training.tasks,
         "settings": {
             **plan.recipe.hyperparameters,
@@ -323,7 +261,7 @@ def _summary(plan: _Plan, outcome: _Outcome, tested: dict[str, Any], seed: int) 
         "compile_seconds": outcome.compile_seconds,
         "seconds_per_step": seconds / steps if steps else None,
         "peak_mib": _peak_mib(),
-        "best_step": best_step,
+        "best_step": outcome.best_step,
         "validation_accuracy": accuracy,
         "validation_interval": interval,
         **tested,
@@ -336,7 +274,7 @@ def _summary(plan: _Plan, outcome: _Outcome, tested: dict[str, Any], seed: int) 
 
 def _history(outcome: _Outcome) -> dict[str, list]:
     lists = {name: outcome.history[name].tolist() for name in ("step", "seconds", "outer_loss")}
-    points = [outcome.trail.points.get(step, (None, None)) for step in lists["step"]]
+    points = [outcome.validation.get(step, (None, None)) for step in lists["step"]]
     return {
         **lists,
         "validation_accuracy": [accuracy for accuracy, _ in points],

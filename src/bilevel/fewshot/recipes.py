@@ -15,6 +15,7 @@ METHODS: dict[str, Callable[..., Learner]] = {
     method.__name__: method
     for method in (maml, fomaml, anil, imaml, reptile, itd_bio, fo_itd_bio, pzobo, ufo_blo, protonet)
 }
+"""Methods of few-shot learning, by name."""
 
 
 class Recipe(NamedTuple):

@@ -85,6 +85,7 @@ MODULES = {
     "resnet12": ResNet12(),
     "lenet": LeNet(),
 }
+"""Flax modules of the networks, by name."""
 LEAST_SIDE = 16
 
 

@@ -90,6 +90,7 @@ def plan_run(
     if not isinstance(network, Network):
         network = models.network(network or DEFAULT_NETWORK, data.train.shape[2:])
     plan = Plan(data=data, recipe=recipe, network=network, train_shape=train_shape, test_shape=test_shape)
-    rule = f"train_ways must be {ways}, the ways of the test, because all tasks of {recipe.method} share one head"
+    reason = f"because all tasks of {recipe.method} share one head"
+    rule = f"train_ways must be {ways}, the ways of the test, {reason}"
     require(train_ways == ways or plan.build(1).fresh_head, rule, train_ways)
     return plan

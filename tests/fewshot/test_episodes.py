@@ -12,6 +12,7 @@ import pytest
 import bilevel as b
 from bilevel.fewshot import Episode, Episodes, Images, Shape, as_episode, host_episodes
 from bilevel.fewshot.episodes import dealt_again
+from bilevel.sampling import Full
 
 SHAPE = Shape(ways=4, shots=2, queries=3)
 
@@ -126,7 +127,7 @@ def recorder():
 
 
 def recorded(data, log_every):
-    batches = b.Batch(data, b.sampling.Full(None))
+    batches = b.Batch(data, Full(None))
     x = jnp.zeros((6, 5 * SHAPE.ways * SHAPE.shots))
     result = b.run(recorder(), x, 0.0, batches, steps=6, key=jax.random.key(3), log_every=log_every)
     return np.asarray(result.state.x)

@@ -55,7 +55,7 @@ def recipe(method: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     3
     """
     require(method in METHODS, f"algorithm must be one of {', '.join(METHODS)}", repr(method))
-    changes, factory = changes or {}, METHODS[method]
+    changes, factory = dict(changes or {}), METHODS[method]
     own = {p.name: p.default for p in signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY}
     outer = training(factory)._asdict()
     del outer["optimizer"]
@@ -65,11 +65,10 @@ def recipe(method: str, changes: Mapping[str, Any] | None = None) -> Recipe:
         if name not in defaults:
             raise ValueError(f"{method} has no hyper-parameter {name!r}; give one of {', '.join(defaults)}")
         require_kind(name, value, kinds[name], defaults[name])
-    own |= {name: value for name, value in changes.items() if name in own}
-    outer = {name: value for name, value in changes.items() if name in outer}
+    values = defaults | changes
     return Recipe(
         method=method,
-        hyperparameters=own,
-        training=training(factory)._replace(**outer),
+        hyperparameters={name: values[name] for name in own},
+        training=training(factory)._replace(**{name: values[name] for name in outer}),
         changed=frozenset(changes),
     )

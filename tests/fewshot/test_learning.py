@@ -80,7 +80,7 @@ def test_learning_raises_the_accuracy_far_above_chance(learnt):
     assert best == max(history["validation_accuracy"])
     # Chance is 0.2; untrained features are better than that.
     assert best > start + 0.1 and best > 0.5
-    # Test classes differ from those of validation; add half of both 95 % intervals.
+    # Test and validation have different classes; add half of both 95 % intervals.
     width = summary["test_interval"] + summary["validation_interval"]
     assert abs(summary["test_accuracy"] - best) < 0.1 + width
     assert summary["best_step"] == history["step"][np.argmax(history["validation_accuracy"])]

@@ -13,7 +13,7 @@ from bilevel.fewshot.episodes import Shape, as_episode, draw
 from bilevel.fewshot.learner import Learner
 from bilevel.types import PyTree
 
-# Episodes are judged in groups of about so many images, where their features can be computed together.
+# Query and support images per group of episodes, where features of several episodes are computed together.
 IMAGES_AT_ONCE = 800
 
 

@@ -39,7 +39,7 @@ class Training(NamedTuple):
     Attributes:
       outer_step: step size of the outer optimiser; it falls to zero along a cosine.
       tasks: episodes of an outer step.
-      train_ways: classes of a training episode; None means as many as in the test. Without a value
+      train_ways: classes of a training episode; None means the ways of the test. Without a value
         from the user it is at most the number of training classes.
       train_queries: query images a class of a training episode. Without a value from the user it is at
         most the number of images that the support leaves.

@@ -83,7 +83,7 @@ def learn(
         number of steps, and training ends at that number or at this time, whichever comes first.
       network: one of `models.MODULES`, or any `Network`; default `conv4-32`.
       changes: hyper-parameters that differ from the defaults, see `recipe`.
-      seed: of the start and the training episodes; those of validation and test are always the same.
+      seed: of the start and the training episodes. Validation and test episodes do not depend on it.
       checkpoint: where to save and resume.
       progress: show a progress bar.
 

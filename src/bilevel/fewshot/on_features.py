@@ -7,7 +7,7 @@ The features of a task are computed once a solve. Hyper-parameters that several 
   penalty: weight of |y|^2 / 2 in the inner loss.
   recompute: levels of checkpointing of the inner steps, see `descend`.
   transductive: normalise query images by their own batch, else by the statistics of the support.
-  vectorize: all tasks of an outer step at once by `vmap`, else one after the other. It is the default,
+  vectorize: all tasks of an outer step at once by `vmap`, otherwise in sequence. The default is `vmap`,
     because all tasks share one network.
 """
 

@@ -52,7 +52,7 @@ def load_learner(path: str | PathLike) -> tuple[Learner, PyTree, dict[str, Any]]
         about = json.loads(str(arrays.pop("about")))
         name, algorithm, shape = about["network"], about["algorithm"], tuple(about["image_shape"])
         ways, changes = about["train_ways"], about["changes"]
-    # numpy has many errors for a file that is not its own.
+    # numpy raises many kinds of errors for a file that it did not write.
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path.name} is not a learner of bilevel fewshot; give the {FILE} that it wrote"

@@ -5,7 +5,7 @@ Hyper-parameters that all of them have:
   inner_step, momentum: of the gradient descent on the support of a task.
   inner_steps, test_steps: its steps in training, and on the tasks of the test.
   transductive: normalise query images by their own batch, else by the statistics of the support.
-  vectorize: all tasks of an outer step at once by `vmap`, else one after the other.
+  vectorize: all tasks of an outer step at once by `vmap`, otherwise in sequence.
 """
 
 from collections.abc import Callable
@@ -166,7 +166,7 @@ def ufo_blo(
     transductive: bool = True,
     vectorize: bool = False,
 ) -> Learner:
-    """Return UFO-BLO: first order, made unbiased by an exact gradient now and then.
+    """Return UFO-BLO: first order, made unbiased by occasional exact gradients.
 
     Args:
       net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
@@ -232,7 +232,7 @@ def imaml(
     return _learner(algorithm, network, descent, test_steps, pulled_to_start(network.problem, pull))
 
 
-# The inner steps choose among all images of a task. The published runs had about as many, as we recall.
+# The inner steps choose among all images of a task. The published runs had about 10 queries, as we recall.
 @trained_with(Training(outer_step=1.0, train_queries=10, optimizer=optax.sgd))
 def reptile(
     net: Network,

@@ -44,7 +44,7 @@ def convolution(
       kernel: (rows, columns, channels, features).
       window_strides: vertical and horizontal stride.
       padding: "SAME", "VALID", or ((top, bottom), (left, right)).
-      lhs_dilation, rhs_dilation, feature_group_count: must be those of a plain convolution.
+      lhs_dilation, rhs_dilation, feature_group_count: must be 1 or None, as in a plain convolution.
       dimension_numbers, precision: ignored; flax passes them.
 
     Returns:

@@ -30,7 +30,7 @@ PAGES = {
     "reproduce, hostile": lambda: run_page(example_run(text=f"{HOSTILE} {LONG}")),
     "fewshot": lambda: fewshot_page(example_fewshot()),
     "fewshot, hostile": lambda: fewshot_page(
-        example_fewshot(20, 5, f"{HOSTILE} {LONG}", dataset=LONG, stopped=f"{HOSTILE} {LONG}", diverged=True)
+        example_fewshot(20, 5, f"{HOSTILE} {LONG}", dataset=LONG, stopped=f"diverged {HOSTILE} {LONG}")
     ),
 }
 

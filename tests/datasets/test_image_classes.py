@@ -231,7 +231,7 @@ def test_unknown_names_get_a_suggestion():
 
 @pytest.mark.parametrize("name", ["omniglot", "miniimagenet"])
 def test_class_sets_are_refused_where_labels_are_needed(name, capsys):
-    message = rf"'{name}' is a set for few-shot learning \(`bilevel fewshot`\)"
+    message = rf"'{name}' is a (data )?set for few-shot learning \(`bilevel fewshot`\)"
     with pytest.raises(ValueError, match=message):
         datasets.load(name)
     assert main(["clean", name]) == 2

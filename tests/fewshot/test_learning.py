@@ -4,6 +4,7 @@ import json
 import math
 import sys
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +19,9 @@ from bilevel.fewshot import METHODS, as_episode, learn, learning, load_learner, 
 from bilevel.fewshot.plan import plan_run
 from bilevel.fewshot.published import PUBLISHED
 from bilevel.fewshot.trail import Trail
+from bilevel.models import from_module
 from bilevel.report import figures
-from cases.fewshot import noisy_prototypes, small_network
+from cases.fewshot import noisy_prototypes, plain_network
 
 CHANGES = {"inner_step": 0.01, "outer_step": 0.001, "tasks": 4}
 BUDGET = "give either steps or seconds, as a positive finite number, got"
@@ -191,14 +193,27 @@ def test_a_resumed_command_ends_with_the_same_learner(
         np.testing.assert_array_equal(found[name], wanted[name])
 
 
+class Cubic(nn.Module):
+    """Cubes of a linear layer of width 4, which overflow for large weights."""
+
+    @nn.compact
+    def __call__(self, images, first=None):
+        return nn.Dense(4)(images.reshape(len(images), -1)) ** 3
+
+
+def cubic_network():
+    return from_module("cubic", Cubic(), (16, 16, 1))
+
+
 def test_a_run_that_diverges_returns_the_best_step_before(data):
     # Adam's first step is as long as its step size: the next gradient overflows.
     changes = {"outer_step": 1e30, "train_ways": 5, "tasks": 4}
-    result = learn(data, "protonet", steps=4, network=small_network(16), changes=changes, progress=False)
+    result = learn(data, "protonet", steps=4, network=cubic_network(), changes=changes, progress=False)
     summary = result.summary
     assert summary["diverged"] and "protonet diverged between steps 0 and 1" in summary["stopped"]
     assert summary["best_step"] == 0 and summary["steps"] == 0 and result.history["step"] == [0]
-    assert summary["test_accuracy"] > 0.25 and summary["seconds_per_step"] is None
+    # The untrained features are a little better than chance, 0.2, which NaNs would give.
+    assert summary["test_accuracy"] > 0.21 and summary["seconds_per_step"] is None
     x, _ = result.learner.start(jax.random.split(jax.random.key(0))[0])
     for got, want in zip(jax.tree.leaves(result.x), jax.tree.leaves(x), strict=True):
         np.testing.assert_array_equal(got, want)
@@ -207,7 +222,7 @@ def test_a_run_that_diverges_returns_the_best_step_before(data):
 def test_a_start_without_a_finite_gradient_is_an_error(data):
     with pytest.raises(DivergedError, match="fomaml diverged between steps 0 and 0"):
         changes = {"inner_step": 1e30, "inner_steps": 1}
-        learn(data, "fomaml", steps=4, network=small_network(16), changes=changes, progress=False)
+        learn(data, "fomaml", steps=4, network=cubic_network(), changes=changes, progress=False)
 
 
 def test_methods_have_the_hyperparameters_of_their_published_runs():
@@ -227,7 +242,7 @@ def test_every_default_obeys_the_rules_of_its_hyperparameter(method):
 
 def test_a_default_gives_way_to_the_data_and_a_value_of_the_user_does_not(data):
     def plan(changes, shots):
-        return plan_run(data, recipe("reptile", changes), small_network(16), 5, shots)
+        return plan_run(data, recipe("reptile", changes), plain_network(16), 5, shots)
 
     # The default of reptile is 10 query images a class, and a class has 20 images.
     for shots, queries in ((1, 10), (10, 10), (11, 9), (19, 1)):
@@ -240,7 +255,7 @@ def test_a_default_gives_way_to_the_data_and_a_value_of_the_user_does_not(data):
         plan({}, 20)
     # The default of protonet is 40 ways in training.
     few = data._replace(train=data.train[:12])
-    assert plan_run(few, recipe("protonet"), small_network(16), 5, 1).train_shape.ways == 12
+    assert plan_run(few, recipe("protonet"), plain_network(16), 5, 1).train_shape.ways == 12
 
 
 def test_peak_memory_is_none_where_the_platform_does_not_tell(monkeypatch):

@@ -1,21 +1,21 @@
-"""Time and memory of one meta-step of second-order MAML: this library against eager PyTorch.
+"""Time and memory of one meta-step of MAML: this library against eager PyTorch.
 
     python benchmarks/fewshot.py [--inner-steps 5 20] [--repeats 7]
 
-The same arithmetic on both sides: 8 tasks, 5 ways, 1 support and 15 query images a class, the 4-layer
-net with 64 filters on 28x28 pixels, batch statistics, Adam outside, float32, all cores. PyTorch
-(`pip install --group peers`) runs a loop written by hand with `create_graph=True`, the way its users do
-it. Every program has a process of its own; what is read are the ratios of medians, and the rise of the
-peak of resident memory from before the first step (with one arena of malloc for all threads: others
-hold on to what a thread gave back). Programs take turns, so that a busy machine is busy for all.
+The arithmetic is the same on both sides: 8 tasks, 5 ways, 1 support and 15 query images a class, the
+4-layer net with 64 filters on 28x28 pixels, batch statistics, Adam as outer optimiser, float32, all cores.
+PyTorch (`pip install --group peers`) runs a hand-written loop with `create_graph=True`, as its users do.
+Every program has its own process. The results are ratios of medians, and the rise of the peak of resident
+memory from before the first step. All threads share one arena of malloc, since several arenas keep memory
+that threads have freed. Programs take turns, so that a busy machine is busy for all of them.
 
     python benchmarks/fewshot.py --methods conv4-64 resnet12
 
-times one meta-step of every method instead, 5 ways 5 shots at 32x32 pixels, with 4 tasks.
+times one meta-step of every method, 5 ways 5 shots at 32x32 pixels, with 4 tasks.
 
     python benchmarks/fewshot.py --memory
 
-shows the memory of that step of MAML by inner steps and levels of checkpointing (`recompute`), and of a
+shows the memory of the step of MAML by inner steps and levels of checkpointing (`recompute`), and of a
 gradient through 1,000 inner steps on a million parameters.
 """
 
@@ -39,7 +39,7 @@ def resident_mib():
 
 
 def timed(step, repeats):
-    """Median seconds of a step, after two that warm up."""
+    """Return the median seconds of a step, after two steps to warm up."""
     for _ in range(2):
         step()
     seconds = []
@@ -51,7 +51,7 @@ def timed(step, repeats):
 
 
 def random_episodes(tasks, shots, queries, side, channels):
-    """Episodes of noise, with a leading axis of tasks."""
+    """Return episodes of noise, with a leading axis of tasks."""
     import jax
     import jax.numpy as jnp
 
@@ -69,11 +69,17 @@ def ours(inner_steps, repeats, recompute=0):
     import optax
 
     from bilevel import models
-    from bilevel.fewshot import METHODS, Settings
+    from bilevel.fewshot import METHODS
 
     net = models.network("conv4-64", (SIDE, SIDE, 1))
-    settings = Settings(INNER_STEP, inner_steps, inner_steps, recompute=recompute)
-    learner = METHODS["maml"](net, WAYS, optax.adam(OUTER_STEP), settings)
+    learner = METHODS["maml"](
+        net,
+        WAYS,
+        optax.adam(OUTER_STEP),
+        inner_step=INNER_STEP,
+        inner_steps=inner_steps,
+        recompute=recompute,
+    )
 
     episodes = random_episodes(TASKS, SHOTS, QUERIES, SIDE, 1)
     state = learner.algorithm.init(*learner.start(jax.random.key(2)))
@@ -93,7 +99,7 @@ def measured(algorithm, state, episodes, repeats):
 
     compiled = step.lower(state, episodes).compile()
     compile_seconds = time.perf_counter() - begin
-    # The program itself is no memory of a step, and PyTorch's was there before, too.
+    # The memory of the program itself does not count, as PyTorch's program does not.
     before = resident_mib()
     box = [state]
 
@@ -109,7 +115,7 @@ def measured(algorithm, state, episodes, repeats):
 
 
 def million(inner_steps, repeats, recompute):
-    """A gradient through training 1,000-1,000 tanh by a learnt strength of decay of each weight."""
+    """Measure a gradient through the training of a layer of a million weights."""
     import jax
     import jax.numpy as jnp
 
@@ -167,16 +173,16 @@ def pytorch(inner_steps, repeats):
 
 
 def method(name, network, repeats):
-    """One meta-step of a method on random images."""
+    """Measure one meta-step of a method on random images."""
     import jax
     import optax
 
     from bilevel import models
-    from bilevel.fewshot import METHODS, recipe
+    from bilevel.fewshot import METHODS
 
     tasks, shots, side = 4, 5, 32
     net = models.network(network, (side, side, 3))
-    learner = METHODS[name](net, WAYS, optax.adam(OUTER_STEP), recipe(name, {}).settings)
+    learner = METHODS[name](net, WAYS, optax.adam(OUTER_STEP))
 
     episodes = random_episodes(tasks, shots, shots, side, 3)
     state = learner.algorithm.init(*learner.start(jax.random.key(2)))
@@ -184,7 +190,7 @@ def method(name, network, repeats):
 
 
 def child(*arguments, cache=None):
-    """The numbers that a process of its own prints."""
+    """Run a program in its own process and return the numbers that it prints."""
     command = [sys.executable, __file__, "--child", *map(str, arguments)]
     kept = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment = os.environ | {"MALLOC_ARENA_MAX": "1"} | (kept if cache else {})
@@ -193,7 +199,7 @@ def child(*arguments, cache=None):
 
 
 def twice(*arguments):
-    """The second of two processes, which need not compile: its memory is that of the step alone."""
+    """Measure in a second process, which has no memory of compiling."""
     with tempfile.TemporaryDirectory() as cache:
         first, second = (child(*arguments, cache=cache) for _ in range(2))
     return second | {"compile_seconds": first["compile_seconds"], "cached_seconds": second["compile_seconds"]}
@@ -209,11 +215,12 @@ def against_pytorch(inner_steps, repeats):
         results = {"ours": twice("ours", steps, repeats), "pytorch": child("pytorch", steps, repeats)}
         for name, r in results.items():
             keys = ("compile_seconds", "cached_seconds", "temporary_mib")
-            told = [f"{r[key]:.1f}" if key in r else "-" for key in keys]
-            row(f"{name}, {steps}", f"{r['seconds']:.3f}", *told, f"{r['resident_mib']:.0f}")
+            cells = [f"{r[key]:.1f}" if key in r else "-" for key in keys]
+            row(f"{name}, {steps}", f"{r['seconds']:.3f}", *cells, f"{r['resident_mib']:.0f}")
         own, peer = results["ours"], results["pytorch"]
-        told = peer["resident_mib"] / max(own["resident_mib"], 1)
-        print(f"  PyTorch takes {peer['seconds'] / own['seconds']:.2f} times the time, {told:.1f} the memory")
+        time_ratio = peer["seconds"] / own["seconds"]
+        memory_ratio = peer["resident_mib"] / max(own["resident_mib"], 1)
+        print(f"  PyTorch needs {time_ratio:.2f} times the time and {memory_ratio:.1f} times the memory")
 
 
 def all_methods(networks, repeats):
@@ -223,8 +230,8 @@ def all_methods(networks, repeats):
     for network in networks:
         for name in METHODS:
             r = child("method", name, network, repeats)
-            told = [f"{r[key]:.1f}" for key in ("compile_seconds", "temporary_mib", "resident_mib")]
-            row(f"{network}, {name}", f"{r['seconds']:.3f}", *told)
+            cells = [f"{r[key]:.1f}" for key in ("compile_seconds", "temporary_mib", "resident_mib")]
+            row(f"{network}, {name}", f"{r['seconds']:.3f}", *cells)
 
 
 def memory():
@@ -232,8 +239,8 @@ def memory():
     for program, steps in (("ours", 5), ("ours", 20), ("ours", 50), ("million", 1000)):
         for levels in (0, 1, 2) if program == "ours" else (1, 2):
             r = twice(program, steps, 1, levels)
-            told = [f"{r[key]:.0f}" for key in ("temporary_mib", "resident_mib")]
-            row(f"{program}, {steps}, {levels}", f"{r['seconds']:.2f}", *told)
+            cells = [f"{r[key]:.0f}" for key in ("temporary_mib", "resident_mib")]
+            row(f"{program}, {steps}, {levels}", f"{r['seconds']:.2f}", *cells)
 
 
 def main():

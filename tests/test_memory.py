@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import bilevel as b
-from bilevel.fewshot import METHODS, Episode, Images, Settings
+from bilevel.fewshot import METHODS, Episode, Images
 from cases.fewshot import small_network
 
 
@@ -23,8 +23,15 @@ def scratch(function, *shapes):
 
 def step_scratch(name, inner_steps, recompute):
     """Return this for one outer step on two tasks of 5 ways, 5 shots and 5 query images of 28x28."""
-    settings = Settings(0.1, inner_steps, 1, recompute=recompute, vectorize=False)
-    learner = METHODS[name](small_network(28), 5, optax.sgd(0.1), settings)
+    learner = METHODS[name](
+        small_network(28),
+        5,
+        optax.sgd(0.1),
+        inner_step=0.1,
+        inner_steps=inner_steps,
+        recompute=recompute,
+        vectorize=False,
+    )
     images = Images(
         jax.ShapeDtypeStruct((2, 25, 28, 28, 1), jnp.float32), jax.ShapeDtypeStruct((2, 25), jnp.int32)
     )

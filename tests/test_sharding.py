@@ -12,8 +12,8 @@ import contextlib, json, re, sys
 sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp, numpy as np, optax
 import bilevel as b
-from bilevel.fewshot import METHODS, Episodes, Settings, Shape
-from bilevel.fewshot.learn import tasks_mesh
+from bilevel.fewshot import METHODS, Episodes, Shape
+from bilevel.fewshot.learning import tasks_mesh
 from cases.fewshot import noisy_prototypes, small_network
 
 data, found = noisy_prototypes(side=8), {"devices": len(jax.devices())}
@@ -21,7 +21,7 @@ key = jax.random.key(0)
 for name, ways in (("maml", (True, False)), ("itd_bio", (True,))):
     for vectorize in ways:
         learner = METHODS[name](
-            small_network(8), 3, optax.sgd(1.0), Settings(0.3, 3, 3, vectorize=vectorize)
+            small_network(8), 3, optax.sgd(1.0), inner_step=0.3, inner_steps=3, vectorize=vectorize
         )
         state = learner.algorithm.init(*learner.start(key))
         xs, here = [], found.setdefault(f"{name} {vectorize}", {})

@@ -1,4 +1,4 @@
-"""Small images by class, and a small network with the same by hand, for the tests of few-shot learning."""
+"""Small images by class, and a small network that is also written by hand."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from bilevel.models.layers import BatchNorm, conv
 
 
 class Small(nn.Module):
-    """Two smooth layers of 3 and 2 filters, the first of stride 2 and normalised by the batch."""
+    """Two smooth layers; the first has stride 2 and batch normalisation."""
 
     @nn.compact
     def __call__(self, images, first=None):
@@ -22,11 +22,12 @@ class Small(nn.Module):
 
 
 def small_network(side=8):
+    """Return `Small` for square images of one channel."""
     return models.from_module("small", Small(), (side, side, 1))
 
 
 class Plain(nn.Module):
-    """One linear layer of 4 and tanh: compiles fast."""
+    """One linear layer of width 4 and tanh; it compiles fast."""
 
     @nn.compact
     def __call__(self, images, first=None):
@@ -34,11 +35,12 @@ class Plain(nn.Module):
 
 
 def plain_network(side=8):
+    """Return `Plain` for square images of one channel."""
     return models.from_module("plain", Plain(), (side, side, 1))
 
 
 def features_by_hand(parameters, images, first=None):
-    """What `Small` computes, by the convolution of JAX and the variance in two passes."""
+    """Compute the features of `Small` with `lax` and the variance in two passes."""
 
     def convolved(values, layer, stride):
         kernel = parameters[layer]["kernel"]
@@ -55,7 +57,7 @@ def features_by_hand(parameters, images, first=None):
 
 
 def noisy_prototypes(name="toy", sizes=(12, 8, 8), each=20, side=16, noise=60.0):
-    """Classes whose images are one coarse pattern and noise."""
+    """Return classes whose images are one coarse pattern plus noise."""
     random = np.random.default_rng(0)
 
     def part(classes):
@@ -68,4 +70,5 @@ def noisy_prototypes(name="toy", sizes=(12, 8, 8), each=20, side=16, noise=60.0)
 
 
 def as_double(tree):
+    """Return the tree in 64 bits."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)

@@ -200,6 +200,7 @@ def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, 
         ],
         "seed": 0,
         "stopped": None,
+        "diverged": False,
         "environment": {"device": "cpu", "cores": 2, "jax_version": text},
         "command": f"bilevel fewshot omniglot --ways {ways} {text}",
     }

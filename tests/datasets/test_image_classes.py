@@ -1,4 +1,4 @@
-"""Classes of images for few-shot learning: sizes, splits, pixels, and what is said when they are missing."""
+"""Images by class for few-shot learning: sizes, splits, pixels, missing files."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def photographs():
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """A machine without data or network: the folder that BILEVEL_DATA names, and port 9, which is silent."""
+    """An empty folder for BILEVEL_DATA and no network: nothing listens on port 9."""
     monkeypatch.setenv("BILEVEL_DATA", str(tmp_path))
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
     source = omniglot.OMNIGLOT._replace(homes=("http://127.0.0.1:9/{file}",))
@@ -64,7 +64,7 @@ def test_omniglot_sizes(options, sizes):
     for part, size in zip(PARTS, sizes, strict=True):
         images = getattr(data, part)
         assert images.shape == (size, 20, 28, 28, 1) and images.dtype == np.uint8
-        # Handwriting is thin: one pixel in nine is ink, and ink is 255.
+        # One pixel in nine is ink, and ink is 255.
         share = np.count_nonzero(images == 255) / images.size
         assert np.count_nonzero(images) == round(share * images.size) and 0.1 < share < 0.13
     share = np.count_nonzero(data.train) / data.train.size
@@ -73,7 +73,7 @@ def test_omniglot_sizes(options, sizes):
 
 
 @needs_data
-def test_omniglot_turns_are_classes():
+def test_omniglot_rotations_are_classes():
     turned = datasets.load_classes("omniglot")
     straight = datasets.load_classes("omniglot", rotations=False)
     for turns in range(4):
@@ -113,7 +113,7 @@ def test_omniglot_splits_are_fixed(ink):
 
 
 @needs_data
-def test_omniglot_order_is_that_of_the_published_names():
+def test_omniglot_is_sorted_by_the_published_names():
     with np.load(os.path.join(os.environ["BILEVEL_DATA"], "omniglot.npz")) as data:
         names, alphabet = data["alphabet_names"].tolist(), data["alphabet"]
         order = list(zip(data["evaluation"], alphabet, data["character"], strict=True))
@@ -122,8 +122,8 @@ def test_omniglot_order_is_that_of_the_published_names():
 
 
 @needs_data
-def test_nearest_drawing_knows_characters(ink):
-    # Sums of 4x4 pixels, five characters of one drawing each: chance is 0.2.
+def test_the_nearest_drawing_identifies_characters(ink):
+    # Nearest neighbours by sums of 4x4 pixels, 5 ways 1 shot: chance is 0.2.
     drawings, _, evaluation = ink
     rows = drawings[evaluation].reshape(-1, 20, 7, 4, 7, 4).sum((3, 5)).reshape(-1, 20, 49) * 1.0
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
@@ -138,7 +138,7 @@ def test_nearest_drawing_knows_characters(ink):
 
 
 @needs_data
-def test_small_drawings_are_made_of_the_published_ones(ink):
+def test_small_drawings_are_shrunk_from_the_published_ones(ink):
     some = slice(None, None, 25)
     with np.load(os.path.join(os.environ["BILEVEL_DATA"], "omniglot105.npz")) as data:
         bits = data["bits"][some]
@@ -146,7 +146,7 @@ def test_small_drawings_are_made_of_the_published_ones(ink):
     np.testing.assert_array_equal(omniglot.shrink(large), ink[0][some])
 
 
-def test_a_quarter_of_ink_is_ink():
+def test_a_small_pixel_is_ink_where_a_quarter_of_its_area_is():
     large = np.zeros((105, 105), bool)
     large[0:2, 0:2] = True  # 4 of 16
     large[0, 4:7] = True  # 3 of 16
@@ -158,14 +158,14 @@ def test_a_quarter_of_ink_is_ink():
 
 
 def picture(ink):
-    """The content of a one-bit PNG file in which ink is black."""
+    """Return the content of a one-bit PNG file in which ink is black."""
     content = io.BytesIO()
     Image.fromarray(~ink).save(content, format="PNG")
     return content.getvalue()
 
 
 def publish(folder, members):
-    """Two archives as they are published: `members` of the first; the second holds one character."""
+    """Write two archives: `members` in the first, one character in the second."""
     (folder / "omniglot").mkdir()
     ink = np.zeros((105, 105), bool)
     ink[:15, :15] = True
@@ -200,14 +200,14 @@ def test_omniglot_from_the_published_pictures(empty, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["size", "names", "file"])
-def test_other_archives_are_refused(empty, monkeypatch, fault):
+def test_archives_of_another_form_are_errors(empty, monkeypatch, fault):
     blank = np.zeros((105, 105), bool)
     first = {"size": "Greek/character01/1_01.png"}.get(fault, "Greek/1_01.png")
     members = {first: blank, "Greek/character01/1_02.png": blank[:50]}
     monkeypatch.setattr(omniglot, "OMNIGLOT", publish(empty, members))
     if fault == "file":
         (empty / "omniglot" / "images_background.zip").write_bytes(b"other")
-    with pytest.raises(datasets.DataNotFoundError, match="is not an archive of drawings") as caught:
+    with pytest.raises(datasets.DataNotFoundError, match="is no archive of drawings") as caught:
         datasets.load_classes("omniglot")
     assert "\n" not in str(caught.value)
 
@@ -216,11 +216,11 @@ def test_missing_omniglot(empty):
     with pytest.raises(datasets.DataNotFoundError) as caught:
         datasets.load_classes("omniglot")
     line = str(caught.value)
-    assert "\n" not in line and line.startswith("omniglot: cannot download images_background.zip")
+    assert "\n" not in line and line.startswith("omniglot: cannot get images_background.zip")
     assert "set BILEVEL_DATA" in line
 
 
-def test_unknown_words():
+def test_unknown_names_get_a_suggestion():
     with pytest.raises(ValueError, match="unknown split 'alphabet' of omniglot; did you mean 'alphabets'?"):
         datasets.load_classes("omniglot", split="alphabet")
     with pytest.raises(ValueError, match="unknown few-shot data set 'omniglott'; did you mean 'omniglot'?"):
@@ -230,13 +230,13 @@ def test_unknown_words():
 
 
 @pytest.mark.parametrize("name", ["omniglot", "miniimagenet"])
-def test_these_sets_have_no_labels_to_learn(name, capsys):
-    told = rf"'{name}' is a data set for few-shot learning \(`bilevel fewshot`\)"
-    with pytest.raises(ValueError, match=told):
+def test_class_sets_are_refused_where_labels_are_needed(name, capsys):
+    message = rf"'{name}' is a (data )?set for few-shot learning \(`bilevel fewshot`\)"
+    with pytest.raises(ValueError, match=message):
         datasets.load(name)
     assert main(["clean", name]) == 2
     line = capsys.readouterr().err
-    assert f"bilevel: error: '{name}' is a data set for few-shot learning" in line and line.count("\n") == 1
+    assert f"bilevel: error: '{name}' is a set for few-shot learning" in line and line.count("\n") == 1
 
 
 @needs_data
@@ -246,19 +246,19 @@ def test_miniimagenet(photographs):
         images = getattr(photographs, part)
         assert images.shape == (size, 600, 32, 32, 3) and images.dtype == np.uint8
         assert images.min() == 0 and images.max() == 255
-    # The first pictures of all classes differ, between parts too.
+    # The first images of all classes differ, across parts too.
     first = np.concatenate([getattr(photographs, part)[:, 0] for part in PARTS])
     assert len({image.tobytes() for image in first}) == 100
-    some = photographs.train[0].reshape(-1, 3) / 255.0
+    pixels = photographs.train[0].reshape(-1, 3) / 255.0
     again = image_classes("one", photographs.train[:1], photographs.test, photographs.test)
-    np.testing.assert_allclose(again.mean, some.mean(0), rtol=1e-9)
-    np.testing.assert_allclose(again.std, some.std(0), rtol=1e-9)
-    # Known for the whole of ImageNet, red before blue; these are 64 of its 1,000 classes.
+    np.testing.assert_allclose(again.mean, pixels.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(again.std, pixels.std(0), rtol=1e-9)
+    # The known means of ImageNet, red before blue; these are 64 of its 1,000 classes.
     np.testing.assert_allclose(photographs.mean, (0.485, 0.456, 0.406), atol=0.02)
 
 
 @needs_data
-def test_miniimagenet_pictures_decode_alike(photographs):
+def test_miniimagenet_images_equal_the_decoded_files(photographs):
     with np.load(os.path.join(os.environ["BILEVEL_DATA"], "miniimagenet32_jpeg_test_1.npz")) as data:
         content = data["data"][data["start"][3, 599] : data["end"][3, 599]].tobytes()
     np.testing.assert_array_equal(photographs.test[19, 599], np.asarray(Image.open(io.BytesIO(content))))
@@ -269,19 +269,19 @@ def test_missing_miniimagenet(empty):
         with pytest.raises(datasets.DataNotFoundError) as caught:
             datasets.load_classes("miniimagenet")
         line = str(caught.value)
-        assert "\n" not in line and f"(and no miniimagenet32_jpeg_{missing}.npz)" in line
+        assert "\n" not in line and f"(nor miniimagenet32_jpeg_{missing}.npz)" in line
         assert "there is no miniimagenet.npz" in line and "image-net.org" in line
         (empty / f"miniimagenet32_jpeg_{missing}.npz").write_bytes(b"")
 
 
 def own(**changes):
-    """The arrays of a small file of the user's own; None leaves one out."""
+    """Return the arrays of a small file of a user; None removes one."""
     random = np.random.default_rng(0)
     arrays = {part: random.integers(0, 256, (n, 2, 5, 5, 3), np.uint8) for n, part in enumerate(PARTS, 2)}
     return {name: array for name, array in (arrays | changes).items() if array is not None}
 
 
-def test_own_miniimagenet(empty):
+def test_a_miniimagenet_file_of_the_user_is_read(empty):
     np.savez(empty / "miniimagenet.npz", **own())
     data = datasets.load_classes("miniimagenet")
     for part in PARTS:
@@ -291,28 +291,28 @@ def test_own_miniimagenet(empty):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"test": None}, "array 'test' is missing; .*known: train, validation"),
-        ({"train": np.zeros((2, 2, 5, 5, 3))}, "train must be uint8 from 0 to 255, got float64"),
+        ({"train": np.zeros((2, 2, 5, 5, 3))}, "train must be uint8, 0 to 255, got float64"),
         ({"train": np.zeros((2, 5, 5, 3), np.uint8)}, r"train must be \(classes, .*got shape \(2, 5, 5, 3\)"),
-        ({"test": np.zeros((2, 2, 3, 5, 5), np.uint8)}, "the last axis of test must be 3 channels"),
+        ({"test": np.zeros((2, 2, 3, 5, 5), np.uint8)}, "test must have 3 channels, in the last axis"),
         ({"validation": np.zeros((2, 2, 5, 6, 3), np.uint8)}, "validation images must be square, got 5x6"),
-        ({"test": np.zeros((2, 2, 6, 6, 3), np.uint8)}, "the same height, got train 5, validation 5, test 6"),
-        ({"train": np.zeros((0, 2, 5, 5, 3), np.uint8)}, "train must not be empty"),
+        ({"test": np.zeros((2, 2, 6, 6, 3), np.uint8)}, "of one height, got train 5, validation 5, test 6"),
+        ({"train": np.zeros((0, 2, 5, 5, 3), np.uint8)}, "train must hold images"),
         ({"train": np.array([None])}, "array 'train' cannot be read"),
     ],
 )
-def test_wrong_arrays(empty, changes, told):
+def test_wrong_arrays_in_a_file_of_the_user_are_errors(empty, changes, message):
     np.savez(empty / "miniimagenet.npz", **own(**changes))
-    with pytest.raises(ValueError, match=f"miniimagenet.npz: .*{told}") as caught:
+    with pytest.raises(ValueError, match=f"miniimagenet.npz: .*{message}") as caught:
         datasets.load_classes("miniimagenet")
     assert "\n" not in str(caught.value)
 
 
-def test_no_archive(empty):
+def test_a_file_that_is_no_archive_is_an_error(empty):
     (empty / "miniimagenet.npz").write_bytes(b"other")
-    with pytest.raises(ValueError, match="miniimagenet.npz must be an .npz file, got other content"):
+    with pytest.raises(ValueError, match="miniimagenet.npz is not an .npz file"):
         datasets.load_classes("miniimagenet")
 
 
@@ -322,5 +322,5 @@ def test_pillow_is_named_when_missing(empty, monkeypatch):
         (empty / f"miniimagenet32_jpeg_{piece}.npz").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "PIL", None)
     for name in datasets.class_sets():
-        with pytest.raises(ModuleNotFoundError, match=r"needs pillow, .*pip install 'bilevel\[fewshot\]'"):
+        with pytest.raises(datasets.DataNotFoundError, match=f"{name}: .*`pip install pillow`"):
             datasets.load_classes(name)

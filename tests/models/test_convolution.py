@@ -1,4 +1,4 @@
-"""The convolution against `lax.conv_general_dilated`: values and derivatives to the second order."""
+"""Values, first and second derivatives of the convolution, against those of lax."""
 
 import re
 from typing import Any
@@ -14,8 +14,8 @@ from jax import lax
 from bilevel.models import convolution
 
 ORDER = ("NHWC", "HWIO", "NHWC")
-# Images, kernel, strides, padding. Those of 16 channels and more take the tiled way (Winograd), those
-# whose windows have no more pixels than there are features are one matrix product.
+# Images, kernel, strides, padding. Those of 16 channels and more are tiled (Winograd). Those whose windows
+# hold no more pixels than there are features are one matrix product.
 CASES = {
     "three": ((2, 5, 6, 2), (3, 3, 2, 3), (1, 1), "SAME"),
     "lopsided": ((2, 5, 6, 2), (5, 2, 2, 3), (1, 1), ((3, 0), (-1, 4))),
@@ -35,7 +35,7 @@ def native(inputs, kernel, strides, padding):
 
 
 def problem(name, key):
-    """Images, kernel and a direction for each, and (ours, native) as functions of the first two."""
+    """Return images, kernel, a direction for each, and (ours, native) functions."""
     images, kernel, strides, padding = CASES[name]
     keys = jax.random.split(key, 4)
     shapes = (images, kernel, images, kernel)
@@ -96,7 +96,7 @@ def test_second_derivatives_equal_those_of_lax_in_every_mode(name, key):
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (2, 1)], ids=str)
 @pytest.mark.parametrize("name", ["three", "few channels, lopsided", "tiled"])
-def test_vmap_equals_that_of_lax_also_inside_and_outside_of_grad(name, axes, key):
+def test_vmap_inside_and_outside_of_grad_equals_that_of_lax(name, axes, key):
     (x, w, dx, dw), convolutions = problem(name, key)
     stacked = [
         one if axis is None else jnp.stack([one, one + other, other], axis)
@@ -116,8 +116,8 @@ def test_vmap_equals_that_of_lax_also_inside_and_outside_of_grad(name, axes, key
     assert_same(batched, convolutions)
 
 
-def test_many_images_are_done_in_parts_of_which_the_last_may_be_short(key):
-    # 33 images of 16 tiles, of which 512 are done at once.
+def test_many_images_are_processed_in_parts_and_the_last_may_be_shorter(key):
+    # 33 images of 16 tiles; 512 tiles make a part.
     x, w = jax.random.normal(key, (33, 18, 15, 16)), jax.random.normal(key, (3, 3, 16, 16))
     assert_same(
         lambda convolve: jax.grad(lambda *pair: jnp.sum(jnp.sin(convolve(*pair, (1, 1), "VALID"))), (0, 1))(
@@ -128,9 +128,9 @@ def test_many_images_are_done_in_parts_of_which_the_last_may_be_short(key):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_half_precision_adds_up_the_derivative_by_the_kernel_in_single(dtype):
+def test_half_precision_sums_the_derivative_of_the_kernel_in_single_precision(dtype):
     # 64 parts of 32 images; the middle of the kernel sees every pixel. Sums before the transform of the
-    # kernel are larger than the answer, and than float16 can hold.
+    # kernel exceed the result, and the range of float16.
     x, w = jnp.ones((2048, 16, 16, 16), dtype), jnp.zeros((3, 3, 16, 16), dtype)
     scale = jnp.asarray(0.05, dtype)
     slopes = jax.grad(lambda w: jnp.sum(convolution(x, w, (1, 1), "SAME") * scale))(w)
@@ -143,7 +143,7 @@ def test_half_precision_adds_up_the_derivative_by_the_kernel_in_single(dtype):
     [((1, 2, 2, 1), (4, 4, 1, 16)), ((1, 2, 2, 1), (3, 3, 1, 16)), ((0, 4, 4, 1), (3, 3, 1, 16))],
     ids=["window beyond the image", "just beyond", "no images"],
 )
-def test_where_no_window_fits_there_are_no_outputs(images, kernel):
+def test_outputs_are_empty_where_no_window_fits(images, kernel):
     found = convolution(jnp.ones(images), jnp.ones(kernel), (1, 1), "VALID")
     assert found.shape == native(jnp.ones(images), jnp.ones(kernel), (1, 1), "VALID").shape
     assert found.size == 0
@@ -162,7 +162,7 @@ def test_nested_vmap_gives_every_pair(name, key):
 
 
 def steps(convolve, strides, padding):
-    """Three gradient steps on a kernel, and the gradient by its start: derivatives inside of loops."""
+    """Return the gradient through three steps on a kernel: derivatives in loops."""
 
     def loss(kernel, images):
         return jnp.mean(jnp.sin(convolve(images, kernel, strides, padding)))
@@ -177,27 +177,27 @@ def steps(convolve, strides, padding):
 
 
 def forms(function, *arguments):
-    """The dimension numbers and turned windows in the program, as they are before optimisation."""
+    """Return dimension numbers and reversed windows of the unoptimised program."""
     text = jax.jit(function).lower(*arguments).as_text()
     assert "stablehlo.convolution" in text or "stablehlo.dot_general" in text
     return set(re.findall(r"dim_numbers = [^,]*(?:, [^,=]*)*(?=, window)|reverse = \[[^\]]*true", text))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_inside_loops_only_the_form_that_is_fast_on_cpu_is_used(name, key):
+def test_loops_contain_only_the_form_that_is_fast_on_cpu(name, key):
     (x, w, _, _), _ = problem(name, key)
     strides, padding = CASES[name][2:]
     ours = forms(steps(convolution, strides, padding), w, x)
     standard = forms(lambda images, kernel: native(images, kernel, (1, 1), "SAME"), x, w)
     assert len(standard) == 1
-    # The others are products of matrices.
+    # The other cases are matrix products.
     assert ours == (standard if name in ("three", "lopsided") else set())
-    # What the test would see if it were otherwise.
+    # The test sees the slow forms of the native convolution.
     assert len(forms(steps(native, strides, padding), w, x)) > 1
 
 
 @pytest.mark.parametrize("name", ["lopsided, stride 2", "few channels, lopsided", "tiled"])
-def test_float32_stays_float32_and_is_as_good_as_that(name, key):
+def test_float32_stays_float32_with_its_accuracy(name, key):
     (x, w, _, _), (ours, theirs) = problem(name, key)
     single = [array.astype(jnp.float32) for array in (x, w)]
 
@@ -207,11 +207,11 @@ def test_float32_stays_float32_and_is_as_good_as_that(name, key):
 
     for one, other in zip(all_of(ours)(*single), all_of(theirs)(x, w), strict=True):
         assert one.dtype == jnp.float32
-        # The tiles lose a factor of 2 to 6 on float32's 6e-8, times the growth of sums of 144 terms.
+        # Tiles lose a factor of 2 to 6 on float32's 6e-8, times the growth of sums of 144 terms.
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(jnp.abs(other).max()))
 
 
-def test_it_serves_as_the_convolution_of_flax(key):
+def test_flax_layers_can_use_the_convolution(key):
     images = jax.random.normal(key, (2, 9, 8, 3))
 
     def network(convolve):
@@ -238,6 +238,6 @@ def test_it_serves_as_the_convolution_of_flax(key):
     ],
     ids=str,
 )
-def test_what_it_cannot_do_is_said_with_the_way_out(options, found):
+def test_unsupported_options_are_errors_that_name_the_alternative(options, found):
     with pytest.raises(ValueError, match=f"{found}.*use lax.conv_general_dilated"):
         convolution(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), (1, 1), "SAME", **options)

@@ -1,4 +1,4 @@
-"""Pooling against that of flax; batch normalisation with pooling against the two one after the other."""
+"""Pooling against flax; normalisation with pooling against the two in sequence."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from bilevel.models.layers import BatchNorm, max_pool
 
 
 @pytest.fixture
-def _layers_promote():
+def _promotion_allowed():
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -35,11 +35,13 @@ def test_pooling_and_its_derivatives_equal_those_of_flax(size, key):
     def of_flax(values):
         return nn.max_pool(values, (2, 2), (2, 2))
 
-    for one, other in zip(all_of(max_pool), all_of(of_flax), strict=True):
+    # Compiled: eager derivatives would compile every operation by itself.
+    ours, theirs = (jax.jit(lambda pool=pool: all_of(pool))() for pool in (max_pool, of_flax))
+    for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
-def test_one_of_the_equal_values_of_a_block_has_the_derivative():
+def test_the_first_of_equal_values_in_a_block_gets_the_derivative():
     slopes = jax.grad(lambda values: jnp.sum(max_pool(values)))(jnp.ones((1, 4, 4, 1)))
     np.testing.assert_array_equal(slopes[0, :, :, 0], jnp.tile(jnp.array([[1.0, 0.0], [0.0, 0.0]]), (2, 2)))
 
@@ -53,16 +55,16 @@ def test_second_derivatives_of_pooling_have_no_paddings():
 
     values = jnp.ones((2, 4, 6, 3))
     assert "stablehlo.pad" not in jax.jit(jax.grad(again)).lower(values).as_text()
-    # What the test would see if it were otherwise.
+    # The test sees the paddings of a slice.
     assert "stablehlo.pad" in jax.jit(jax.grad(lambda values: loss(values[:, ::2]))).lower(values).as_text()
 
 
-@pytest.mark.usefixtures("_layers_promote")
+@pytest.mark.usefixtures("_promotion_allowed")
 @pytest.mark.parametrize("first", [None, 2])
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
-def test_pooling_within_the_normalisation_equals_pooling_after_it(size, first, key):
+def test_normalisation_with_pooling_equals_pooling_after_it(size, first, key):
     values, direction = jax.random.normal(key, (2, 3, *size, 4))
-    # A scale below zero turns the order around; at zero all pixels are alike.
+    # A negative scale reverses the order; at zero all pixels are equal.
     params = {"scale": jnp.array([1.3, -0.7, 1.0, 0.0]), "bias": jnp.array([0.2, -0.4, 0.0, 1.0])}
 
     def pooled(values, params):
@@ -79,9 +81,10 @@ def test_pooling_within_the_normalisation_equals_pooling_after_it(size, first, k
             moved = {name: (1 + t) * array for name, array in params.items()}
             return jax.grad(loss, (0, 1))(values + t * direction, moved)
 
-        # The greatest of equal values is not differentiable by the scale.
+        # The maximum of equal values is not differentiable with respect to the scale.
         scaled = {name: array[:3] for name, array in slope(0.0)[1].items()}
         return function(values, params), slope(0.0)[0], scaled, jax.jacfwd(slope)(0.0)[0]
 
-    for one, other in zip(*map(jax.tree.leaves, (all_of(pooled), all_of(plain))), strict=True):
+    results = (jax.jit(lambda function=function: all_of(function))() for function in (pooled, plain))
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * (1 + float(jnp.abs(other).max())))

@@ -1,4 +1,4 @@
-"""Users bring any model and any optimiser: plain functions, Flax (nnx and linen), Equinox, optax."""
+"""Models and optimisers of users: plain functions, Flax, Equinox, optax."""
 
 import equinox as eqx
 import flax.linen as nn
@@ -59,7 +59,7 @@ MODELS = {"plain": plain, "nnx": flax_nnx, "linen": flax_linen, "equinox": equin
 
 @pytest.mark.parametrize("name", MODELS)
 def test_any_model_learns_row_weights_that_find_the_corrupted_half(name, key):
-    # Libraries of layers promote ranks and dtypes on their own.
+    # Layer libraries promote ranks and dtypes.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         predict, y = MODELS[name]()
 
@@ -111,7 +111,7 @@ def test_any_optax_optimiser_at_both_levels(name, key):
 
 
 def test_a_solver_inside_a_larger_program(key):
-    """An engineer's use: y*(x) as one layer, differentiated twice, vmapped over tasks."""
+    """Use y*(x) as one layer, differentiated twice, vmapped over tasks."""
     ridge = b.Problem(
         None, lambda x, y, batch: jnp.mean((batch[0] @ y - batch[1]) ** 2) + jnp.exp(x) * jnp.sum(y**2)
     )

@@ -1,4 +1,4 @@
-"""`bilevel fewshot`: learn to tell new classes apart from a few images of each."""
+"""`bilevel fewshot`: learn new classes from a few images of each."""
 
 import ast
 from typing import Any
@@ -6,22 +6,26 @@ from typing import Any
 from bilevel.commands.common import add_output, known, resumable, show
 
 
-def add(commands) -> None:
+def add(commands: Any) -> None:
     """Add the parser of the command."""
-    parser = commands.add_parser("fewshot", help="learn to tell new classes apart from a few images of each")
+    parser = commands.add_parser("fewshot", help="learn new classes from a few images of each")
     parser.set_defaults(command=run)
     parser.add_argument("--dataset", default="omniglot", metavar="NAME", help="omniglot or miniimagenet")
-    parser.add_argument("--ways", type=int, default=5, metavar="N", help="classes of a task (5)")
-    parser.add_argument("--shots", type=int, default=1, metavar="K", help="images to learn from, a class (1)")
+    parser.add_argument("--ways", type=int, default=5, metavar="N", help="classes of a test task (5)")
+    parser.add_argument(
+        "--shots", type=int, default=1, metavar="K", help="images to learn from of each class (1)"
+    )
     parser.add_argument(
         "--algorithm",
         default="protonet",
         metavar="NAME",
         help="maml, fomaml, anil, imaml, reptile, itd_bio, fo_itd_bio, pzobo, ufo_blo or protonet (protonet)",
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="budget in outer steps")
-    parser.add_argument("--seconds", type=float, metavar="S", help="budget in seconds of training (180)")
-    parser.add_argument("--size", metavar="SIZE", help="paper: settings and steps of the published runs")
+    parser.add_argument("--steps", type=int, metavar="N", help="number of outer steps")
+    parser.add_argument("--seconds", type=float, metavar="S", help="seconds of training (180)")
+    parser.add_argument(
+        "--size", metavar="SIZE", help="paper: hyper-parameters and steps of the published run"
+    )
     parser.add_argument(
         "--network", metavar="NAME", help="conv4-32, conv4-64, conv4-64-stride, resnet12, lenet"
     )
@@ -31,16 +35,18 @@ def add(commands) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="one hyper-parameter, such as tasks=4, inner_step=0.1, inner_steps=5, outer_step=1e-3, "
-        "train_ways=20; a wrong name lists those of the algorithm",
+        help="change one hyper-parameter, such as tasks=4, inner_step=0.1, inner_steps=5, outer_step=1e-3, "
+        "train_ways=20; a wrong name lists the right ones",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the start and the tasks (0)")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the start and the training tasks (0)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     add_output(parser, "bilevel-fewshot-DATASET-ALGORITHM")
 
 
-def run(options) -> None:
-    """Learn, and write the folder."""
+def run(options: Any) -> None:
+    """Train and test a learner, and write the folder."""
     from bilevel import datasets
     from bilevel.fewshot import METHODS, learn, paper_recipe
     from bilevel.report.files import check_folder
@@ -51,10 +57,10 @@ def run(options) -> None:
     steps, seconds = options.steps, options.seconds
     if options.size is not None:
         known("size", options.size, ["paper"])
-        full = paper_recipe(options.dataset, algorithm)
-        changes = full.changes | changes
-        options.network = options.network or full.network
-        steps = full.steps if steps is seconds is None else steps
+        published = paper_recipe(options.dataset, algorithm)
+        changes = published.changes | changes
+        options.network = options.network or published.network
+        steps = published.steps if steps is seconds is None else steps
     if steps is seconds is None:
         seconds = 180.0
     out = check_folder(options.out or f"bilevel-fewshot-{options.dataset}-{algorithm}")
@@ -87,18 +93,18 @@ def _data(options) -> Any:
     from bilevel import datasets
 
     if options.split is not None and options.dataset != "omniglot":
-        raise ValueError(f"--split goes with omniglot, and {options.dataset} has one split; drop it")
+        raise ValueError(f"--split is for omniglot, and {options.dataset} has one split; drop --split")
     choice = {} if options.split is None else {"split": options.split}
     return datasets.load_classes(options.dataset, **choice)
 
 
 def _changes(texts) -> dict[str, Any]:
-    """`inner_steps=5` and the like."""
+    """Return the values of `--set NAME=VALUE` by name."""
     changes = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+            raise ValueError(f"--set must have the form NAME=VALUE, got {text!r}")
         try:
             changes[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -107,6 +113,6 @@ def _changes(texts) -> dict[str, Any]:
 
 
 def _identity(options) -> str:
-    """What must be the same for a checkpoint to be gone on with."""
+    """Return the options that must be the same when a run is resumed."""
     names = ("dataset", "split", "ways", "shots", "steps", "network", "size", "set", "seed")
     return " ".join(f"{name}={getattr(options, name)}" for name in names)

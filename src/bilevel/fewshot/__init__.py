@@ -1,6 +1,5 @@
-"""Few-shot learning: from a set of images by class to a tested learner of new classes."""
+"""Few-shot learning: from images by class to a tested learner of new classes."""
 
-from bilevel.fewshot.defaults import paper_recipe, recipe
 from bilevel.fewshot.episodes import (
     Episode,
     Episodes,
@@ -10,20 +9,24 @@ from bilevel.fewshot.episodes import (
     fixed_episodes,
     host_episodes,
 )
-from bilevel.fewshot.learn import FewShotResult, learn
-from bilevel.fewshot.learner import Learner, Settings
-from bilevel.fewshot.methods import METHODS
+from bilevel.fewshot.judge import AnsweredEpisode
+from bilevel.fewshot.learner import Learner, Training, training
+from bilevel.fewshot.learning import FewShotResult, learn
+from bilevel.fewshot.published import paper_recipe
+from bilevel.fewshot.recipes import METHODS, Recipe, recipe
 from bilevel.fewshot.saved import load_learner
 
 __all__ = [
     "METHODS",
+    "AnsweredEpisode",
     "Episode",
     "Episodes",
     "FewShotResult",
     "Images",
     "Learner",
-    "Settings",
+    "Recipe",
     "Shape",
+    "Training",
     "as_episode",
     "fixed_episodes",
     "host_episodes",
@@ -31,4 +34,5 @@ __all__ = [
     "load_learner",
     "paper_recipe",
     "recipe",
+    "training",
 ]

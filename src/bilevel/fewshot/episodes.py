@@ -1,6 +1,6 @@
-"""N-way K-shot tasks drawn from images by class: on the device, or on the host for large sets."""
+"""N-way K-shot episodes drawn from images by class, on the device or on the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class Images(NamedTuple):
 
     Attributes:
       pixels: (n, height, width, channels) float32.
-      labels: (n,) int32, the place of the class in its episode.
+      labels: (n,) int32, number of the class within its episode.
     """
 
     pixels: Any
@@ -26,14 +26,19 @@ class Images(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """One task: images to learn from, and others of the same classes to be asked."""
+    """One few-shot task.
+
+    Attributes:
+      support: images to learn from.
+      query: other images of the same classes, to classify.
+    """
 
     support: Images
     query: Images
 
 
 class Shape(NamedTuple):
-    """Numbers of classes and images in an episode.
+    """Numbers of classes and images of an episode.
 
     Attributes:
       ways: classes.
@@ -46,7 +51,11 @@ class Shape(NamedTuple):
     queries: int
 
     def validate(self, images: np.ndarray, part: str) -> None:
-        """Refuse an episode that the images (classes, images, ...) cannot give.
+        """Raise unless episodes of this shape can be drawn from the images.
+
+        Args:
+          images: (classes, images a class, ...).
+          part: their name in messages: "training", "validation" or "test".
 
         Raises:
           ValueError: when there are too few classes, or too few images a class.
@@ -55,14 +64,15 @@ class Shape(NamedTuple):
         require(self.ways >= 2, "ways must be at least 2", self.ways)
         require(self.shots >= 1, "shots must be at least 1", self.shots)
         require(self.queries >= 1, "queries must be at least 1", self.queries)
-        rule = f"ways must be at most {classes}, the {part} classes"
+        rule = f"ways must be at most {classes}, the number of {part} classes"
         require(self.ways <= classes, rule, self.ways)
-        rule = f"shots and {part} queries together must be at most {each}, the images of a {part} class"
-        require(self.shots + self.queries <= each, rule, f"{self.shots} + {self.queries}")
+        total = self.shots + self.queries
+        rule = f"shots + queries must be at most {each}, the number of images of a {part} class"
+        require(total <= each, rule, f"{self.shots} + {self.queries}")
 
 
 def draw(key: Any, images: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
-    """Pixels `(ways, shots, ...)` and `(ways, queries, ...)` of one episode, as they are stored.
+    """Draw an episode: pixels `(ways, shots, ...)` and `(ways, queries, ...)`.
 
     Classes are drawn without replacement, and so are the images of each.
     """
@@ -78,11 +88,11 @@ def draw(key: Any, images: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Arra
 
 
 def as_episode(support: Any, query: Any, mean: Any, std: Any) -> Episode:
-    """An `Episode` of stored pixels, 0 to 255.
+    """Return stored pixels, 0 to 255, as an `Episode`.
 
     Args:
       support, query: (ways, images a class, height, width, channels).
-      mean, std: of pixels divided by 255, a channel.
+      mean, std: of the pixels divided by 255, one number a channel.
     """
     mean, std = (jnp.asarray(value, jnp.float32) for value in (mean, std))
 
@@ -94,7 +104,7 @@ def as_episode(support: Any, query: Any, mean: Any, std: Any) -> Episode:
 
 
 def dealt_again(episode: Episode, ways: int, key: Any) -> Episode:
-    """The same images of every class, another choice of those to learn from; `ways` classes."""
+    """Return the episode with the images of each class split anew, at random."""
 
     def by_class(images):
         return images.pixels.reshape(ways, -1, *images.pixels.shape[1:])
@@ -108,7 +118,7 @@ def dealt_again(episode: Episode, ways: int, key: Any) -> Episode:
 
 
 def fixed_episodes(images: np.ndarray, mean: Any, std: Any, shape: Shape, count: int) -> Episode:
-    """The same episodes at every call, with a leading axis of `count`: to measure on."""
+    """Draw `count` episodes along a leading axis; every call draws the same ones."""
     stored, keys = jnp.asarray(images), jax.random.split(jax.random.key(1), count)
     return lax.map(lambda key: as_episode(*draw(key, stored, shape), mean, std), keys)
 
@@ -122,12 +132,12 @@ def fixed_episodes(images: np.ndarray, mean: Any, std: Any, shape: Shape, count:
 class Episodes:
     """A source of minibatches of episodes, drawn inside the compiled loop.
 
-    The i-th minibatch of a run depends on the key of the run and on i alone.
+    The i-th minibatch of a run depends on the key of the run and on i only.
 
     Attributes:
       images: (classes, images a class, height, width, channels) uint8.
-      mean, std: of the training pixels divided by 255, a channel.
-      keys: one for each minibatch that `self[i]` returns, or None before planning.
+      mean, std: of the training pixels divided by 255, one number a channel.
+      keys: one for each minibatch `self[i]`, or None before planning.
       shape: of an episode.
       tasks: episodes of a minibatch.
     """
@@ -148,35 +158,37 @@ class Episodes:
 
         return jax.vmap(one)(keys)
 
-    def plan(self, key, first, count, fixed=False):
-        """Keys of the minibatches number `first` to `first + count - 1`."""
+    def plan(self, key: Any, first: Any, count: int, fixed: bool = False) -> jax.Array:
+        """Return the keys of the minibatches `first` to `first + count - 1`."""
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
-    def view(self, picks):
-        """The minibatches that the keys `picks` give."""
-        return Episodes(self.images, self.mean, self.std, picks, self.shape, self.tasks)
+    def view(self, picks: Any) -> "Episodes":
+        """Return the source of the minibatches that the keys `picks` give."""
+        return replace(self, keys=picks)
 
-    def whole(self):
-        """Refused: there is no end of episodes."""
+    def whole(self) -> Any:
+        """Raise `ValueError`: the number of episodes is not finite."""
         raise ValueError(
-            "this algorithm reads the whole set now and then, and there is no end of episodes; "
+            "this algorithm needs the full data set at its refreshes, and episodes are drawn without end; "
             "use an algorithm without refreshes"
         )
 
 
-def host_episodes(images: np.ndarray, mean, std, shape: Shape, tasks: int, *, seed: int = 0) -> Host:
-    """The same on the host, for images that do not fit in the device's memory.
+def host_episodes(
+    images: np.ndarray, mean: Any, std: Any, shape: Shape, tasks: int, *, seed: int = 0
+) -> Host:
+    """Return a source that draws on the host, for images that exceed device memory.
 
     Args:
-      images: (classes, images a class, height, width, channels) uint8, `numpy.memmap` included: only
-        the images that are drawn are read.
-      mean, std: of the training pixels divided by 255, a channel.
+      images: (classes, images a class, height, width, channels) uint8. Of a `numpy.memmap` only the
+        images that are drawn are read.
+      mean, std: of the training pixels divided by 255, one number a channel.
       shape: of an episode.
       tasks: episodes of a minibatch.
-      seed: with the number of the minibatch, it decides what is drawn.
+      seed: of the draws. A minibatch depends on the seed and its number only.
 
     Returns:
-      A `Host` source; its episodes are not those that `Episodes` draws.
+      A `Host` source. It draws other episodes than `Episodes`.
     """
     classes, each = images.shape[:2]
 

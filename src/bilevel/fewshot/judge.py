@@ -1,4 +1,4 @@
-"""How well a learner does on new classes."""
+"""Accuracy of a learner on new classes."""
 
 import math
 from functools import partial
@@ -13,16 +13,19 @@ from bilevel.fewshot.episodes import Shape, as_episode, draw
 from bilevel.fewshot.learner import Learner
 from bilevel.types import PyTree
 
+# Query and support images per group of episodes, where features of several episodes are computed together.
 IMAGES_AT_ONCE = 800
 
 
-class Pictured(NamedTuple):
-    """An episode as a reader sees it.
+class AnsweredEpisode(NamedTuple):
+    """An episode with a learner's answers.
+
+    One channel means ink (255) on paper (0), three mean colour.
 
     Attributes:
       support: (ways, shots, height, width, channels) uint8.
       query: (n, height, width, channels) uint8.
-      labels, predictions: (n,) int.
+      labels, predictions: (n,) int, the true and the predicted class, from 0 to ways - 1.
       confidence: (n,) probability of the predicted class.
     """
 
@@ -34,10 +37,10 @@ class Pictured(NamedTuple):
 
 
 class Judge:
-    """Accuracy of a learner on episodes of one part of the classes, the same ones at every call.
+    """Measures a learner on fixed episodes of one part of the classes.
 
     Args:
-      learner: to be judged.
+      learner: the learner to measure.
       images: (classes, images a class, height, width, channels) uint8.
       scale: `(mean, std)` of the pixels.
       seed: of the episodes.
@@ -49,33 +52,39 @@ class Judge:
         self.key = jax.random.key(seed)
 
     def accuracy(self, x: PyTree, shape: Shape, episodes: int) -> tuple[float, float]:
-        """`(mean, half width of its 95 % interval)` of the share of query images that are right."""
+        """Return the mean accuracy on query images and half its 95 % interval."""
         keys = jax.random.split(self.key, episodes)
         images = shape.ways * (shape.shots + shape.queries)
         at_once = max(1, IMAGES_AT_ONCE // images) if self.learner.shares_features else 1
-        rights = np.asarray(_rights(self.learner.answer, x, self.images, self.scale, keys, shape, at_once))
-        return float(rights.mean()), 1.96 * float(rights.std(ddof=1)) / math.sqrt(episodes)
+        hits = np.asarray(_accuracies(self.learner.answer, x, self.images, self.scale, keys, shape, at_once))
+        return float(hits.mean()), 1.96 * float(hits.std(ddof=1)) / math.sqrt(episodes)
 
-    def pictured(self, x: PyTree, shape: Shape, count: int) -> list[Pictured]:
-        """A few episodes with what the learner says of them."""
-        return [self._picture(x, shape, key) for key in jax.random.split(self.key, count)]
+    def answered(self, x: PyTree, shape: Shape, count: int) -> list[AnsweredEpisode]:
+        """Return a few episodes with the learner's answers."""
+        return [self._answered(x, shape, key) for key in jax.random.split(self.key, count)]
 
-    def _picture(self, x, shape, key):
-        support, query, outputs = _answered(self.learner.answer, x, self.images, self.scale, key, shape)
+    def _answered(self, x, shape, key):
+        support, query, outputs = _answers(self.learner.answer, x, self.images, self.scale, key, shape)
         chances = np.asarray(jax.nn.softmax(outputs))
         labels = np.repeat(np.arange(shape.ways), shape.queries)
         query = np.asarray(query).reshape(-1, *query.shape[2:])
-        return Pictured(np.asarray(support), query, labels, chances.argmax(1), chances.max(1))
+        return AnsweredEpisode(
+            support=np.asarray(support),
+            query=query,
+            labels=labels,
+            predictions=chances.argmax(1),
+            confidence=chances.max(1),
+        )
 
 
 @partial(jax.jit, static_argnums=(0, 5))
-def _answered(answer, x, images, scale, key, shape):
+def _answers(answer, x, images, scale, key, shape):
     support, query = draw(key, images, shape)
     return support, query, answer(x, as_episode(support, query, *scale), shape.ways)
 
 
 @partial(jax.jit, static_argnums=(0, 5, 6))
-def _rights(answer, x, images, scale, keys, shape, at_once):
+def _accuracies(answer, x, images, scale, keys, shape, at_once):
     def one(key):
         episode = as_episode(*draw(key, images, shape), *scale)
         found = jnp.argmax(answer(x, episode, shape.ways), axis=1).astype(jnp.int32)

@@ -1,54 +1,18 @@
-"""What every few-shot method takes, and what it gives."""
+"""Learners: few-shot methods made ready for a network, and how they are trained."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from bilevel.fewshot.episodes import Episode
+from bilevel.fewshot.kinds import Count, Positive
 from bilevel.models import Network
 from bilevel.types import Algorithm, PyTree
 
-
-class Settings(NamedTuple):
-    """Hyper-parameters; a method reads those that concern it.
-
-    Attributes:
-      inner_step: step size of the inner gradient descent.
-      inner_steps: inner steps in training.
-      test_steps: inner steps on new tasks.
-      momentum: of the inner descent, 0 for none.
-      penalty: of |y|^2 / 2 in the inner loss of methods that train a head alone.
-      pull, linear_steps, damping: of imaml.
-      probability: of an exact gradient, for ufo_blo.
-      directions, smoothing: of pzobo.
-      transductive: normalise the query images by their own batch; else by the support's statistics.
-      recompute: levels of checkpointing of unrolled methods, see `descend`; for ufo_blo any makes
-        every iterate again from the start.
-      vectorize: all tasks of a step at once by `vmap`; else one after the other.
-    """
-
-    inner_step: float
-    inner_steps: int
-    test_steps: int
-    momentum: float = 0.0
-    penalty: float = 0.0
-    pull: float = 2.0
-    linear_steps: int = 5
-    damping: float = 0.0
-    probability: float = 0.2
-    directions: int = 1
-    smoothing: float = 0.01
-    transductive: bool = True
-    recompute: int = 0
-    vectorize: bool = False
-
-    @property
-    def inner_optimizer(self) -> optax.GradientTransformation:
-        """Gradient descent on the inner loss."""
-        return optax.sgd(self.inner_step, self.momentum or None)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Learner(NamedTuple):
@@ -57,9 +21,9 @@ class Learner(NamedTuple):
     Attributes:
       algorithm: over tasks; the outer minibatch is an `Episode` with a leading axis of tasks.
       start: `key -> (x, y)`.
-      answer: `(x, episode, ways) -> (queries, ways) logits` after learning from the support.
-      fresh_head: whether the head is made anew for every task, for any number of ways.
-      shares_features: whether all tasks use the same features: their images can then be taken at once.
+      answer: `(x, episode, ways) -> (queries, ways) logits` after training on the support.
+      fresh_head: whether every task gets a new head. The learner then answers tasks of any number of ways.
+      shares_features: whether all tasks use the same features. Their images can then be processed together.
     """
 
     algorithm: Algorithm
@@ -69,13 +33,61 @@ class Learner(NamedTuple):
     shares_features: bool
 
 
+class Training(NamedTuple):
+    """Settings of a method's training that are not its hyper-parameters.
+
+    Attributes:
+      outer_step: step size of the outer optimiser; it falls to zero along a cosine.
+      tasks: episodes of an outer step.
+      train_ways: classes of a training episode; None means the ways of the test. Without a value
+        from the user it is at most the number of training classes.
+      train_queries: query images a class of a training episode. Without a value from the user it is at
+        most the number of images that the support leaves.
+      optimizer: `schedule -> outer optimiser`.
+    """
+
+    outer_step: Positive = 3e-3
+    tasks: Count = 8
+    train_ways: int | None = None
+    train_queries: int = 5
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = optax.adam
+
+
+def trained_with(training: Training) -> Callable[[Method], Method]:
+    """Return a decorator that attaches the default `Training` to a method."""
+
+    def attach(method: Method) -> Method:
+        method.training = training
+        return method
+
+    return attach
+
+
+def training(method: Callable[..., Any]) -> Training:
+    """Return the default `Training` of a method.
+
+    >>> from bilevel.fewshot import METHODS
+    >>> training(METHODS["reptile"]).outer_step
+    1.0
+    """
+    return method.training  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def gradient_descent(step_size: Any, momentum: float) -> optax.GradientTransformation:
+    """Return gradient descent, with heavy-ball momentum unless that is 0."""
+    return optax.sgd(step_size, momentum or None)
+
+
 def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean over images."""
+    """Return the mean cross-entropy over images."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
 
 
 def query_features(net: Network, parameters: PyTree, episode: Episode, transductive: bool) -> jax.Array:
-    """Features of the query images, normalised by their own statistics or by those of the support."""
+    """Return features of the query images.
+
+    Batch normalisation uses the statistics of the query with `transductive`, else of the support.
+    """
     support, query = episode.support.pixels, episode.query.pixels
     if transductive:
         return net.features(parameters, query)

@@ -1,4 +1,15 @@
-"""Methods whose inner variable is a head upon features; x are the features' parameters."""
+"""Methods whose inner variable is a head on top of features; x holds the features.
+
+The features of a task are computed once a solve. Hyper-parameters that several methods have:
+
+  inner_step, momentum: of the gradient descent of the head on the support of a task.
+  inner_steps, test_steps: its steps in training, and on the tasks of the test.
+  penalty: weight of |y|^2 / 2 in the inner loss.
+  recompute: levels of checkpointing of the inner steps, see `descend`.
+  transductive: normalise query images by their own batch, else by the statistics of the support.
+  vectorize: all tasks of an outer step at once by `vmap`, otherwise in sequence. The default is `vmap`,
+    because all tasks share one network.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,18 +18,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel.fewshot.learner import Learner, Settings, cross_entropy, query_features
+from bilevel.fewshot.kinds import Count, Momentum, NotNegative, Positive, Steps
+from bilevel.fewshot.learner import (
+    Learner,
+    Training,
+    cross_entropy,
+    gradient_descent,
+    query_features,
+    trained_with,
+)
 from bilevel.inner import InnerSolver, descend, embedded
 from bilevel.many_tasks import nested_over_tasks
 from bilevel.models import Network, head, logits
 from bilevel.response import first_order, unrolled, zeroth_order
 from bilevel.response.types import Response
 from bilevel.sampling import full
-from bilevel.types import Problem, PyTree
+from bilevel.types import Optimizer, Problem, PyTree
 
 
 class Heads(NamedTuple):
-    """What a method does upon features: y is the head.
+    """Heads on top of features: y is the head of one task.
 
     Attributes:
       loss: `(support features, y, episode) -> inner loss`.
@@ -31,8 +50,23 @@ class Heads(NamedTuple):
     zero: Callable[[int], PyTree]
 
 
+class Descent(NamedTuple):
+    """The inner training of heads.
+
+    Attributes:
+      optimizer: the inner optimiser.
+      inner_steps, test_steps: steps in training, and on the tasks of the test.
+      recompute: levels of checkpointing.
+    """
+
+    optimizer: optax.GradientTransformation
+    inner_steps: int
+    test_steps: int
+    recompute: int = 0
+
+
 def linear_heads(net: Network, penalty: float) -> Heads:
-    """Linear heads trained by cross-entropy and `penalty` times half their squared norm."""
+    """Return linear heads trained by cross-entropy plus (penalty / 2) |y|^2."""
 
     def loss(features, y, episode):
         squares = optax.tree.norm(y, squared=True)
@@ -45,7 +79,10 @@ def linear_heads(net: Network, penalty: float) -> Heads:
 
 
 def prototypes(net: Network) -> Heads:
-    """Heads that are the mean features of each class: one descent step of size 1 finds them."""
+    """Return heads that are the mean features of each class.
+
+    One descent step of size 1 finds them.
+    """
 
     def loss(features, y, episode):
         # Support images come class by class.
@@ -58,41 +95,42 @@ def prototypes(net: Network) -> Heads:
     return Heads(loss, outputs, lambda ways: jnp.zeros((ways, net.width)))
 
 
-def _learns_features(
+def _learner(
     name: str,
     net: Network,
-    heads: Heads,
     ways: int,
-    optimizer,
-    settings: Settings,
+    optimizer: Optimizer,
+    *,
+    heads: Heads,
+    descent: Descent,
     respond: Callable[[InnerSolver], Response],
+    transductive: bool,
+    vectorize: bool,
     learnt_head: bool = False,
 ) -> Learner:
-    """A learner of features upon which every task trains a head; they are computed once a solve."""
+    """Return a learner of features on top of which every task trains a head."""
 
     def embed(x, episode):
         return net.features(x["features"], episode.support.pixels)
 
-    def answers(x, y, episode):
-        return heads.outputs(y, query_features(net, x["features"], episode, settings.transductive))
+    def outputs(x, y, episode):
+        return heads.outputs(y, query_features(net, x["features"], episode, transductive))
 
     def outer(x, y, episode):
-        return cross_entropy(answers(x, y, episode), episode.query.labels)
+        return cross_entropy(outputs(x, y, episode), episode.query.labels)
 
     def inner(x, y, episode):
         return heads.loss(embed(x, episode), y, episode)
 
     def solver(steps):
         on_features = Problem(outer, heads.loss)
-        return embedded(
-            descend(on_features, settings.inner_optimizer, steps, recompute=settings.recompute), embed
-        )
+        return embedded(descend(on_features, descent.optimizer, steps, recompute=descent.recompute), embed)
 
     algorithm = nested_over_tasks(
         Problem(outer, inner),
-        respond(solver(settings.inner_steps)),
+        respond(solver(descent.inner_steps)),
         optimizer,
-        vectorize=settings.vectorize,
+        vectorize=vectorize,
         name=name,
     )
 
@@ -104,49 +142,197 @@ def _learns_features(
         return x, heads.zero(ways)
 
     def answer(x, episode, ways):
-        y = solver(settings.test_steps).solve(x, x.get("head", heads.zero(ways)), full(episode, episode))
-        return answers(x, y, episode)[:, :ways]
+        y0 = x["head"] if learnt_head else heads.zero(ways)
+        y = solver(descent.test_steps).solve(x, y0, full(episode, episode))
+        return outputs(x, y, episode)[:, :ways]
 
-    return Learner(algorithm, start, answer, fresh_head=not learnt_head, shares_features=True)
-
-
-def anil(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
-    """Features and a start of the head; tasks train the head alone."""
-    heads = linear_heads(net, settings.penalty)
-
-    def respond(solver):
-        return unrolled(solver, start=lambda x: x["head"])
-
-    return _learns_features("anil", net, heads, ways, optimizer, settings, respond, learnt_head=True)
+    return Learner(
+        algorithm=algorithm, start=start, answer=answer, fresh_head=not learnt_head, shares_features=True
+    )
 
 
-def itd_bio(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
-    """Features, through all steps of a head that starts at zero."""
-    heads = linear_heads(net, settings.penalty)
-    return _learns_features("itd_bio", net, heads, ways, optimizer, settings, unrolled)
+@trained_with(Training())
+def anil(
+    net: Network,
+    ways: int,
+    optimizer: Optimizer,
+    *,
+    inner_step: Positive = 0.1,
+    inner_steps: Steps = 10,
+    test_steps: Steps = 20,
+    momentum: Momentum = 0.0,
+    penalty: NotNegative = 0.0,
+    recompute: Steps = 0,
+    transductive: bool = True,
+    vectorize: bool = True,
+) -> Learner:
+    """Return ANIL: x holds features and the start of the head; y is the head.
+
+    Args:
+      net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
+      inner_step, inner_steps, test_steps, momentum, penalty, recompute, transductive, vectorize: see the
+        module.
+    """
+    return _learner(
+        "anil",
+        net,
+        ways,
+        optimizer,
+        heads=linear_heads(net, penalty),
+        descent=Descent(
+            optimizer=gradient_descent(inner_step, momentum),
+            inner_steps=inner_steps,
+            test_steps=test_steps,
+            recompute=recompute,
+        ),
+        respond=lambda solver: unrolled(solver, start=lambda x: x["head"]),
+        transductive=transductive,
+        vectorize=vectorize,
+        learnt_head=True,
+    )
 
 
-def fo_itd_bio(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
-    """Features, by the gradient on the query images alone."""
-    heads = linear_heads(net, settings.penalty)
-    return _learns_features("fo_itd_bio", net, heads, ways, optimizer, settings, first_order)
+@trained_with(Training())
+def itd_bio(
+    net: Network,
+    ways: int,
+    optimizer: Optimizer,
+    *,
+    inner_step: Positive = 0.1,
+    inner_steps: Steps = 10,
+    test_steps: Steps = 20,
+    momentum: Momentum = 0.0,
+    penalty: NotNegative = 0.0,
+    recompute: Steps = 0,
+    transductive: bool = True,
+    vectorize: bool = True,
+) -> Learner:
+    """Return ITD-BiO: the gradient through all steps of a head that starts at zero.
+
+    Args:
+      net, ways, optimizer: the features, the classes of a task, the outer optimiser.
+      inner_step, inner_steps, test_steps, momentum, penalty, recompute, transductive, vectorize: see the
+        module.
+    """
+    return _learner(
+        "itd_bio",
+        net,
+        ways,
+        optimizer,
+        heads=linear_heads(net, penalty),
+        descent=Descent(
+            optimizer=gradient_descent(inner_step, momentum),
+            inner_steps=inner_steps,
+            test_steps=test_steps,
+            recompute=recompute,
+        ),
+        respond=unrolled,
+        transductive=transductive,
+        vectorize=vectorize,
+    )
 
 
-def pzobo(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
-    """Features, with the response of the head from differences along random directions."""
-    heads = linear_heads(net, settings.penalty)
+@trained_with(Training())
+def fo_itd_bio(
+    net: Network,
+    ways: int,
+    optimizer: Optimizer,
+    *,
+    inner_step: Positive = 0.1,
+    inner_steps: Steps = 10,
+    test_steps: Steps = 20,
+    momentum: Momentum = 0.0,
+    penalty: NotNegative = 0.0,
+    transductive: bool = True,
+    vectorize: bool = True,
+) -> Learner:
+    """Return FO-ITD-BiO: the gradient of the query loss with the head held fixed.
 
-    def respond(solver):
-        return zeroth_order(solver, settings.directions, smoothing=settings.smoothing)
+    Args:
+      net, ways, optimizer: the features, the classes of a task, the outer optimiser.
+      inner_step, inner_steps, test_steps, momentum, penalty, transductive, vectorize: see the module.
+    """
+    return _learner(
+        "fo_itd_bio",
+        net,
+        ways,
+        optimizer,
+        heads=linear_heads(net, penalty),
+        descent=Descent(
+            optimizer=gradient_descent(inner_step, momentum), inner_steps=inner_steps, test_steps=test_steps
+        ),
+        respond=first_order,
+        transductive=transductive,
+        vectorize=vectorize,
+    )
 
-    return _learns_features("pzobo", net, heads, ways, optimizer, settings, respond)
+
+@trained_with(Training())
+def pzobo(
+    net: Network,
+    ways: int,
+    optimizer: Optimizer,
+    *,
+    inner_step: Positive = 0.1,
+    inner_steps: Steps = 10,
+    test_steps: Steps = 20,
+    momentum: Momentum = 0.0,
+    penalty: NotNegative = 0.0,
+    directions: Count = 1,
+    smoothing: Positive = 0.01,
+    transductive: bool = True,
+    vectorize: bool = True,
+) -> Learner:
+    """Return PZOBO: the head's response by differences along random directions.
+
+    Args:
+      net, ways, optimizer: the features, the classes of a task, the outer optimiser.
+      directions: random directions a task.
+      smoothing: length of the differences.
+      inner_step, inner_steps, test_steps, momentum, penalty, transductive, vectorize: see the module.
+    """
+    return _learner(
+        "pzobo",
+        net,
+        ways,
+        optimizer,
+        heads=linear_heads(net, penalty),
+        descent=Descent(
+            optimizer=gradient_descent(inner_step, momentum), inner_steps=inner_steps, test_steps=test_steps
+        ),
+        respond=lambda solver: zeroth_order(solver, directions, smoothing=smoothing),
+        transductive=transductive,
+        vectorize=vectorize,
+    )
 
 
-def protonet(net: Network, ways: int, optimizer, settings: Settings) -> Learner:
-    """Prototypical networks, the baseline that needs no inner training.
+# More ways in training ask more of the features, and help at few ways.
+@trained_with(Training(tasks=1, train_ways=40))
+def protonet(
+    net: Network,
+    ways: int,
+    optimizer: Optimizer,
+    *,
+    transductive: bool = True,
+    vectorize: bool = True,
+) -> Learner:
+    """Return prototypical networks, the baseline without inner training.
+
+    Args:
+      net, ways, optimizer: the features, the classes of a task, the outer optimiser.
+      transductive, vectorize: see the module.
 
     Reference: Snell, Swersky and Zemel, Prototypical Networks for Few-shot Learning, NeurIPS 2017,
     arXiv:1703.05175.
     """
-    one_step = settings._replace(inner_step=1.0, momentum=0.0, inner_steps=1, test_steps=1)
-    return _learns_features("protonet", net, prototypes(net), ways, optimizer, one_step, unrolled)
+    return _learner(
+        "protonet",
+        net,
+        ways,
+        optimizer,
+        heads=prototypes(net),
+        descent=Descent(optimizer=gradient_descent(1.0, 0.0), inner_steps=1, test_steps=1),
+        respond=unrolled,
+        transductive=transductive,
+        vectorize=vectorize,
+    )

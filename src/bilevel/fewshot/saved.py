@@ -1,4 +1,4 @@
-"""A learner as a file: parameters by name, and what is needed to build it again."""
+"""Files of trained learners: parameters by name, and the facts that rebuild them."""
 
 import io
 import json
@@ -11,9 +11,8 @@ import jax
 import numpy as np
 
 from bilevel.datasets.errors import DataNotFoundError
-from bilevel.fewshot.defaults import recipe
 from bilevel.fewshot.learner import Learner
-from bilevel.fewshot.methods import METHODS
+from bilevel.fewshot.recipes import recipe
 from bilevel.models import network
 from bilevel.types import PyTree
 
@@ -21,11 +20,11 @@ FILE = "learner.npz"
 
 
 def learner_file(x: PyTree, about: dict[str, Any]) -> bytes:
-    """The contents of `learner.npz`.
+    """Return the contents of `learner.npz`.
 
     Args:
-      x: what was learnt.
-      about: algorithm, network, image_shape, train_ways, mean, std and the changes of the recipe.
+      x: the trained outer variable.
+      about: algorithm, network, image_shape, train_ways, mean, std, and changes of hyper-parameters.
     """
     leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(x)}
     stream = io.BytesIO()
@@ -34,39 +33,41 @@ def learner_file(x: PyTree, about: dict[str, Any]) -> bytes:
 
 
 def load_learner(path: str | PathLike) -> tuple[Learner, PyTree, dict[str, Any]]:
-    """`(learner, x, about)` from the file that `bilevel fewshot` left.
+    """Read `(learner, x, about)` from the `learner.npz` that `bilevel fewshot` wrote.
 
-    `learner.answer(x, episode, ways)` answers new tasks; make the episode by
+    `learner.answer(x, episode, ways)` answers new tasks. Make their episodes with
     `fewshot.as_episode(support, query, about["mean"], about["std"])`.
 
     Raises:
-      DataNotFoundError: when there is no such file.
-      ValueError: when it is no learner, or the parameters are those of another network.
+      DataNotFoundError: when the file does not exist.
+      ValueError: when the file holds no learner, or its parameters belong to another network.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataNotFoundError(f"no such file: {str(path)!r}; give the {FILE} that bilevel fewshot left")
+        raise DataNotFoundError(f"no such file: {str(path)!r}; give the {FILE} that bilevel fewshot wrote")
     try:
-        # numpy would leave a torn file open.
+        # Given a path, numpy leaves a damaged file open.
         with path.open("rb") as file, np.load(file) as saved:
             arrays = dict(saved)
         about = json.loads(str(arrays.pop("about")))
         name, algorithm, shape = about["network"], about["algorithm"], tuple(about["image_shape"])
         ways, changes = about["train_ways"], about["changes"]
-    # numpy says in many ways that a file is not its own.
+    # numpy raises many kinds of errors for a file that it did not write.
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path.name} is no file of bilevel fewshot; give its {FILE}") from error
+        raise ValueError(
+            f"{path.name} is not a learner of bilevel fewshot; give the {FILE} that it wrote"
+        ) from error
     net = network(name, shape)
-    settings = recipe(algorithm, changes).settings
-    learner = METHODS[algorithm](net, ways, 0.0, settings)
-    some = jax.eval_shape(learner.start, jax.random.key(0))[0]
-    paths, structure = jax.tree_util.tree_flatten_with_path(some)
+    # Answers do not use the outer optimiser.
+    learner = recipe(algorithm, changes).build(net, ways, 0.0)
+    shapes = jax.eval_shape(learner.start, jax.random.key(0))[0]
+    paths, structure = jax.tree_util.tree_flatten_with_path(shapes)
     expected = {jax.tree_util.keystr(path): leaf.shape for path, leaf in paths}
     found = {name: array.shape for name, array in arrays.items()}
     for name in expected | found:
         if expected.get(name) != found.get(name):
             raise ValueError(
-                f"{path.name} must hold the parameters of {algorithm} on {net.name}, but {name} is "
-                f"{found.get(name)}, not {expected.get(name)}; it is of another network"
+                f"{path.name} must hold the parameters of {algorithm} on {net.name}, where {name} has shape "
+                f"{expected.get(name)}, got {found.get(name)}; it belongs to another network"
             )
     return learner, jax.tree.unflatten(structure, [arrays[name] for name in expected]), about

@@ -1,4 +1,4 @@
-"""Networks for images, and a convolution that is fast to differentiate twice."""
+"""Networks for images, and a convolution with fast second derivatives."""
 
 from bilevel.extras import extra
 

@@ -1,12 +1,12 @@
-"""A convolution that stays fast on CPU in loops, under `vmap` and in derivatives of every order.
+"""A convolution that is fast on CPU in loops, `vmap` and all derivatives.
 
-XLA runs a convolution on CPU by its fast matrix kernels when it is written channels last with a plain
-kernel. Derivatives of a convolution are convolutions too, but with axes in other roles and the kernel
-turned around; XLA mends that outside of loops only, and inside falls back to plain loops, ten to
-twenty times slower. Here every derivative is written in the fast form from the outset.
+On CPU, XLA runs a convolution by fast matrix kernels when images are laid out channels last and the
+kernel is not reversed. Derivatives of a convolution are convolutions too, but with permuted axes and a
+reversed kernel. XLA rewrites those outside of loops only; inside a loop it falls back to plain loops, ten
+to twenty times slower. Here every derivative is written in the fast form.
 
-Again on CPU alone, kernels of 3x3 with many channels go by Winograd's minimal filtering instead, and
-those with no more weights a feature than features by one matrix product of all windows.
+On CPU, 3x3 kernels with many channels use Winograd's minimal filtering instead, and kernels with no more
+weights per feature than features use one matrix product over all windows.
 """
 
 from collections.abc import Sequence
@@ -34,24 +34,24 @@ def convolution(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> jax.Array:
-    """A drop-in for `lax.conv_general_dilated` on images, channels last.
+    """Convolve images, channels last; a drop-in for `lax.conv_general_dilated`.
 
-    For `flax.linen.Conv(..., conv_general_dilated=convolution)`. With strides it becomes a matrix
-    product of all windows and the kernel, on every device.
+    Use it as `flax.linen.Conv(..., conv_general_dilated=convolution)`. With strides it is one matrix
+    product of all windows with the kernel, on every device.
 
     Args:
       inputs: (n, height, width, channels).
       kernel: (rows, columns, channels, features).
-      window_strides: down and across.
+      window_strides: vertical and horizontal stride.
       padding: "SAME", "VALID", or ((top, bottom), (left, right)).
-      lhs_dilation, rhs_dilation, dimension_numbers, feature_group_count, precision: as flax passes
-        them for plain convolutions.
+      lhs_dilation, rhs_dilation, feature_group_count: must be 1 or None, as in a plain convolution.
+      dimension_numbers, precision: ignored; flax passes them.
 
     Returns:
       (n, new height, new width, features).
 
     Raises:
-      ValueError: for dilations or groups.
+      ValueError: for dilations or several groups.
 
     >>> convolution(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 2)), (1, 1), "SAME").shape
     (1, 4, 4, 2)
@@ -59,8 +59,8 @@ def convolution(
     plain = all(set(dilation or (1,)) == {1} for dilation in (lhs_dilation, rhs_dilation))
     if not plain or feature_group_count != 1:
         raise ValueError(
-            f"convolution takes no dilation and one group, got dilations {lhs_dilation} and {rhs_dilation}, "
-            f"{feature_group_count} groups; use lax.conv_general_dilated"
+            f"convolution must have no dilation and one group, got dilations {lhs_dilation} and "
+            f"{rhs_dilation}, {feature_group_count} groups; use lax.conv_general_dilated"
         )
     strides = tuple(window_strides)
     if isinstance(padding, str):
@@ -69,17 +69,17 @@ def convolution(
     padding = (top, bottom), (left, right)
     if strides == (1, 1):
         return _convolve(inputs, kernel, padding)
-    # Its derivatives are fast as they are.
+    # The derivatives of a matrix product are fast without help.
     return _as_product(inputs, kernel, strides, padding)
 
 
 def _patches(inputs, window, strides, padding):
-    """The pixels of every window side by side: (n, new height, new width, rows * columns * channels)."""
+    """Return the pixels of each window: (n, height, width, rows * columns * channels)."""
     n, _, _, channels = inputs.shape
     (rows, columns), (down, across) = window, strides
     every = _windows(inputs, window, padding)
     height, width = ((count - 1) // stride + 1 for count, stride in zip(every, strides, strict=True))
-    # In blocks of one stride, pixel (i, j) of all windows is a slice without steps.
+    # In blocks as large as the strides, pixel (i, j) of all windows is a contiguous slice.
     blocks = height + (rows - 1) // down, width + (columns - 1) // across
     inputs = resized(inputs, padding, (blocks[0] * down, blocks[1] * across))
     inputs = inputs.reshape(n, blocks[0], down, blocks[1], across, channels)
@@ -92,7 +92,7 @@ def _patches(inputs, window, strides, padding):
 
 
 def _as_product(inputs, kernel, strides, padding):
-    """Every window as a row of one matrix product."""
+    """Convolve by one matrix product, in which every window is a row."""
     return _patches(inputs, kernel.shape[:2], strides, padding) @ kernel.reshape(-1, kernel.shape[3])
 
 
@@ -101,16 +101,16 @@ def _convolve(inputs, kernel, padding):
 
 
 def _correlate(inputs, outputs, padding):
-    """The derivative by the kernel: (rows, columns, channels, features)."""
+    """Return the derivative with respect to the kernel."""
     return _correlate_p.bind(inputs, outputs, padding=padding)
 
 
 def _by_inputs(outputs, kernel, padding):
-    """The derivative by the inputs: a convolution with the kernel turned around."""
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    """Return the derivative with respect to the inputs, by the reversed kernel."""
+    reversed_kernel = kernel[::-1, ::-1].swapaxes(2, 3)
     sizes = zip(kernel.shape[:2], padding, strict=True)
     rest = [(size - 1 - before, size - 1 - after) for size, (before, after) in sizes]
-    return _convolve(outputs, turned, (rest[0], rest[1]))
+    return _convolve(outputs, reversed_kernel, (rest[0], rest[1]))
 
 
 def _convolve_on_cpu(inputs, kernel, padding):
@@ -134,13 +134,13 @@ def _correlate_on_cpu(inputs, outputs, padding):
 
 
 def _fewer_than_outputs(kernel, size):
-    """Whether the pixels of all windows are no more than the outputs, as with images of few channels."""
+    """Return whether all windows hold no more pixels than the outputs."""
     rows, columns, channels, features = kernel
     return min(size) > 0 and 0 < rows * columns * channels <= features
 
 
 def _native_correlate(inputs, outputs, padding):
-    # Channels take the part of images, images that of channels, and outputs that of the kernel.
+    # Channels act as images, images as channels, and outputs as the kernel.
     found = _native(inputs.transpose(3, 1, 2, 0), outputs.transpose(1, 2, 0, 3), padding)
     return found.transpose(1, 2, 0, 3)
 
@@ -152,7 +152,7 @@ def _native(inputs, kernel, padding):
 
 
 def _windows(images, window, padding):
-    """How many windows fit along the height and the width."""
+    """Return how many windows fit along the height and the width."""
     sizes = zip(images.shape[1:3], window, padding, strict=True)
     return tuple(size + sum(pads) - width + 1 for size, width, pads in sizes)
 
@@ -196,7 +196,7 @@ def _batch_convolve(arguments, axes, *, padding):
     if axes[1] is None:
         return _split(_convolve(_merged(inputs), kernel, padding), inputs.shape[0]), 0
     if axes[0] is None:
-        # The kernels side by side, as features of one convolution.
+        # All kernels become features of one convolution.
         count, *size = kernel.shape
         found = _convolve(inputs, jnp.moveaxis(kernel, 0, 3).reshape(*size[:3], -1), padding)
         return jnp.moveaxis(found.reshape(*found.shape[:3], count, -1), 3, 0), 0
@@ -219,7 +219,7 @@ def _batch_correlate(arguments, axes, *, padding):
 
 
 def _each(primitive, inputs, others, padding):
-    """Both operands differ: one after the other, for a grouped convolution is slow on CPU."""
+    """Apply the primitive to pairs in sequence: a grouped convolution is slow on CPU."""
     return lax.map(lambda pair: primitive.bind(*pair, padding=padding), (inputs, others))
 
 

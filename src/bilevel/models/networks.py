@@ -1,4 +1,4 @@
-"""Networks that turn images into features, and the linear head upon them."""
+"""Networks that compute features of images, and a linear head on top of them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ class Network(NamedTuple):
     """Features of images, as pure functions.
 
     Attributes:
-      name: for reports.
+      name: shown in reports.
       init: `key -> parameters`.
       features: `(parameters, images, first=None) -> (n, width)`; images (n, height, width, channels).
-        Statistics of batch normalisation are those of the first `first` images, of all when None.
+        Batch normalisation uses the statistics of the first `first` images; None means all.
       width: number of features.
     """
 
@@ -29,14 +29,14 @@ class Network(NamedTuple):
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max-pooling or stride 2."""
+    """Four blocks: 3x3 convolution, batch normalisation, ReLU, pooling or stride 2."""
 
     filters: int = 64
     pooling: str = "max"
 
     @nn.compact
-    def __call__(self, images, first=None):
-        """(n, filters x pixels that are left)."""
+    def __call__(self, images: jax.Array, first: int | None = None) -> jax.Array:
+        """Return features (n, filters * remaining pixels)."""
         values = images
         for _ in range(4):
             pool = self.pooling == "max"
@@ -46,13 +46,13 @@ class Conv4(nn.Module):
 
 
 class ResNet12(nn.Module):
-    """Four residual blocks of three 3x3 convolutions; 12.4 million parameters by default."""
+    """Four residual blocks of three 3x3 convolutions; 12.4 million parameters."""
 
     filters: tuple[int, ...] = (64, 160, 320, 640)
 
     @nn.compact
-    def __call__(self, images, first=None):
-        """(n, filters of the last block)."""
+    def __call__(self, images: jax.Array, first: int | None = None) -> jax.Array:
+        """Return features (n, filters of the last block)."""
         values = images
         for filters in self.filters:
             short = BatchNorm()(nn.Dense(filters, use_bias=False)(values), first)
@@ -64,11 +64,11 @@ class ResNet12(nn.Module):
 
 
 class LeNet(nn.Module):
-    """Two 5x5 convolutions with max-pooling and two linear layers, without normalisation."""
+    """Two 5x5 convolutions with max-pooling, two linear layers, no normalisation."""
 
     @nn.compact
-    def __call__(self, images, first=None):
-        """(n, 84)."""
+    def __call__(self, images: jax.Array, first: int | None = None) -> jax.Array:
+        """Return features (n, 84)."""
         values = images
         for filters, padding in ((6, "SAME"), (16, "VALID")):
             values = max_pool(nn.relu(conv(filters, 5, bias=True, padding=padding)(values)))
@@ -90,14 +90,14 @@ LEAST_SIDE = 16
 
 
 def network(name: str, image_shape: tuple[int, ...]) -> Network:
-    """A network of the field by name, for images of one size.
+    """Return a network of the few-shot literature by name, for images of one size.
 
     Args:
       name: `conv4-32`, `conv4-64`, `conv4-64-stride`, `resnet12` or `lenet`.
       image_shape: (height, width, channels).
 
     Raises:
-      ValueError: for an unknown name, or images of less than 16x16 pixels.
+      ValueError: for an unknown name, or images smaller than 16x16 pixels.
 
     >>> network("conv4-64", (28, 28, 1)).width
     64
@@ -109,10 +109,10 @@ def network(name: str, image_shape: tuple[int, ...]) -> Network:
 
 
 def from_module(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> Network:
-    """Any flax module `(images, first) -> (n, width)` as a `Network`."""
-    some = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    structure = jax.eval_shape(module.init, jax.random.key(0), some)
-    width = jax.eval_shape(module.apply, structure, some).shape[-1]
+    """Return a flax module `(images, first) -> (n, width)` as a `Network`."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    structure = jax.eval_shape(module.init, jax.random.key(0), image)
+    width = jax.eval_shape(module.apply, structure, image).shape[-1]
 
     def init(key):
         return module.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"]
@@ -124,11 +124,11 @@ def from_module(name: str, module: nn.Module, image_shape: tuple[int, ...]) -> N
 
 
 def head(key: Any, width: int, classes: int, scale: float = 1.0) -> PyTree:
-    """A linear layer `{"kernel", "bias"}` whose weights have the variance scale^2 / width."""
+    """Return a linear layer `{"kernel", "bias"}`; variance scale^2 / width."""
     kernel = jax.random.normal(key, (width, classes)) * (scale / width**0.5)
     return {"kernel": kernel, "bias": jnp.zeros(classes)}
 
 
 def logits(head: PyTree, features: jax.Array) -> jax.Array:
-    """(n, classes) outputs of a linear head."""
+    """Return the (n, classes) outputs of a linear head."""
     return features @ head["kernel"] + head["bias"]

@@ -1,33 +1,42 @@
-"""Winograd's minimal filtering: convolutions of 3x3 with a quarter of the products.
+"""Winograd's minimal filtering: 3x3 convolutions with a quarter of the products.
 
-A 4x4 tile of outputs takes 36 products a channel in place of 144, as 36 matrix products on all cores.
-Tiles are transformed before and after by sums of slices, kernels by one more matrix product. Float32
-loses a factor of 2 in accuracy against the plain sum, up to 6 in derivatives by the kernel.
+A 4x4 tile of outputs takes 36 products a channel instead of 144, as 36 matrix products on all cores.
+Tiles are transformed before and after by sums of slices, kernels by one more matrix product. In float32
+the error of the plain sum doubles; in derivatives with respect to the kernel it grows up to 6 times.
 
 Reference: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308.
 """
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
-def worth_tiling(kernel_size, output_size, channels: int, features: int) -> bool:
-    """Whether minimal filtering applies and pays."""
+
+def worth_tiling(
+    kernel_size: Sequence[int], output_size: Sequence[int], channels: int, features: int
+) -> bool:
+    """Return whether minimal filtering applies and is faster."""
     return tuple(kernel_size) == (3, 3) and min(output_size) >= _TILE and min(channels, features) >= 16
 
 
-def tiled_convolution(inputs, kernel, padding, size):
-    """The convolution with a 3x3 kernel; `size` is that of its outputs."""
+def tiled_convolution(
+    inputs: jax.Array, kernel: jax.Array, padding: Padding, size: Sequence[int]
+) -> jax.Array:
+    """Convolve with a 3x3 kernel; `size` is the height and width of the outputs."""
     spectrum = _transformed(_SPECTRUM, kernel)
     (parts,) = _parts(size, inputs)
     found = lax.map(lambda part: _convolve(part, spectrum, padding, size), parts)
     return found.reshape(-1, *found.shape[2:])[: inputs.shape[0]]
 
 
-def tiled_correlation(inputs, outputs, padding):
-    """Its derivative by the kernel: (3, 3, channels, features)."""
-    # As `jnp.sum` would, half precision is added up in single.
+def tiled_correlation(inputs: jax.Array, outputs: jax.Array, padding: Padding) -> jax.Array:
+    """Return the derivative with respect to the kernel: (3, 3, channels, features)."""
+    # Half precision is summed in single precision, as `jnp.sum` does.
     dtype = np.promote_types(inputs.dtype, np.float32)
 
     def add(total, part):
@@ -39,16 +48,17 @@ def tiled_correlation(inputs, outputs, padding):
 
 
 def _transformed(matrix, arrays):
-    """The matrix times what comes before the last two axes."""
+    """Multiply the matrix with the axes before the last two."""
     *_, channels, features = arrays.shape
     arrays = arrays.reshape(-1, channels * features)
     return (jnp.asarray(matrix, arrays.dtype) @ arrays).reshape(-1, channels, features)
 
 
 def _toom_cook(points, tile):
-    """The matrices B, G, A of Winograd's A' ((G kernel) * (B inputs)): a product of polynomials.
+    """Return the matrices B, G, A of Winograd's A' ((G kernel) * (B inputs)).
 
-    It is taken at the points and at infinity. Points near 1 and their opposites round least.
+    It is a product of polynomials, evaluated at the points and at infinity. Points near 1 and their
+    opposites give the smallest rounding errors.
     """
     points = np.asarray(points)
     others = [np.delete(points, index) for index in range(len(points))]
@@ -59,16 +69,16 @@ def _toom_cook(points, tile):
     return np.array(inputs), kernel, outputs
 
 
-# 36 products for 4x4 outputs of a 3x3 kernel, in place of 144.
+# 36 products for 4x4 outputs of a 3x3 kernel, instead of 144.
 _TILE, _PATCH = 4, 6
 _TILES_AT_ONCE = 512
 _B, _G, _A = _toom_cook([0, 0.75, -0.75, 1.5, -1.5], _TILE)
-# Rows and columns of a kernel at once.
+# Transforms rows and columns of a kernel at once.
 _SPECTRUM = np.kron(_G, _G)
 
 
 def _parts(size, *images):
-    """As many images at a time as have tiles that fit into the cache, stacked."""
+    """Split the images into stacked parts whose tiles fit into the cache."""
     n, tiles = images[0].shape[0], -(-size[0] // _TILE) * -(-size[1] // _TILE)
     count = -(-n * tiles // _TILES_AT_ONCE)
     each = -(-n // count)
@@ -83,7 +93,7 @@ def _convolve(inputs, spectrum, padding, size):
     n, features = inputs.shape[0], spectrum.shape[2]
     patches, tiles = _patches(inputs, padding, size)
     products = jnp.einsum("pmc,pcf->pmf", patches, spectrum).reshape(_PATCH, _PATCH, n, *tiles, -1)
-    # The rows and columns of a tile go behind those of the tiles: axes (n, tiles, 4, tiles, 4, features).
+    # The axes inside a tile go behind those over tiles: (n, tiles, 4, tiles, 4, features).
     found = _combine(_A.T, _combine(_A.T, products, 0, 3), 0, 4)
     return found.reshape(n, tiles[0] * _TILE, tiles[1] * _TILE, features)[:, : size[0], : size[1]]
 
@@ -98,7 +108,7 @@ def _correlate(inputs, outputs, padding):
 
 
 def _patches(inputs, padding, size):
-    """Transformed overlapping patches, (36, n * tiles, channels), and the tiles per column and row."""
+    """Return transformed patches, (36, n * tiles, channels), and the grid of tiles."""
     n, _, _, channels = inputs.shape
     tiles = -(-size[0] // _TILE), -(-size[1] // _TILE)
     whole = (tiles[0] + 1) * _TILE, (tiles[1] + 1) * _TILE
@@ -110,18 +120,18 @@ def _patches(inputs, padding, size):
 
 
 def _combine(matrix, array, axis, into):
-    """The matrix times the array along `axis`, which becomes `into`."""
+    """Multiply the matrix with the array along `axis`, which moves to `into`."""
     return _stacked(matrix, [lax.index_in_dim(array, i, axis, False) for i in range(array.shape[axis])], into)
 
 
 def _stacked(matrix, parts, axis):
-    # Sums of slices with the numbers written out: one small matrix product a tile would be slower.
+    # Sums of slices with constant factors: one small matrix product a tile would be slower.
     sums = [sum(float(a) * part for a, part in zip(row, parts, strict=True) if a) for row in matrix]
     return jnp.stack(sums, axis)
 
 
-def resized(images, padding, size):
-    """Padded with zeros before, and after it as much, or cut off, as makes `size`."""
+def resized(images: jax.Array, padding: Padding, size: Sequence[int]) -> jax.Array:
+    """Pad images before, and pad or crop them after, to height and width `size`."""
     config = [(0, 0, 0), (0, 0, 0)]
     for old, new, (before, _) in zip(images.shape[1:3], size, padding, strict=True):
         config.insert(-1, (before, new - old - before, 0))

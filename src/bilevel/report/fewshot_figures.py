@@ -1,7 +1,7 @@
-"""The figures of a few-shot run: how it learnt, accuracy by ways, and episodes as pictures."""
+"""Figures of a few-shot run: learning curves, accuracy by ways, episodes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,66 +11,36 @@ from matplotlib.ticker import MaxNLocator
 from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, panel, png, spans_decades, styled
 from bilevel.report.numerals import ABSENT, is_number
 
-DRAWN_A_CLASS, DRAWN = 3, 20  # query images of an episode in its picture
-ACROSS = 20  # images side by side in the picture of an episode
-WIDTH, FRAME, EDGE = 7.2, 0.16, 0.56  # inches of that picture, of both its margins, of the words to the left
-LINE = 0.135  # inches of a line of text in it
+if TYPE_CHECKING:  # at run time it would import flax, which figures do not need
+    from bilevel.fewshot import AnsweredEpisode
 
-
-class Episode(Protocol):
-    """A few-shot task with what the adapted model said about its query images.
-
-    Images are bytes. One channel means ink, 0 for paper and 255 for ink; three mean colour.
-    """
-
-    @property
-    def support(self) -> np.ndarray:
-        """(ways, shots, h, w, c) uint8, what the model adapted to."""
-        ...
-
-    @property
-    def query(self) -> np.ndarray:
-        """(n, h, w, c) uint8, what it was asked."""
-        ...
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(n,) the class of each query image, from 0 to ways - 1."""
-        ...
-
-    @property
-    def predictions(self) -> np.ndarray:
-        """(n,) the class the model said."""
-        ...
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """(n,) the probability it gave to that class."""
-        ...
+# The picture of an episode: query images shown, a class and in all, and the images that fit side by side.
+SHOWN_A_CLASS, SHOWN, ACROSS = 3, 20, 20
+# Its width, both its margins, the words to the left, and a line of text, in inches.
+WIDTH, FRAME, EDGE, LINE = 7.2, 0.16, 0.56, 0.135
 
 
 def fewshot_figures(
-    summary: Mapping[str, Any], history: Mapping[str, Any], examples: Sequence[Episode]
+    summary: Mapping[str, Any], history: Mapping[str, Any], examples: "Sequence[AnsweredEpisode]"
 ) -> dict[str, bytes]:
-    """PNG bytes of every figure that the run has the data for, by name."""
-    figures = {}
-    if len(history.get("step") or ()):
-        figures["curves"] = learning_curves(history, summary.get("best_step"), summary.get("chance"))
-    if summary.get("accuracy_by_ways"):
-        figures["ways"] = ways_chart(summary["accuracy_by_ways"], summary.get("ways"))
+    """Return the PNG bytes of every figure by name: curves, ways, episode_1, ...."""
+    figures = {
+        "curves": learning_curves(history, summary["best_step"], summary["chance"]),
+        "ways": ways_chart(summary["accuracy_by_ways"], summary["ways"]),
+    }
     for place, episode in enumerate(examples, 1):
         figures[f"episode_{place}"] = episode_picture(episode, place)
     return {name: png(figure) for name, figure in figures.items()}
 
 
 @styled
-def learning_curves(history: Mapping[str, Any], best_step: int | None, chance: float | None) -> Figure:
-    """Validation accuracy with its interval above, the query loss of the training tasks below."""
-    figure, above = panel("Learning curves", y="query images right", width=6.4, height=4.9)
+def learning_curves(history: Mapping[str, Any], best_step: int, chance: float) -> Figure:
+    """Draw the validation accuracy, and below it the loss of the training tasks."""
+    figure, above = panel("Learning curves", y="accuracy on query images", width=6.4, height=4.9)
     grid = figure.add_gridspec(2, 1, height_ratios=(3, 2))
     above.set_subplotspec(grid[0])
     below = figure.add_subplot(grid[1], sharex=above)
-    below.set(xlabel="seconds of training, compiling left out", ylabel="training query loss")
+    below.set(xlabel="seconds of training, without compiling", ylabel="training query loss")
 
     seconds, step, loss, accuracy, interval = (
         np.asarray(history[name], float)
@@ -83,27 +53,21 @@ def learning_curves(history: Mapping[str, Any], best_step: int | None, chance: f
         x, np.maximum(y - half, 0), np.minimum(y + half, 1), color=BLUE, alpha=0.2, linewidth=0
     )
     above.plot(x, y, marker=dot, markersize=3.5, color=BLUE, label="validation, with 95 % interval")
-    best = np.flatnonzero(known & (step == best_step)) if best_step is not None else []
-    if len(best):
-        told = f"best checkpoint, step {best_step:,}"
+    best = np.flatnonzero(known & (step == best_step))
+    if best.size:
         above.plot(seconds[best[:1]], accuracy[best[:1]], "*", color=VERMILLION, markersize=14,
-                   markeredgecolor="white", zorder=4, clip_on=False, label=told)  # fmt: skip
-    if chance is not None:
-        above.axhline(
-            chance,
-            color=QUIET,
-            linewidth=1.2,
-            linestyle=(0, (2, 2)),
-            label=f"chance, {_percent_tick(chance)}",
-        )
+                   markeredgecolor="white", zorder=4, clip_on=False,
+                   label=f"best checkpoint, step {best_step:,}")  # fmt: skip
+    label = f"chance, {_percent_tick(chance)}"
+    above.axhline(chance, color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=label)
     above.yaxis.set_major_formatter(_percent_tick)
     above.tick_params(labelbottom=False)
 
-    fine = np.flatnonzero(np.isfinite(loss))
-    below.plot(seconds[fine], loss[fine], marker=dot, markersize=3.5, color=INK, linewidth=1.6)
-    if fine.size and fine[-1] + 1 < loss.size:
-        # The cross is where the loss was last a number.
-        below.plot(seconds[fine[-1]], loss[fine[-1]], "x", color=VERMILLION, markersize=9,
+    finite = np.flatnonzero(np.isfinite(loss))
+    below.plot(seconds[finite], loss[finite], marker=dot, markersize=3.5, color=INK, linewidth=1.6)
+    if finite.size and finite[-1] + 1 < loss.size:
+        # A cross marks the last finite loss.
+        below.plot(seconds[finite[-1]], loss[finite[-1]], "x", color=VERMILLION, markersize=9,
                    markeredgewidth=2.2, clip_on=False)  # fmt: skip
     if spans_decades(loss):
         below.set_yscale("log")
@@ -116,29 +80,25 @@ def learning_curves(history: Mapping[str, Any], best_step: int | None, chance: f
 
 
 @styled
-def ways_chart(rows: Sequence[Mapping[str, Any]], trained: int | None = None) -> Figure:
-    """Accuracy on new classes and its interval by the ways of an episode, with chance for each."""
+def ways_chart(rows: Sequence[Mapping[str, Any]], trained: int) -> Figure:
+    """Draw accuracy and chance by the ways of an episode."""
     rows = sorted(rows, key=lambda row: row["ways"])
     places = np.arange(len(rows))
-    accuracy, interval = (
-        np.array([row[name] if is_number(row[name]) else np.nan for row in rows], float)
-        for name in ("accuracy", "interval")
-    )
+    accuracy, interval = (np.array([row[name] for row in rows]) for name in ("accuracy", "interval"))
     chance = np.array([1 / row["ways"] for row in rows])
     figure, axes = panel(
-        "Accuracy on new classes", "ways: classes to tell apart", "query images right", height=4
+        "Accuracy on new classes", "ways (classes of an episode)", "accuracy on query images", height=4
     )
-    bars = axes.errorbar(places, accuracy, np.nan_to_num(interval), fmt="o", color=BLUE, markersize=6,
+    bars = axes.errorbar(places, accuracy, interval, fmt="o", color=BLUE, markersize=6,
                          capsize=6, elinewidth=1.8, label="accuracy, with 95 % interval")  # fmt: skip
     (dashes,) = axes.plot(places, chance, "_", color=QUIET, markersize=26, markeredgewidth=2, label="chance")
-    # Labels to the left and to the right: an accuracy close to chance covers neither.
+    # Chance is labelled on the left and accuracy on the right, so that close values do not overlap.
     for place, value, half, guess in zip(places, accuracy, interval, chance, strict=True):
         axes.annotate(_percent_tick(guess), (place, guess), (-16, 0), textcoords="offset points",
                       ha="right", va="center", color=QUIET, fontsize=8.5)  # fmt: skip
-        if np.isfinite(value):
-            told = spread(value, half).replace(" ±", "\n±")
-            axes.annotate(told, (place, value), (15, 0), textcoords="offset points", va="center",
-                          color=BLUE, fontsize=9)  # fmt: skip
+        text = spread(value, half).replace(" ±", "\n±")
+        axes.annotate(text, (place, value), (15, 0), textcoords="offset points", va="center",
+                      color=BLUE, fontsize=9)  # fmt: skip
     axes.set_xticks(places, [f"{row['ways']}{_trained(row['ways'] == trained)}" for row in rows])
     axes.set_xlim(-0.6, len(rows) - 0.25)
     axes.set_ylim(0, 1.04)
@@ -150,23 +110,25 @@ def ways_chart(rows: Sequence[Mapping[str, Any]], trained: int | None = None) ->
     return figure
 
 
-def drawn(episode: Episode) -> np.ndarray:
-    """Which query images the picture of an episode shows: the first of each class, at most 20."""
+def drawn(episode: "AnsweredEpisode") -> np.ndarray:
+    """Return the query images to draw: the first of each class, at most 20."""
     ways = len(episode.support)
-    most = max(min(DRAWN_A_CLASS, DRAWN // ways), 1)
+    most = max(min(SHOWN_A_CLASS, SHOWN // ways), 1)
     labels = np.asarray(episode.labels)
     chosen = [np.flatnonzero(labels == label)[:most] for label in range(ways)]
-    return np.concatenate([np.empty(0, int), *chosen])[:DRAWN]
+    return np.concatenate([np.empty(0, int), *chosen])[:SHOWN]
 
 
 @styled
-def episode_picture(episode: Episode, number: int = 1) -> Figure:
-    """The support images by class, and below each class some of its query images with the answers.
+def episode_picture(episode: "AnsweredEpisode", number: int = 1) -> Figure:
+    """Draw the support images by class, and below them query images with answers.
 
-    A wrong answer has a thick dashed frame, a cross, and the letter of the true class.
+    A wrong answer has a thick dashed frame, a cross, and the letter of the true class below it.
     """
-    shown, support = drawn(episode), _paper(episode.support)
-    labels, said, sure = (np.asarray(a) for a in (episode.labels, episode.predictions, episode.confidence))
+    shown, support = drawn(episode), _inked(episode.support)
+    labels, answers, confidence = (
+        np.asarray(a) for a in (episode.labels, episode.predictions, episode.confidence)
+    )
     ways, shots = support.shape[:2]
     # A class is a block of columns, as wide as the picture allows.
     most = max(ACROSS // ways, 1)
@@ -174,40 +136,40 @@ def episode_picture(episode: Episode, number: int = 1) -> Figure:
     width = -(-shots // lines)
     wide = max(width, int(np.bincount(labels[shown], minlength=1).max()))
     gap = 0.5 if wide > 1 else 0.15
-    # Few tiles do not fill the width: they would be larger than anyone needs.
+    # A few tiles do not fill the width: they would be too large.
     inch = max(ways * (wide + gap), 13.0) / (WIDTH - FRAME - EDGE)
     edge, line = EDGE * inch, LINE * inch
     aspect = support.shape[2] / support.shape[3]
     top = 1.4 * line
     below = top + lines * aspect + 0.8 * line
-    wrong = bool((said[shown] != labels[shown]).any())
+    wrong = bool((answers[shown] != labels[shown]).any())
     bottom = below + aspect + (3 if wrong else 2) * line
 
-    right = int((said == labels).sum())
+    right = int((answers == labels).sum())
     figure, axes = panel(
-        f"Episode {number}: {right} of {labels.size} query images right, {shown.size} drawn",
+        f"Episode {number}: {right} of {labels.size} query images right, {shown.size} shown",
         width=WIDTH,
         height=0.42 + bottom / inch,
     )
     for label in range(ways):
         left = edge + label * (wide + gap)
-        words = {"ha": "center", "va": "center", "parse_math": False}
-        axes.text(left + wide / 2, top / 2, letters(label), weight="bold", fontsize=10, **words)
+        centred = {"ha": "center", "va": "center", "parse_math": False}
+        axes.text(left + wide / 2, top / 2, letters(label), weight="bold", fontsize=10, **centred)
         for shot in range(shots):
             row, place = divmod(shot, width)
             middle = (wide - min(width, shots - row * width)) / 2
             _tile(axes, support[label, shot], left + middle + place, top + row * aspect, aspect)
         for place, row in enumerate(shown[labels[shown] == label]):
-            x, good = left + place, said[row] == label
-            _tile(axes, _paper(episode.query[row]), x, below, aspect, good)
-            answer = letters(int(said[row])) + ("" if good else " ✗")
+            x, good = left + place, answers[row] == label
+            _tile(axes, _inked(episode.query[row]), x, below, aspect, good)
+            answer = letters(int(answers[row])) + ("" if good else " ✗")
             colour = INK if good else VERMILLION
-            percent = f"{100 * sure[row]:.0f} %" if np.isfinite(sure[row]) else ABSENT
-            told = [(answer, "bold", colour, 8), (percent, "normal", QUIET, 6.5)]
-            told += [] if good else [(f"is {letters(label)}", "bold", colour, 7)]
-            for height, (text, weight, ink, size) in enumerate(told, 1):
+            percent = f"{100 * confidence[row]:.0f} %" if np.isfinite(confidence[row]) else ABSENT
+            lines_below = [(answer, "bold", colour, 8), (percent, "normal", QUIET, 6.5)]
+            lines_below += [] if good else [(f"is {letters(label)}", "bold", colour, 7)]
+            for height, (text, weight, ink, size) in enumerate(lines_below, 1):
                 y = below + aspect + (height - 0.4) * line
-                axes.text(x + 0.5, y, text, weight=weight, color=ink, fontsize=size, **words)
+                axes.text(x + 0.5, y, text, weight=weight, color=ink, fontsize=size, **centred)
     axes.axhline(below - 0.4 * line, color=QUIET, linewidth=0.8)
     for name, middle in (("support", (top + below - 0.8 * line) / 2), ("query", below + aspect / 2)):
         axes.text(0, middle, name, va="center", color=QUIET, fontsize=8.5)
@@ -219,7 +181,7 @@ def episode_picture(episode: Episode, number: int = 1) -> Figure:
 
 
 def spread(value: Any, half: Any = None) -> str:
-    """A fraction as percent, with half its interval where that is known.
+    """Format a fraction as percent, with half its interval where that is known.
 
     >>> spread(0.9712, 0.0031), spread(0.9994, 0.0004), spread(0.5), spread(None)
     ('97.1 % ± 0.3 %', '99.94 % ± 0.04 %', '50.0 %', '–')
@@ -232,7 +194,7 @@ def spread(value: Any, half: Any = None) -> str:
 
 
 def letters(label: int) -> str:
-    """What a picture calls a class.
+    """Return the letters that stand for a class in a picture.
 
     >>> letters(0), letters(19), letters(26)
     ('A', 'T', 'AA')
@@ -241,8 +203,8 @@ def letters(label: int) -> str:
     return (letters(rest - 1) if rest else "") + chr(ord("A") + last)
 
 
-def _paper(images: np.ndarray) -> np.ndarray:
-    """Images as they are drawn: (..., 3) bytes, ink dark on light."""
+def _inked(images: np.ndarray) -> np.ndarray:
+    """Return images to draw, (..., 3) bytes, with ink dark on light."""
     images = np.asarray(images)
     return np.repeat(255 - images, 3, axis=-1) if images.shape[-1] == 1 else images
 

@@ -1,4 +1,4 @@
-"""Features for many small tasks, with all their heads as one inner variable."""
+"""Features for many small tasks, whose heads are one inner variable."""
 
 import jax
 import jax.numpy as jnp
@@ -24,27 +24,27 @@ def few_shot(
     penalty: float = 0.1,
     seed: int = 0,
 ) -> Task:
-    """Learn features on which a linear head for each of many tasks does well.
+    """Learn features for many tasks, each with its own linear head.
 
         g(x, y) = mean_t CE of y_t on x's features of the support of t + (penalty / 2) |y_t|^2
         f(x, y) = mean_t CE of y_t on the features of the query of t
 
     The tasks are drawn once, from the training classes, so that any bilevel algorithm can keep their
-    heads; `bilevel fewshot` draws new ones at every step and makes the heads anew.
+    heads. `bilevel fewshot`, in contrast, draws new tasks at every step and starts their heads anew.
 
     Args:
       dataset: `omniglot`, `miniimagenet`, or an `ImageClasses`.
-      tasks: how many.
-      ways, shots, queries: of a task: classes, support and query images a class.
-      network: one of `models.MODULES`; x are its parameters.
-      penalty: of the heads; it makes g strongly convex in y.
-      seed: of the tasks.
+      tasks: number of tasks.
+      ways, shots, queries: classes of a task, support and query images a class.
+      network: one of `models.MODULES`; x holds its parameters.
+      penalty: weight of the heads' squared norm; it makes g strongly convex in y.
+      seed: seed of the drawn tasks.
 
     Returns:
       A `Task` whose metrics are `outer_loss` over all tasks, and `test_accuracy` of heads trained on 50
       tasks of test classes.
     """
-    # They import flax, which `import bilevel` need not.
+    # They import flax, which the other tasks do not need.
     from bilevel import models
     from bilevel.fewshot.episodes import Shape, as_episode, draw
 
@@ -92,7 +92,7 @@ def few_shot(
         query = batch["episode"].query
         return loss(own(y, batch), features(x, query), query.labels)
 
-    # The Hessian of a head's cross entropy is at most half the Gram matrix of its features.
+    # The Hessian of a head's cross-entropy is at most half the Gram matrix of its features.
     values = np.asarray(features(net.init(jax.random.key(seed)), training["episode"].support))
     norms = [np.linalg.norm(np.c_[v, np.ones(len(v))], 2) ** 2 / len(v) for v in values]
     step = float(1 / (0.5 * max(norms) + penalty))
@@ -131,7 +131,7 @@ def few_shot(
         start=start,
         metrics=metrics,
         held=held,
-        # The loss is a mean over the tasks of a minibatch, and a head is in one of them.
+        # The loss is a mean over the tasks of a minibatch, and each head belongs to one task.
         inner_step=step * min(4, tasks),
         outer_step=0.1,
     )

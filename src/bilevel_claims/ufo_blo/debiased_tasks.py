@@ -14,7 +14,7 @@ import optax
 from jax import lax
 
 from bilevel.datasets import ImageClasses
-from bilevel.fewshot import METHODS, Episodes, Learner, Settings, Shape, fixed_episodes
+from bilevel.fewshot import METHODS, Episodes, Learner, Shape, fixed_episodes
 from bilevel.models import Network, from_module
 from bilevel.report.tables import Cell, Column, Table
 from bilevel.sampling import Full
@@ -166,10 +166,12 @@ def method(
 ) -> Learner:
     """A learner of a start for the whole network, by plain descent at both levels."""
     name = {FO: "fomaml", KEPT: "maml"}.get(label, "ufo_blo")
-    coin = PROBABILITY if label in (DEBIASED, DEBIASED_KEPT) else 1.0
-    recompute = int(label in (DEBIASED, EXACT))
-    settings = Settings(inner_step, inner_steps, inner_steps, probability=coin, recompute=recompute)
-    return METHODS[name](net, ways, optax.sgd(outer_step), settings)
+    own = {}
+    if name == "ufo_blo":
+        own["probability"] = PROBABILITY if label in (DEBIASED, DEBIASED_KEPT) else 1.0
+        own["recompute"] = int(label in (DEBIASED, EXACT))
+    steps = {"inner_step": inner_step, "inner_steps": inner_steps, "test_steps": inner_steps}
+    return METHODS[name](net, ways, optax.sgd(outer_step), **steps, **own)
 
 
 def measure_of(learner: Learner, ways: int) -> Any:

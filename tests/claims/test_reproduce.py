@@ -114,7 +114,7 @@ def test_a_success_removes_the_old_failure(claims, capsys, tmp_path):
 def test_an_interrupted_all_leaves_a_true_index(claims, capsys, tmp_path):
     claims(good=good, stopped=interrupted, never=bad)
     code, _, err = command(capsys, "--all", "--out", "out")
-    assert code == 130 and err == "bilevel: interrupted; out/index.html tells what was done\n"
+    assert code == 130 and err == "bilevel: interrupted; out/index.html lists what was done\n"
     records = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert [record["verdict"] for record in records] == ["holds", "not run", "not run"]
     assert "1 of 3 claims were run" in (tmp_path / "out" / "index.html").read_text()
@@ -133,7 +133,7 @@ def test_an_interrupted_claim_says_that_nothing_was_written(claims, capsys, tmp_
     "arguments, words",
     [
         (["god"], "unknown claim 'god'; did you mean 'good'?"),
-        (["good", "--all"], "give a claim or --all, got both 'good' and --all"),
+        (["good", "--all"], "give either a claim or --all, got 'good' and --all"),
         (["good", "--size", "huge"], "unknown size 'huge'; known: small, paper"),
         (["good", "--out", "taken"], "taken"),
     ],

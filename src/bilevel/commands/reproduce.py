@@ -1,32 +1,37 @@
 """`bilevel reproduce`: test claims of the papers on this machine."""
 
 import os
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from bilevel.commands.common import add_output, known
 
 
-def add(commands) -> None:
+def add(commands: Any) -> None:
     """Add the parser of the command."""
     parser = commands.add_parser("reproduce", help="test claims of the papers on this machine")
     parser.set_defaults(command=run)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a claim; none lists them")
-    parser.add_argument("--all", action="store_true", help="every claim, and one page that lists them")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="name of a claim; default: list all claims")
+    parser.add_argument("--all", action="store_true", help="run every claim and write an index page")
     parser.add_argument(
-        "--size", default="small", metavar="SIZE", help="small: minutes; paper: full sizes (small)"
+        "--size",
+        default="small",
+        metavar="SIZE",
+        help="small: up to minutes a claim; paper: the sizes of the paper (small)",
     )
     add_output(parser, "bilevel-reproduce; a folder in it for each claim")
 
 
-def run(options) -> None:
-    """Run one claim or all of them, or list them."""
+def run(options: Namespace) -> None:
+    """Run one claim or all claims, or list them."""
     from bilevel.report.files import check_folder
     from bilevel_claims import get, names
     from bilevel_claims.types import SIZES
 
     known("size", options.size, SIZES)
     if options.name and options.all:
-        raise ValueError(f"give a claim or --all, got both {options.name!r} and --all")
+        raise ValueError(f"give either a claim or --all, got {options.name!r} and --all")
     if not (options.name or options.all):
         _list(options, [get(name) for name in names()])
         return
@@ -61,7 +66,7 @@ def _run(options, claims, out: Path):
     try:
         runs = run_claims(claims, out, size=options.size, index=options.all, tell=tell)
     except KeyboardInterrupt:
-        left = f"{page} tells what was done" if options.all else "nothing was written"
+        left = f"{page} lists what was done" if options.all else "nothing was written"
         raise KeyboardInterrupt(f"interrupted; {left}") from None
     failed = [f"{run.claim.name} failed: {run.failure} (more in {out / run.claim.name / 'failure.txt'})"
               for run in runs if run.failure]  # fmt: skip

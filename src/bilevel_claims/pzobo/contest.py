@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -13,6 +15,7 @@ from bilevel.inner import InnerSolver, descend
 from bilevel.linear import cg, richardson
 from bilevel.many_tasks import nested_over_tasks
 from bilevel.response import first_order, implicit, unrolled, zeroth_order
+from bilevel.sampling import full
 from bilevel.types import Batch, Problem
 from bilevel_claims.experiment import CALLS, STEPS, Experiment, Trajectory, ends, even_points, trajectory
 from bilevel_claims.figures import picture_of
@@ -47,6 +50,38 @@ OURS = {
 }
 
 
+def representation(
+    sizes: Sequence[int], rows: int, penalty: float, targets: Callable, predict: Callable
+) -> tuple[Problem, Batch, Callable]:
+    """Return problem, data and start of layers x before a linear model y, as in the official code.
+
+    Args:
+      sizes: of the inputs and of each layer.
+      rows: of each part.
+      penalty: of |y|^2 in the inner loss.
+      targets, predict: `(layers, y, table) -> (rows,)` in NumPy for the data, and in JAX.
+    """
+    rng, shapes = np.random.default_rng(0), [*pairwise(sizes), (sizes[-1],)]
+    *layers, head = (rng.normal(size=shape) for shape in shapes)
+    tables = [rng.normal(size=(rows, sizes[0])) for _ in range(2)]
+    parts = [(table, targets(layers, head, table) + 0.1 * rng.normal(size=rows)) for table in tables]
+    train, valid = jax.tree.map(jnp.asarray, parts)
+
+    def outer(x, y, batch):
+        return 0.5 * jnp.mean((predict(x, y, batch[0]) - batch[1]) ** 2)
+
+    def inner(x, y, batch):
+        return outer(x, y, batch) + penalty * jnp.sum(y**2)
+
+    def start(key):
+        # One x and one start of y for all seeds, as in the official code: a seed draws the directions.
+        keys = jax.random.split(jax.random.key(0), len(shapes))
+        *x, y = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+        return x, y
+
+    return Problem(outer, inner), full(valid, train), start
+
+
 def run_contest(
     problem: Problem,
     data: Batch,
@@ -61,21 +96,19 @@ def run_contest(
     grid: Sequence[float],
     trials: Sequence[int],
 ) -> tuple[list[Trajectory], list[Search], list[Trajectory]]:
-    """Run all methods with inner steps of 0.001 and Adam outside, every inner solve from the first y.
+    """Return runs with given steps, searches and tuned runs, with Adam and inner steps of 0.001.
+
+    All measure "f" after an inner solve from the first y; given runs the "cosine" with ITD's step, too.
 
     Args:
-      problem, data, start: as in `Experiment`.
-      inner_steps: of every inner solve.
-      cg_steps: inner steps and steps of conjugate gradients of AID-CG with the code's settings.
-      steps: outer steps with the code's settings; tuned runs make the oracle calls of AID-FP in them.
+      problem, data, start: from `representation`.
+      inner_steps, cg_steps: of every inner solve; in given runs of AID-CG `cg_steps`, and as many of CG.
+      steps: outer steps of given runs; tuned runs make the oracle calls of AID-FP in them.
       smoothing: length of the perturbations.
-      counts: numbers of directions of PZOBO; tuned without the last, which would make only a few steps.
-      rates: the code's of Adam by method, and of all others under "".
-      grid: rates to search.
+      counts: directions of PZOBO; tuned runs omit the last, which would make only a few steps.
+      rates: given steps of Adam by method, and of all others under "".
+      grid: steps of Adam to search.
       trials: seeds of the search, enough of them to meet steps that diverge only now and then.
-
-    Returns:
-      `(runs, searches, tuned runs)`. All measure "f", the first also "cosine" with ITD's direction.
     """
     methods = partial(_methods, problem, inner_steps, smoothing, counts)
     plain, builds = methods(optax.sgd, cg_steps), methods(optax.adam, inner_steps)
@@ -86,9 +119,16 @@ def run_contest(
         return problem.outer(state.x, y, held.outer[0])
 
     def along(label, build):
+        def direction(state, held, method):
+            # Plain descent: the direction is what a step of size 1 takes off x.
+            key = jax.random.fold_in(jax.random.key(0), state.optimizer[0].count)
+            algorithm = method(outer_optimizer=1.0)
+            return tree.sub(state.x, algorithm.step(algorithm.init(state.x, state.start), held, key)[0].x)
+
         def measure(state, held):
-            angle = _cosine(state, held, plain[label], plain[ITD])
-            return {"f": loss(state, held, cg_steps if label == AID_CG else inner_steps), "cosine": angle}
+            a, b = (direction(state, held, plain[name]) for name in (label, ITD))
+            cosine = tree.vdot(a, b) / (tree.norm(a) * tree.norm(b))
+            return {"f": loss(state, held, cg_steps if label == AID_CG else inner_steps), "cosine": cosine}
 
         experiment = Experiment(data, start, measure, held=data, seeds=range(5))
         return trajectory(label, build(rates.get(label, rates[""])), experiment, points)
@@ -104,34 +144,26 @@ def run_contest(
 
 
 def report(
-    problem: str,
-    aid: str,
-    limits: Mapping[str, float],
-    more: Mapping[str, Any],
-    given: list[Trajectory],
-    searches: list[Search],
-    tuned: list[Trajectory],
-    without: Sequence[Sequence[str]] = ((), ()),
+    problem: str, aid: str, limits: Mapping[str, float], more: Mapping, runs: tuple, without: tuple = ((), ())
 ) -> Finding:
     """Return the finding of a contest.
 
     Args:
-      problem: its name.
-      aid: label of the AID to name, which may be `AID`.
-      limits: by method, greatest ratio of the official PZOBO's last f to that of the method.
+      problem, aid: name of the problem, and the AID to name (may be `AID`).
+      limits: greatest ratio of the official PZOBO's last f to that of each method.
       more: further numbers.
-      given, searches, tuned: from `run_contest`.
+      runs: from `run_contest`.
       without: methods that the two figures leave out.
     """
+    given, searches, tuned = runs
     end, best = (ends(runs, "f") for runs in (given, tuned))
     for found in (end, best):
         found[AID] = min(found[AID_FP], found[AID_CG])
     means = {run.label: run.values["cosine"].mean() for run in given}
-    code = "the code's settings: last f, official PZOBO over"
-    paper = "tuned, equal calls: last f, PZOBO, Q = 1, over"
+    code, paper = "the code's settings: last f, official PZOBO", "tuned, equal calls: last f, PZOBO, Q = 1,"
     numbers = {
-        **{f"{code} {label}": at_most(end[CODE] / end[label], limit) for label, limit in limits.items()},
-        **{f"{paper} {label}": at_most(best[ONE] / best[label], 1) for label in (HOZOG, aid)},
+        **{f"{code} over {label}": at_most(end[CODE] / end[label], limit) for label, limit in limits.items()},
+        **{f"{paper} over {label}": at_most(best[ONE] / best[label], 1) for label in (HOZOG, aid)},
         **more,
         **{f"cosine with ITD's gradient, {label}": shown(means[label]) for label in (DIRECT, CODE, ONE)},
     }
@@ -186,21 +218,6 @@ def _methods(problem, inner_steps, smoothing, counts, optimizer, cg_steps) -> di
         return hozog(problem, **rates, inner_steps=inner_steps, smoothing=smoothing, warm=False)
 
     return {label: builder(response) for label, response in responses.items()} | {HOZOG: differences}
-
-
-def _cosine(state, data, *builds):
-    """Return the cosine of the directions of two methods at the x of a state.
-
-    Both must move x by plain descent: a direction is then what a step of size 1 takes off x.
-    """
-    key = jax.random.fold_in(jax.random.key(0), state.optimizer[0].count)
-
-    def direction(build):
-        algorithm = build(outer_optimizer=1.0)
-        return tree.sub(state.x, algorithm.step(algorithm.init(state.x, state.start), data, key)[0].x)
-
-    a, b = map(direction, builds)
-    return tree.vdot(a, b) / (tree.norm(a) * tree.norm(b))
 
 
 def over_tasks(problem: Problem, solver: InnerSolver, labels: Sequence[str]) -> dict[str, Callable]:

@@ -3,14 +3,12 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bilevel.sampling import full
-from bilevel.types import Problem
 from bilevel_claims import references
 from bilevel_claims.experiment import ends
-from bilevel_claims.pzobo.contest import AID_CG, AID_FP, DIRECT, HOZOG, KNOWN, OURS, report, run_contest
+from bilevel_claims.pzobo import contest
+from bilevel_claims.pzobo.contest import AID_CG, AID_FP, DIRECT, HOZOG, KNOWN, OURS
 from bilevel_claims.types import Claim, Finding, cited, shown
 
 
@@ -19,47 +17,24 @@ def run(size: str) -> Finding:
     widths, rows = ((64, 128, 64), 1000) if size == "small" else ((256, 512, 256), 5000)
     settings: Any = {"inner_steps": 10, "cg_steps": 30, "steps": 100, "smoothing": 0.1, "counts": (1, 10)}
     rates, grid = {"": 0.01, HOZOG: 0.2}, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-    problem = representation(widths, rows)
-    runs = run_contest(*problem, **settings, rates=rates, grid=grid, trials=range(100, 104))
+    problem = contest.representation(widths, rows, 0.0005, _targets, _predict)
+    runs = contest.run_contest(*problem, **settings, rates=rates, grid=grid, trials=range(100, 104))
     best = ends(runs[-1], "f")
     more = {"tuned, equal calls: last f, direct term over AID-FP": shown(best[DIRECT] / best[AID_FP])}
     limits = {HOZOG: 1, AID_CG: 1, AID_FP: 1.6, DIRECT: 0.7}
-    return report("Two-layer representation", AID_FP, limits, more, *runs)
+    return contest.report("Two-layer representation", AID_FP, limits, more, runs)
 
 
-def representation(widths: tuple[int, int, int], rows: int):
-    """Return problem, data and start: two sigmoid layers x, a linear model y."""
-    rng = np.random.default_rng(0)
-    first, second, third = widths
+def _targets(layers, head, table):
+    """Return the outputs of two sigmoid layers and a linear model, in NumPy."""
+    for layer in layers:
+        table = 1 / (1 + np.exp(-(table @ layer)))
+    return table @ head
 
-    def sigmoid(z):
-        return 1 / (1 + np.exp(-z))
 
-    one, two, head = (rng.normal(size=shape) for shape in ((first, second), (second, third), third))
-    tables = [rng.normal(size=(rows, first)) for _ in range(2)]
-    parts = [
-        (table, sigmoid(sigmoid(table @ one) @ two) @ head + 0.1 * rng.normal(size=rows)) for table in tables
-    ]
-    train, valid = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), parts)
-
-    def outer(x, y, batch):
-        table, targets = batch
-        features = jax.nn.sigmoid(jax.nn.sigmoid(table @ x["first"]) @ x["second"])
-        return 0.5 * jnp.mean((features @ y - targets) ** 2)
-
-    def inner(x, y, batch):
-        return outer(x, y, batch) + 0.0005 * jnp.sum(y**2)
-
-    def start(key):
-        # One x and one start of y for all seeds, as in the official code: a seed draws the directions.
-        one, two, three = jax.random.split(jax.random.key(0), 3)
-        x = {
-            "first": jax.random.normal(one, (first, second)),
-            "second": jax.random.normal(two, (second, third)),
-        }
-        return x, jax.random.normal(three, (third,))
-
-    return Problem(outer, inner), full(valid, train), start
+def _predict(x, y, table):
+    """Return the same in JAX."""
+    return jax.nn.sigmoid(jax.nn.sigmoid(table @ x[0]) @ x[1]) @ y
 
 
 OFFICIAL = {

@@ -1,8 +1,5 @@
 """Entry pzobo-mnist: PZOBO-S on the features of a LeNet."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +8,14 @@ import optax
 from bilevel.algorithms import itd_bio, pzobo_s
 from bilevel.combinators import nested
 from bilevel.datasets import load
-from bilevel.inner import InnerSolver, descend
+from bilevel.inner import descend
 from bilevel.response import first_order
 from bilevel.sampling import Stacked, minibatches
 from bilevel.types import Batch, Problem
 from bilevel_claims import references
 from bilevel_claims.experiment import CALLS, STEPS, Experiment, ends
 from bilevel_claims.figures import picture_of
+from bilevel_claims.problems.image_tasks import percent
 from bilevel_claims.pzobo.contest import CODE, DIRECT, HOZOG, ITD, KNOWN, ONE, OURS, STYLES, named
 from bilevel_claims.pzobo.hozog import hozog
 from bilevel_claims.pzobo.laws import one_draw, unit_tensors
@@ -33,37 +31,31 @@ def run(size: str) -> Finding:
     """Run each method at the best step of Adam, found with other seeds by the outer loss."""
     small = size == "small"
     steps, batch_size, seeds = (200, 32, range(3)) if small else (1000, 256, range(5))
-    problem, start = lenet(small)
-    data, held = digits(batch_size, small)
+    problem, start = _lenet(small)
+    data, held = _digits(batch_size, small)
     solver = descend(problem, optax.adam(INNER_RATE), INNER_STEPS)
 
     def measure(state, held):
-        again, outer, test = held
+        again, outer, (images, labels) = held
         # x has moved since y was trained: ten more steps, on the same minibatches for all.
         y = solver.solve(state.x, state.y, again)
-        images, labels = test
-        hit = jnp.argmax(features(state.x, images, small) @ y["weight"] + y["bias"], 1) == labels
+        hit = jnp.argmax(_features(state.x, images, small) @ y["weight"] + y["bias"], 1) == labels
         return {LOSS: problem.outer(state.x, y, outer), ERROR: 1 - jnp.mean(hit)}
 
     experiment = Experiment(data, start, measure, held=held, seeds=seeds)
-    builds = methods(problem, solver, small)
+    made = _methods(problem, solver, small)
     # The whole length and the mean of many points: short trials choose steps that are too large later.
-    budget: Any = {"steps": steps, "points": 20, "shown": 20}
-    return report(*tune(builds, AXES, experiment, score=late(LOSS), seeds=(100, 101), **budget))
+    found = tune(made, AXES, experiment, score=late(LOSS), steps=steps, seeds=(100, 101), points=20, shown=20)
+    return report(*found)
 
 
-def methods(problem: Problem, solver: InnerSolver, small: bool) -> dict[str, Callable]:
+def _methods(problem, solver, small):
     """Return `(outer_optimizer=step of Adam) -> Algorithm` by label, all with a warm y."""
     adam = optax.adam
 
     def built(factory, eps_root=0.0, **options):
-        inner = adam(INNER_RATE, eps_root=eps_root)
-
-        def build(outer_optimizer):
-            rates = {"inner_optimizer": inner, "outer_optimizer": adam(outer_optimizer)}
-            return factory(problem, **rates, inner_steps=INNER_STEPS, **options)
-
-        return build
+        options |= {"inner_optimizer": adam(INNER_RATE, eps_root=eps_root), "inner_steps": INNER_STEPS}
+        return lambda outer_optimizer: factory(problem, outer_optimizer=adam(outer_optimizer), **options)
 
     return {
         DIRECT: lambda outer_optimizer: nested(problem, first_order(solver), adam(outer_optimizer)),
@@ -76,7 +68,7 @@ def methods(problem: Problem, solver: InnerSolver, small: bool) -> dict[str, Cal
     }
 
 
-def digits(batch_size: int, small: bool) -> tuple[Batch, Any]:
+def _digits(batch_size: int, small: bool):
     """Return minibatches of 50,000 outer and 10,000 inner rows of MNIST, and rows to measure on."""
     mnist = load("mnist")
 
@@ -93,7 +85,7 @@ def digits(batch_size: int, small: bool) -> tuple[Batch, Any]:
     return minibatches(outer, inner, batch_size=batch_size), jax.tree.map(jnp.asarray, held)
 
 
-def lenet(small: bool) -> tuple[Problem, Callable]:
+def _lenet(small):
     """Return problem and start: the features are x, the last layer is y."""
     # Kernels (height, width, channels in, channels out), then the dense layer.
     shapes = [(5, 5, 1, 6), (5, 5, 6, 16), *([(256, 84)] if small else [(5, 5, 16, 120), (120, 84)])]
@@ -109,26 +101,25 @@ def lenet(small: bool) -> tuple[Problem, Callable]:
         return x, {"weight": jnp.zeros((84, 10)), "bias": jnp.zeros(10)}
 
     def loss(x, y, batch):
-        images, labels = batch
-        logits = features(x, images, small) @ y["weight"] + y["bias"]
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        logits = _features(x, batch[0], small) @ y["weight"] + y["bias"]
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]))
 
     return Problem(loss, loss), start
 
 
-def features(x: Any, images: Any, small: bool) -> Any:
+def _features(x, images, small):
     """Return 84 features an image; strides of 2 stand for the pools when small."""
     *kernels, dense = x
     z = images
     for layer in kernels:
-        z = jax.nn.relu(convolve(z, layer["weight"], 2 if small else 1) + layer["bias"])
+        z = jax.nn.relu(_convolve(z, layer["weight"], 2 if small else 1) + layer["bias"])
         if not small and z.shape[1] > 1:
             rows, height, width, channels = z.shape
             z = z.reshape(rows, height // 2, 2, width // 2, 2, channels).max((2, 4))
     return jax.nn.relu(z.reshape(len(z), -1) @ dense["weight"] + dense["bias"])
 
 
-def convolve(images: Any, kernel: Any, stride: int) -> Any:
+def _convolve(images, kernel, stride):
     """Return a convolution by one matrix product: XLA's are slow with many kernels at once."""
     size, places = kernel.shape[0], range(kernel.shape[0])
     last = images.shape[1] - size + 1
@@ -151,10 +142,10 @@ def report(searches: list, runs: list) -> Finding:
     }
     steps = int(runs[0].steps[-1])
     words = (
-        f"In the second half of {steps} outer steps the test error is {100 * error[CODE]:.1f} % with the "
-        f"official code's PZOBO-S, {100 * error[DIRECT]:.1f} % with its direct term alone and "
-        f"{100 * error[ITD]:.1f} % with ITD. PZOBO-S as in the paper (Q = 1) is at {100 * error[ONE]:.1f} %, "
-        f"HOZOG at {100 * error[HOZOG]:.1f} %. Each has its best step of Adam from the same grid."
+        f"In the second half of {steps} outer steps the test accuracy is {percent(error[CODE])} with the "
+        f"official code's PZOBO-S, {percent(error[DIRECT])} with its direct term alone and "
+        f"{percent(error[ITD])} with ITD. PZOBO-S as in the paper (Q = 1) is at {percent(error[ONE])}, HOZOG "
+        f"at {percent(error[HOZOG])}."
     )
     shared = "Median and range of the seeds. All steps read as many minibatches."
     mean = "Mean loss over the same outer rows for all, against gradients and products."
@@ -162,12 +153,8 @@ def report(searches: list, runs: list) -> Finding:
         picture_of("Test error on MNIST", runs, ERROR, STEPS, shared, styles=STYLES, log="y"),
         picture_of("Outer loss on MNIST", runs, LOSS, CALLS, mean, styles=STYLES, log="y"),
     ]
-    places = [0, steps // 4, steps // 2, steps]
-    tables = [
-        (f"{name.capitalize()} by outer steps", value_table(runs, name, places, STEPS))
-        for name in (ERROR, LOSS)
-    ]
-    tables += [("What it cost", cost_table(runs))]
+    errors = value_table(runs, ERROR, [0, steps // 4, steps // 2, steps], STEPS)
+    tables = [("Test error by outer steps", errors), ("What it cost", cost_table(runs))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 

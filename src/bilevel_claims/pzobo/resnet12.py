@@ -39,13 +39,11 @@ def run(size: str) -> Finding:
     steps, tasks, seeds, count = (40, TIMED_TASKS, 2, 40) if small else (10_000, 12, 3, 600)
     experiment, points = experiment_of(data, net, tasks, count, range(seeds)), even_points(steps, 6)
     methods = over_tasks(*heads(net, tasks)[:2], (DIRECT, CODE, ONE, ITD))
-    runs = [
-        trajectory(label, build(optax.adam(RATE)), experiment, points) for label, build in methods.items()
-    ]
+    runs = [trajectory(name, build(optax.adam(RATE)), experiment, points) for name, build in methods.items()]
     # The official PZOBO differs from the other in the law of its directions alone.
     methods = over_tasks(*heads(whole, TIMED_TASKS)[:2], (DIRECT, ONE, ITD, AID_CG))
     experiment = experiment_of(data, whole, TIMED_TASKS, 1, (0,))
-    timed = {label: one_step(build(optax.adam(RATE)), experiment) for label, build in methods.items()}
+    timed = {name: one_step(build(optax.adam(RATE)), experiment) for name, build in methods.items()}
     return report(runs, timed, count * CLASSES * SHOTS, decide=not small)
 
 
@@ -136,14 +134,7 @@ def one_step(algorithm: Algorithm, given: Experiment) -> tuple[float, float]:
 
 
 def report(runs: list, timed: dict[str, tuple[float, float]], images: int, *, decide: bool) -> Finding:
-    """Return the finding from training and from timed steps.
-
-    Args:
-      runs: of training.
-      timed: seconds and MiB of a step of the whole network, by method.
-      images: number of tested images.
-      decide: whether training was long enough for its numbers to decide.
-    """
+    """Return the finding; numbers of training decide only if it was long enough to `decide`."""
     last, first = ends(runs, ERROR), runs[0].median(ERROR)[0]
     slower = {label: timed[label][0] / timed[ONE][0] for label in (ITD, AID_CG)}
 
@@ -160,23 +151,21 @@ def report(runs: list, timed: dict[str, tuple[float, float]], images: int, *, de
         "last error, PZOBO, Q = 1, over the direct term": ratio(last[ONE], last[DIRECT]),
         "last error, ITD over the direct term": shown(over(last[ITD], last[DIRECT], images)),
     }
-    accuracies = ", ".join(f"{percent(error)} ({label})" for label, error in last.items())
+    learned = ", ".join(f"{percent(error)} ({label})" for label, error in last.items())
     words = (
         f"With features computed once a solve and derivatives in reverse, a step of ResNet-12 with ITD takes "
         f"{slower[ITD]:.2g} times the time of PZOBO, with AID-CG {slower[AID_CG]:.2g} times. In "
-        f"{runs[0].steps[-1]:,} meta-steps the accuracy on new classes goes from {percent(first)} to "
-        f"{accuracies}." + ("" if decide else " So few meta-steps decide nothing on what is learned.")
+        f"{runs[0].steps[-1]} meta-steps the accuracy on new classes goes from {percent(first)} to {learned}."
+        + ("" if decide else " So few meta-steps decide nothing on what is learned.")
     )
     caption = "Median of the seeds and their range. The black dashed line is the code's PZOBO."
     looks: Any = {"styles": STYLES, "heading": "New classes, 5-way 5-shot", "log": "", "y": "accuracy"}
     looks |= {"value": lambda error: 1 - error, "height": 4.2}
     figures = [picture_of("Accuracy by meta-steps", runs, ERROR, STEPS, caption, **looks)]
-    steps = table(
-        ["method", "seconds", "MiB planned beside the state"],
-        [[label, *step] for label, step in timed.items()],
-    )
-    title = f"A meta-step of {TIMED_TASKS} tasks with the whole ResNet-12"
-    tables = [(title, steps), ("What the runs cost, a step", cost_table(runs))]
+    titles = ["method", "seconds", "MiB planned beside the state"]
+    steps = table(titles, [[label, *step] for label, step in timed.items()])
+    tables = [(f"A meta-step of {TIMED_TASKS} tasks with the whole ResNet-12", steps)]
+    tables += [("What the runs cost, a step", cost_table(runs))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables)
 
 
@@ -184,8 +173,8 @@ OFFICIAL = {
     "tasks": "miniImageNet at 84x84, 5-way 5-shot, 5 queries a class",
     "network": "ResNet-12 with 640 features",
     "inner solve": "30 steps of 0.01 with momentum 0.9, 0.5 |y|^2 / 2, features computed once",
-    "outer step": "Adam 0.01, from step 1,500 on 0.001, from 3,500 on 0.0001; at most 10,000 meta-steps",
-    "meta-batch": "16 tasks, one direction for all",
+    "outer step": "at most 10,000 of Adam 0.01, from 1,500 on 0.001, from 3,500 on 0.0001; 16 tasks each, "
+    "one direction for all",
     "length of the perturbation": "0.1",
 }
 CLAIM = Claim(
@@ -202,13 +191,13 @@ CLAIM = Claim(
         "Data: mini-ImageNet in BILEVEL_DATA",
         "network": "12.4 million parameters for the time of a step; trained with an eighth of its width, "
         "195,376 parameters (size paper: whole)",
-        "outer step": "the same; 40 meta-steps (size paper: 10,000, two weeks for all runs on two cores)",
-        "meta-batch": "2 tasks without a common class (size paper: 12; 16 would need 80 classes of 64)",
+        "outer step": "the same; 40 (size paper: 10,000, two weeks for all runs on two cores) of 2 tasks "
+        "without a common class (size paper: 12; 16 would need 80 classes of 64)",
         "length of the perturbation": "the same, which moves x by 0.7; for normal ones 0.01, which moves x "
         "by 4.4 of its length 40 (size paper: 35 of 114)",
         "time": "least of three steps of a compiled program, after one that warms up",
-        "compared with": "ITD, exact for 30 steps; AID-CG with 10 steps of conjugate gradients, for the "
-        "time of a step alone; not with meta-learning baselines",
+        "compared with": "ITD, exact for 30 steps; AID-CG with 10 steps of CG, for its time alone; not with "
+        "meta-learning baselines",
         "seeds": "2 (size paper: 3)",
     },
     run=run,

@@ -17,7 +17,7 @@ from bilevel_claims import references
 from bilevel_claims.experiment import STEPS, Experiment, Trajectory, ends, log_points, trajectory
 from bilevel_claims.figures import picture_of
 from bilevel_claims.pzobo import contest
-from bilevel_claims.pzobo.contest import AID, AID_CG, CODE, DIRECT, HOZOG, ITD, ONE, STYLES, named
+from bilevel_claims.pzobo.contest import AID, AID_CG, CODE, DIRECT, HOZOG, ITD, KNOWN, ONE, OURS, STYLES
 from bilevel_claims.pzobo.hozog import hozog
 from bilevel_claims.tables import value_table
 from bilevel_claims.types import Claim, Finding, at_least, cited
@@ -25,16 +25,19 @@ from bilevel_claims.types import Claim, Finding, at_least, cited
 
 def run(size: str) -> Finding:
     """Run all methods with the code's settings, then tuned; then on 20 outer entries."""
-    entries, features, rows, steps = (64, 128, 500, 100) if size == "small" else (128, 256, 1000, 150)
+    sizes, rows, steps = ((64, 128), 500, 100) if size == "small" else ((128, 256), 1000, 150)
+    problem = contest.representation(
+        sizes, rows, 0.05, lambda layers, y, t: t @ layers[0] @ y, lambda x, y, t: t @ (x[0] @ y)
+    )
     settings: Any = {"inner_steps": 20, "cg_steps": 20, "steps": steps, "smoothing": 0.01}
     settings |= {"rates": {"": 0.05, HOZOG: 0.1, AID_CG: 0.05 if size == "small" else 0.01}}
     settings |= {"counts": (1, 10, 50), "grid": (0.01, 0.03, 0.1, 0.3, 1.0), "trials": range(100, 110)}
-    runs, few = contest.run_contest(*representation(entries, features, rows), **settings), few_entries()
+    runs, few = contest.run_contest(*problem, **settings), few_entries()
     first, phi = few[0].values["Phi"][0, 0], ends(few, "Phi")
     share = (first - phi[ONE]) / (first - phi[ITD])
     more = {"20 outer entries: share of ITD's descent, PZOBO with Q = 1": at_least(share, 0.95)}
     limits, without = {HOZOG: 1, AID: 1, DIRECT: 0.7}, ((AID_CG,), (AID_CG, CODE))
-    finding = contest.report("Linear representation", AID, limits, more, *runs, without=without)
+    finding = contest.report("Linear representation", AID, limits, more, runs, without)
     caption = (
         "One penalty a weight of a least squares problem, gradient descent with one step for all; five draws "
         "of the directions. f does not contain x: the direct term is 0. HOZOG, left out, is then PZOBO."
@@ -50,46 +53,20 @@ def run(size: str) -> Finding:
     )
 
 
-def representation(entries: int, features: int, rows: int):
-    """Return problem, data and start: a matrix x before a linear model y."""
-    rng = np.random.default_rng(0)
-    truth, head = rng.normal(size=(entries, features)), rng.normal(size=features)
-    tables = [rng.normal(size=(rows, entries)) for _ in range(2)]
-    train, valid = ((table, table @ truth @ head + 0.1 * rng.normal(size=rows)) for table in tables)
-
-    def outer(x, y, batch):
-        table, targets = batch
-        return 0.5 * jnp.mean((table @ (x @ y) - targets) ** 2)
-
-    def inner(x, y, batch):
-        return outer(x, y, batch) + 0.05 * jnp.sum(y**2)
-
-    def start(key):
-        # One x and one start of y for all seeds, as in the official code: a seed draws the directions.
-        first, second = jax.random.split(jax.random.key(0))
-        return jax.random.normal(first, (entries, features)), jax.random.normal(second, (features,))
-
-    return Problem(outer, inner), full(*jax.tree.map(jnp.asarray, (valid, train))), start
-
-
 def few_entries() -> list[Trajectory]:
     """Return runs with 20 entries of x, none of them in f."""
     rng = np.random.default_rng(0)
     truth = (np.arange(20) < 5) * 1.0
-    train, valid = (
-        (table, table @ truth + rng.normal(size=len(table)))
-        for table in (rng.normal(size=(rows, 20)) for rows in (40, 200))
-    )
+    tables = (rng.normal(size=(rows, 20)) for rows in (40, 200))
+    train, valid = ((table, table @ truth + rng.normal(size=len(table))) for table in tables)
 
     def outer(x, y, batch):
-        table, targets = batch
-        return 0.5 * jnp.mean((table @ y - targets) ** 2)
+        return 0.5 * jnp.mean((batch[0] @ y - batch[1]) ** 2)
 
     def inner(x, y, batch):
         return outer(x, y, batch) + jnp.sum(jax.nn.sigmoid(x) * y**2)
 
-    problem = Problem(outer, inner)
-    data = full(*jax.tree.map(jnp.asarray, (valid, train)))
+    problem, data = Problem(outer, inner), full(*jax.tree.map(jnp.asarray, (valid, train)))
 
     def measure(state, held):
         table, targets = held.inner[0]
@@ -102,7 +79,7 @@ def few_entries() -> list[Trajectory]:
     rates = {"inner_optimizer": 0.2, "outer_optimizer": 2.0, "inner_steps": 50, "warm": False}
     methods = {
         ITD: itd_bio(problem, **rates),
-        named(20): pzobo(problem, **rates, directions=20),
+        contest.named(20): pzobo(problem, **rates, directions=20),
         ONE: pzobo(problem, **rates, directions=1),
         HOZOG: hozog(problem, **rates),
         DIRECT: nested(problem, first_order(descend(problem, 0.2, 50)), optax.sgd(2.0), warm=False),
@@ -125,8 +102,8 @@ CLAIM = Claim(
     "gradients of f exact, is far more effective than estimating the whole hypergradient as HOZOG does "
     "(abstract), and on a linear representation it ends lower and sooner than AID with fixed-point steps "
     "or conjugate gradients (output of the official code).",
-    known=contest.KNOWN | cited("official code", OFFICIAL),
-    ours=contest.OURS
+    known=KNOWN | cited("official code", OFFICIAL),
+    ours=OURS
     | {
         "problem": "the same: p = 8,192 (size paper: 1,000 rows, x 128 by 256, as the large one of the "
         "code); and 20 penalties sigmoid(x) of a least squares problem",

@@ -134,9 +134,8 @@ CLAIM = Claim(
     known=KNOWN | cited("official code", OFFICIAL),
     ours=OURS
     | {
-        "tasks": "Omniglot at 14x14: 864 background characters for training, the other 100 for the outer "
-        "step; error on 200 tasks of the evaluation alphabets (size paper: 600). Data: omniglot.npz in "
-        "BILEVEL_DATA",
+        "tasks": "Omniglot at 14x14: 864 background characters, outer step from 100 others; error on 200 "
+        "tasks of the evaluation alphabets (size paper: 600). Data: omniglot.npz in BILEVEL_DATA",
         "network": "196-128-64, each layer linear, layer norm, rectifier: 33,472 outer entries; then 64-5",
         "start of the heads": "zeros, on both paths",
         "outer step": "the same; then searched for each method; 100 meta-steps (size paper: 1,500)",

@@ -122,8 +122,8 @@ def report(searches: list, runs: list, norms: np.ndarray, bound: np.ndarray) -> 
         f"After {runs[0].steps[-1]:,} outer steps, each N with its best inner step, the error on new "
         f"characters with N = 10 is {more[CONVEX]:.2f} times that with N = 1 when the head alone adapts (a "
         f"strongly convex inner loss) and {more[FREE]:.2f} times when the last two layers do. After "
-        f"{calls:,} oracle calls a task it is {fair[CONVEX]:.2f} and {fair[FREE]:.2f} times. On a "
-        f"strongly convex toy the gradient of the head goes from {norms[0]:.2f} at N = 1 to {norms[-1]:.4f} at N = 40."
+        f"{calls:,} oracle calls a task it is {fair[CONVEX]:.2f} and {fair[FREE]:.2f} times. On a strongly "
+        f"convex toy the gradient of the head goes from {norms[0]:.2f} (N = 1) to {norms[-1]:.4f} (N = 40)."
     )
     measured = Line("measured", TOY_COUNTS, norms, marked=True)
     guide = Line("(1 - alpha mu)^N", TOY_COUNTS, bound * norms[0] / bound[0], guide=True)

@@ -102,7 +102,7 @@ def report(given: list, searches: list, tuned: list) -> Finding:
     title, heading = "The official curve and its direct term", "New characters, 5-way 5-shot"
     code = "Median of the seeds and their range, Adam 0.01. The black dashed line is the code's PZOBO."
     own = "Each method with the best step of Adam on validation characters, at equal meta-steps."
-    looks: Any = {"value": lambda error: 1 - error, "styles": STYLES, "y": "accuracy", "log": ""}
+    looks: Any = {"value": lambda e: 1 - e, "styles": STYLES, "y": "accuracy", "log": "", "height": 4.2}
     figures = [
         picture_of(title, given, ERROR, STEPS, code, heading=f"{heading}, the code's settings", **looks),
         picture_of("Each with its own outer step", tuned, ERROR, STEPS, own, heading=heading, **looks),

@@ -101,7 +101,7 @@ def test_resnet12_at_the_sizes_of_the_paper(resnet12, monkeypatch):
         )
 
     monkeypatch.setattr(pzobo_resnet12, "trajectory", trajectory)
-    monkeypatch.setattr(pzobo_resnet12, "one_step", lambda *given: pzobo_resnet12.Step(1.0, 1.0))
+    monkeypatch.setattr(pzobo_resnet12, "one_step", lambda *given: (1.0, 1.0))
     finding = pzobo_resnet12.run("paper")
     assert resnet12 == [()]
     assert sum(number["holds"] is not None for number in finding.numbers.values()) == 5

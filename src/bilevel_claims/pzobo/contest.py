@@ -1,42 +1,85 @@
-"""What the entries on PZOBO share: its official directions, HOZOG, and all that it is compared with."""
+"""Methods of the PZOBO entries, and a contest of all of them on one problem."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from bilevel.combinators import nested
-from bilevel.inner import descend
+from bilevel.inner import InnerSolver, descend
 from bilevel.linear import cg, richardson
+from bilevel.many_tasks import nested_over_tasks
 from bilevel.response import first_order, implicit, unrolled, zeroth_order
-from bilevel.types import Algorithm, Batch, Problem
-from bilevel_claims.experiment import Experiment, Trajectory, even_points, trajectory
-from bilevel_claims.figures import Line
+from bilevel.sampling import full
+from bilevel.types import Batch, Problem
+from bilevel_claims.experiment import CALLS, STEPS, Experiment, Trajectory, ends, even_points, trajectory
+from bilevel_claims.figures import picture_of
 from bilevel_claims.pzobo.hozog import hozog
 from bilevel_claims.pzobo.laws import one_draw, unit_tensors
 from bilevel_claims.search import tune
-from bilevel_claims.types import Search
+from bilevel_claims.tables import cost_table, value_table
+from bilevel_claims.types import Finding, Search, at_most, cited, shown
 
 tree = optax.tree
 
 DIRECT, CODE, ONE, HOZOG = "direct term only", "PZOBO, official code", "PZOBO, Q = 1", "HOZOG"
-AID_FP, AID_CG, ITD = "AID-FP", "AID-CG", "ITD"
+AID_FP, AID_CG, ITD, AID = "AID-FP", "AID-CG", "ITD", "the better AID"
 INNER_STEP = 1e-3
 
 
-class Contest(NamedTuple):
-    """All methods on one problem.
+def named(count: int) -> str:
+    """Return the label of PZOBO with `count` standard normal directions."""
+    return f"PZOBO, Q = {count}"
 
-    Attributes:
-      given: curves with the steps of the official code, at equal outer steps.
-      searches, tuned: each method tuned at equal oracle calls, and its curve.
+
+# One colour a method in all figures. The official code is dashed, since the direct term may lie below it.
+_LABELS = (DIRECT, ITD, AID_FP, AID_CG, ONE, HOZOG, CODE)
+STYLES = {label: {"colour": i, "dash": int(label == CODE)} for i, label in enumerate(_LABELS)}
+STYLES |= {named(count): {"colour": 4, "dash": dash} for count, dash in ((10, 1), (20, 2), (50, 2))}
+
+KNOWN = cited("official code", {"directions": "Q = 1, each tensor scaled to length 1, no factor p"})
+OURS = {
+    "directions": "the same, which makes the mean estimate of a tensor of p entries 1/p of the indirect "
+    "term; and standard normal ones, as in the paper",
+    "baseline": "the direct term f_x alone, which the code does not show",
+}
+
+
+def representation(
+    sizes: Sequence[int], rows: int, penalty: float, targets: Callable, predict: Callable
+) -> tuple[Problem, Batch, Callable]:
+    """Return problem, data and start of layers x before a linear model y, as in the official code.
+
+    Args:
+      sizes: of the inputs and of each layer.
+      rows: of each part.
+      penalty: of |y|^2 in the inner loss.
+      targets, predict: `(layers, y, table) -> (rows,)` in NumPy for the data, and in JAX.
     """
+    rng, shapes = np.random.default_rng(0), [*pairwise(sizes), (sizes[-1],)]
+    *layers, head = (rng.normal(size=shape) for shape in shapes)
+    tables = [rng.normal(size=(rows, sizes[0])) for _ in range(2)]
+    parts = [(table, targets(layers, head, table) + 0.1 * rng.normal(size=rows)) for table in tables]
+    train, valid = jax.tree.map(jnp.asarray, parts)
 
-    given: list[Trajectory]
-    searches: list[Search]
-    tuned: list[Trajectory]
+    def outer(x, y, batch):
+        return 0.5 * jnp.mean((predict(x, y, batch[0]) - batch[1]) ** 2)
+
+    def inner(x, y, batch):
+        return outer(x, y, batch) + penalty * jnp.sum(y**2)
+
+    def start(key):
+        # One x and one start of y for all seeds, as in the official code: a seed draws the directions.
+        keys = jax.random.split(jax.random.key(0), len(shapes))
+        *x, y = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+        return x, y
+
+    return Problem(outer, inner), full(valid, train), start
 
 
 def run_contest(
@@ -45,79 +88,126 @@ def run_contest(
     start: Callable,
     *,
     inner_steps: int,
+    cg_steps: int,
     steps: int,
     smoothing: float,
     counts: Sequence[int],
     rates: Mapping[str, float],
     grid: Sequence[float],
     trials: Sequence[int],
-    cg_steps: int | None = None,
-) -> Contest:
-    """Methods with inner steps of 0.001 and Adam outside, every inner solve from the first y.
+) -> tuple[list[Trajectory], list[Search], list[Trajectory]]:
+    """Return runs with given steps, searches and tuned runs, with Adam and inner steps of 0.001.
+
+    All measure "f" after an inner solve from the first y; given runs the "cosine" with ITD's step, too.
 
     Args:
-      problem, data, start: as in `Experiment`.
-      inner_steps: of every inner solve.
-      steps: outer steps.
+      problem, data, start: from `representation`.
+      inner_steps, cg_steps: of every inner solve; in given runs of AID-CG `cg_steps`, and as many of CG.
+      steps: outer steps of given runs; tuned runs make the oracle calls of AID-FP in them.
       smoothing: length of the perturbations.
-      counts: of the directions of PZOBO; the last is left out where all make equal oracle calls,
-        for it would make only a few steps.
-      rates: of Adam by method, and of all others under "".
-      grid: rates to try at equal oracle calls, those of `steps` steps of AID-FP.
-      trials: seeds of the search, many enough to see a step that diverges now and then.
-      cg_steps: inner steps and steps of conjugate gradients of AID-CG where it has the code's settings.
+      counts: directions of PZOBO; tuned runs omit the last, which would make only a few steps.
+      rates: given steps of Adam by method, and of all others under "".
+      grid: steps of Adam to search.
+      trials: seeds of the search, enough of them to meet steps that diverge only now and then.
     """
-    common = {"smoothing": smoothing, "counts": counts}
-    builds = contestants(problem, inner_steps, **common)
-    plain = contestants(problem, inner_steps, **common, cg_steps=cg_steps, optimizer=optax.sgd)
-    setting = Experiment(data=data, start=start, measure=lambda state, held: {}, held=data, seeds=range(5))
+    methods = partial(_methods, problem, inner_steps, smoothing, counts)
+    plain, builds = methods(optax.sgd, cg_steps), methods(optax.adam, inner_steps)
+    points = np.union1d(even_points(steps - 1, 33), [10, 50])
 
-    def loss(length):
-        solver = descend(problem, INNER_STEP, length)
-        return lambda state, held: problem.outer(
-            state.x, solver.solve(state.x, state.start, held), held.outer[0]
-        )
+    def loss(state, held, length):
+        y = descend(problem, INNER_STEP, length).solve(state.x, state.start, held)
+        return problem.outer(state.x, y, held.outer[0])
 
     def along(label, build):
-        length = cg_steps if cg_steps and label == AID_CG else inner_steps
+        def direction(state, held, method):
+            # Plain descent: the direction is what a step of size 1 takes off x.
+            key = jax.random.fold_in(jax.random.key(0), state.optimizer[0].count)
+            algorithm = method(outer_optimizer=1.0)
+            return tree.sub(state.x, algorithm.step(algorithm.init(state.x, state.start), held, key)[0].x)
 
         def measure(state, held):
-            angle = cosine(state, held, build, plain[ITD])
-            return {"f": loss(length)(state, held), "cosine": angle}
+            a, b = (direction(state, held, plain[name]) for name in (label, ITD))
+            cosine = tree.vdot(a, b) / (tree.norm(a) * tree.norm(b))
+            return {"f": loss(state, held, cg_steps if label == AID_CG else inner_steps), "cosine": cosine}
 
-        made = contestants(problem, inner_steps, **common, cg_steps=cg_steps)[label]
-        points = np.union1d(even_points(steps - 1, 33), [10, 50])
-        return trajectory(label, made(rates.get(label, rates[""])), setting._replace(measure=measure), points)
+        experiment = Experiment(data, start, measure, held=data, seeds=range(5))
+        return trajectory(label, build(rates.get(label, rates[""])), experiment, points)
 
-    given = [along(label, build) for label, build in plain.items()]
-    affordable = {label: build for label, build in builds.items() if label != named(counts[-1])}
-    calls = builds[AID_FP](0.1).cost.total * steps
-    fair = setting._replace(measure=lambda state, held: {"f": loss(inner_steps)(state, held)})
-    axes = {"outer_optimizer": grid}
-    return Contest(given, *tune(affordable, axes, fair, score="f", calls=calls, seeds=trials))
+    def measure(state, held):
+        return {"f": loss(state, held, inner_steps)}
+
+    given = [along(label, build) for label, build in methods(optax.adam, cg_steps).items()]
+    del builds[named(counts[-1])]
+    calls, axes = builds[AID_FP](0.1).cost.total * steps, {"outer_optimizer": grid}
+    experiment = Experiment(data, start, measure, held=data, seeds=range(5))
+    return given, *tune(builds, axes, experiment, score="f", calls=calls, seeds=trials)
 
 
-def contestants(
-    problem: Problem,
-    inner_steps: int,
-    *,
-    smoothing: float,
-    counts: Sequence[int],
-    cg_steps: int | None = None,
-    optimizer: Callable[[Any], Any] = optax.adam,
-) -> dict[str, Callable[..., Algorithm]]:
-    """By label, `(outer_optimizer=step size) -> Algorithm`; arguments as in `run_contest`."""
-    solver, cg_steps = descend(problem, INNER_STEP, inner_steps), cg_steps or inner_steps
-    estimated = {
-        named(count): zeroth_order(solver, count, smoothing=smoothing, law=one_draw) for count in counts
+def report(
+    problem: str, aid: str, limits: Mapping[str, float], more: Mapping, runs: tuple, without: tuple = ((), ())
+) -> Finding:
+    """Return the finding of a contest.
+
+    Args:
+      problem, aid: name of the problem, and the AID to name (may be `AID`).
+      limits: greatest ratio of the official PZOBO's last f to that of each method.
+      more: further numbers.
+      runs: from `run_contest`.
+      without: methods that the two figures leave out.
+    """
+    given, searches, tuned = runs
+    end, best = (ends(runs, "f") for runs in (given, tuned))
+    for found in (end, best):
+        found[AID] = min(found[AID_FP], found[AID_CG])
+    means = {run.label: run.values["cosine"].mean() for run in given}
+    code, paper = "the code's settings: last f, official PZOBO", "tuned, equal calls: last f, PZOBO, Q = 1,"
+    numbers = {
+        **{f"{code} over {label}": at_most(end[CODE] / end[label], limit) for label, limit in limits.items()},
+        **{f"{paper} over {label}": at_most(best[ONE] / best[label], 1) for label in (HOZOG, aid)},
+        **more,
+        **{f"cosine with ITD's gradient, {label}": shown(means[label]) for label in (DIRECT, CODE, ONE)},
     }
+    words = (
+        f"With the official code's settings f ends at {end[CODE]:.3g} with its PZOBO, {end[DIRECT]:.3g} with "
+        f"the direct term alone, {end[aid]:.3g} with {aid} and {end[HOZOG]:.3g} with HOZOG. Tuned, at equal "
+        f"oracle calls, PZOBO as in the paper (Q = 1) ends at {best[ONE]:.3g}, that of the code at "
+        f"{best[CODE]:.3g}, the direct term at {best[DIRECT]:.3g}, {aid} at {best[aid]:.3g} and HOZOG at "
+        f"{best[HOZOG]:.3g}."
+    )
+    path = "Outer loss after the inner steps, along the path, with the code's steps of Adam; five seeds."
+    own = "Each method with its best step of Adam, chosen with other draws of the directions; five seeds."
+    title, other = "The official curve and its direct term", "All tuned at equal oracle calls"
+    looks: Any = {"y": "outer loss f", "styles": STYLES, "log": "y"}
+    few = [run for run in given if run.label not in without[0]]
+    fewer = [run for run in tuned if run.label not in without[1]]
+    figures = [
+        picture_of(title, few, "f", STEPS, path, heading=f"{problem}, the code's settings", **looks),
+        picture_of(other, fewer, "f", CALLS, own, heading=f"{problem}, each tuned", **looks),
+    ]
+    steps, calls = int(given[0].steps[-1]), min(int(run.calls[-1]) for run in tuned)
+    places = [calls // 4, calls // 2, calls]
+    tables = [
+        ("f by outer steps, the code's settings", value_table(given, "f", [0, 10, 50, steps], STEPS)),
+        ("f by oracle calls, tuned", value_table(tuned, "f", places, CALLS)),
+        ("What it cost, the code's settings", cost_table(given)),
+    ]
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
+
+
+def _methods(problem, inner_steps, smoothing, counts, optimizer, cg_steps) -> dict[str, Callable]:
+    """Return `(outer_optimizer=step size) -> Algorithm` by label."""
+    solver = descend(problem, INNER_STEP, inner_steps)
+
+    def estimated(count, law):
+        return zeroth_order(solver, count, smoothing=smoothing, law=law)
+
     responses = {
         DIRECT: first_order(solver),
-        CODE: zeroth_order(solver, 1, smoothing=smoothing, law=unit_tensors),
+        CODE: estimated(1, unit_tensors),
         ITD: unrolled(solver),
         AID_FP: implicit(problem, solver, richardson(inner_steps, INNER_STEP), warm=False),
         AID_CG: implicit(problem, descend(problem, INNER_STEP, cg_steps), cg(cg_steps), warm=False),
-        **estimated,
+        **{named(count): estimated(count, one_draw) for count in counts},
     }
 
     def builder(response):
@@ -130,38 +220,15 @@ def contestants(
     return {label: builder(response) for label, response in responses.items()} | {HOZOG: differences}
 
 
-def named(count: int) -> str:
-    """Label of PZOBO as it is written, with so many directions."""
-    return f"PZOBO, Q = {count}"
-
-
-def cosine(state: Any, data: Batch, *builds: Callable[..., Algorithm]) -> Any:
-    """Between the directions of two methods at the x of a state, all their inner solves cold.
-
-    Both must move x by plain descent: a direction is then what a step of size 1 takes off x.
-    """
-    key = jax.random.fold_in(jax.random.key(0), state.optimizer[0].count)
-
-    def direction(build):
-        algorithm = build(outer_optimizer=1.0)
-        return tree.sub(state.x, algorithm.step(algorithm.init(state.x, state.start), data, key)[0].x)
-
-    a, b = map(direction, builds)
-    return tree.vdot(a, b) / (tree.norm(a) * tree.norm(b))
-
-
-def line(run: Trajectory, x: Any, quantity: str) -> Line:
-    """The curve of a run, each method in its own colour in all figures.
-
-    The official code's is dashed, since that of the direct term lies below it.
-    """
-    places = {label: place for place, label in enumerate((DIRECT, ITD, AID_FP, AID_CG, ONE, HOZOG, CODE))}
-    family = ONE if run.label not in places else run.label
-    dash = 1 if run.label in (CODE, named(10)) else 2 if run.label not in places else 0
-    return Line(run.label, x, run.values[quantity], colour=places[family], dash=dash)
-
-
-def calls_shown(runs: Sequence[Trajectory]) -> list[int]:
-    """A quarter, half and all of the calls that every method made."""
-    last = min(int(run.calls[-1]) for run in runs)
-    return [last // 4, last // 2, last]
+def over_tasks(problem: Problem, solver: InnerSolver, labels: Sequence[str]) -> dict[str, Callable]:
+    """Return `optimizer -> Algorithm` by label, where y has one head a task."""
+    responses = {
+        DIRECT: first_order(solver),
+        CODE: zeroth_order(solver, 1, smoothing=0.1, law=unit_tensors),
+        # Normal directions are as long as the root of the parameters: 0.1 would move x by its own length.
+        ONE: zeroth_order(solver, 1, smoothing=0.01, law=one_draw),
+        named(10): zeroth_order(solver, 10, smoothing=0.01, law=one_draw),
+        ITD: unrolled(solver),
+        AID_CG: implicit(problem, solver, cg(10), warm=False),
+    }
+    return {label: partial(nested_over_tasks, problem, responses[label], name=label) for label in labels}

@@ -27,9 +27,8 @@ def hozog(
 
         F(x) = f(x, y^N(x));   h = (1/Q) sum_j (F(x + smoothing u_j) - F(x)) / smoothing  u_j
 
-    The arguments are those of `pzobo`. All values of a step are taken on the same minibatches.
-
-    Cost per step: (Q + 1) (N + 1) gradients, a value of f counted as one.
+    The arguments are those of `pzobo`. A step reads one set of minibatches and costs (Q + 1) (N + 1)
+    gradients, a value of f counted as one.
 
     Reference: following Gu et al., Optimizing Large-Scale Hyperparameters via Automated Learning
     Algorithm, 2021, arXiv:2102.09026.

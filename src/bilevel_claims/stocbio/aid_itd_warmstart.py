@@ -1,5 +1,7 @@
 """Entry aid-itd-warmstart: AID with and without its warm starts, and the floor of ITD."""
 
+from itertools import product
+
 import numpy as np
 
 from bilevel.algorithms import aid_bio, itd_bio
@@ -11,13 +13,7 @@ from bilevel_claims.figures import Line, picture, picture_of
 from bilevel_claims.tables import cost_table
 from bilevel_claims.types import Claim, Finding, at_least, at_most
 
-# Label: whether y and v start warm.
-STARTS = {
-    "warm y and v": (True, True),
-    "warm y only": (True, False),
-    "warm v only": (False, True),
-    "neither": (False, False),
-}
+STARTS = ("warm y and v", "warm y only", "warm v only", "neither")
 INNER_STEPS = (5, 10, 20, 40, 80)
 NORM = "stationarity"
 
@@ -27,22 +23,18 @@ def run(size: str) -> Finding:
     dim, convexity, steps = (60, 0.05, 3000) if size == "small" else (200, 0.02, 20_000)
     task = worst_case(dim=dim, outer_convexity=0.1, inner_convexity=convexity)
     rates = {"inner_optimizer": task.inner_step, "outer_optimizer": 0.5 * task.outer_step}
-    experiment = Experiment(
-        task.data(None), task.start, lambda s, held: task.metrics(s.x, s.y, held), held=task.held
-    )
-    points = np.union1d(log_points(steps), [steps // 2])
+    data, points = task.data(None), np.union1d(log_points(steps), [steps // 2])
+    experiment = Experiment(data, task.start, lambda s, held: task.metrics(s.x, s.y, held), held=task.held)
 
-    def aid(label, warm_y, warm_v):
-        algorithm = aid_bio(
-            task.problem, **rates, inner_steps=10, linear_solver=cg(2), warm_y=warm_y, warm_v=warm_v
-        )
-        return trajectory(f"AID, {label}", algorithm, experiment, points)
+    def aid(label, y, v):
+        loops = {"inner_steps": 10, "linear_solver": cg(2), "warm_y": y, "warm_v": v}
+        return trajectory(f"AID, {label}", aid_bio(task.problem, **rates, **loops), experiment, points)
 
     def itd(count, warm):
         algorithm = itd_bio(task.problem, **rates, inner_steps=count, warm=warm)
         return trajectory(f"ITD, D = {count}, {'warm' if warm else 'cold'} y", algorithm, experiment, points)
 
-    starts = [aid(label, *warm) for label, warm in STARTS.items()]
+    starts = [aid(label, *warm) for label, warm in zip(STARTS, product((True, False), repeat=2), strict=True)]
     warm, cold = ([itd(count, start) for count in INNER_STEPS] for start in (True, False))
     return _report(starts, warm, cold, (1 - task.inner_step * convexity) ** np.array(INNER_STEPS))
 
@@ -65,12 +57,9 @@ def _report(starts, warm, cold, rate) -> Finding:
         f"ends at {floors[0]:.2g} with 5 inner steps and at {floors[-1]:.2g} with 80; the second half of the "
         f"outer steps lowers none of these by more than {100 * max(falls):.1g} %."
     )
-    equal = (
-        "All four runs make 10 inner steps and 2 of conjugate gradients; they differ in where y and v start."
-    )
+    equal = "All four runs make 10 inner steps and 2 of conjugate gradients; the starts of y and v differ."
     through = "The dashed line is the rate of the truncation bias, drawn through the last warm point."
     y = "norm of the exact gradient"
-    styles = {run.label: {"dash": int(label == "neither")} for label, run in zip(STARTS, starts, strict=True)}
     lines = [
         Line("warm y", INNER_STEPS, floors, marked=True),
         Line("cold y", INNER_STEPS, cold_floors, marked=True),
@@ -78,7 +67,7 @@ def _report(starts, warm, cold, rate) -> Finding:
     ]
     title, floor = "AID with and without its warm starts", "More outer steps change nothing at a floor."
     figures = [
-        picture_of(title, starts, NORM, STEPS, equal, y=y, styles=styles, log="xy"),
+        picture_of(title, starts, NORM, STEPS, equal, y=y, styles={"AID, neither": {"dash": 1}}, log="xy"),
         picture("The floor of ITD", "inner steps D", f"last {y}", lines, through, log="y"),
         picture_of("ITD along its path", warm, NORM, STEPS, floor, y=y, log="xy"),
     ]
@@ -90,22 +79,19 @@ CLAIM = Claim(
     name="aid-itd-warmstart",
     title="Warm starts free AID of its floor, ITD keeps one",
     paper=references.STOCBIO,
-    statement="AID-BiO that starts both y and v at their last values converges with numbers of inner and "
-    "linear steps that do not depend on the accuracy; ITD-BiO at a fixed number of inner steps D keeps a "
-    "bias of about (1 - step x mu)^D, so that D must grow with the accuracy. (Its convergence theorems as "
-    "we remember them, not the paper's word.)",
+    statement="AID-BiO with warm y and v converges with numbers of inner and linear steps that do not "
+    "depend on the accuracy; ITD-BiO with D inner steps keeps a bias of about (1 - step x mu)^D, so that D "
+    "must grow with it. (Its convergence theorems as we remember them, not the paper's word.)",
     known={
         "inner step": "at most 1 / L (as we remember the theorems)",
         "inner steps D": "of the order of kappa for AID, of kappa log(1 / accuracy) for ITD (as we remember)",
     },
     ours={
-        "experiment": "the worst-case quadratic of arXiv:2102.03926 (as we remember it): the true gradient "
-        "is known",
+        "problem": "worst-case quadratic of arXiv:2102.03926 (as we remember it); its gradient is known",
         "inner step": "1 / (largest eigenvalue of H)",
-        "inner steps D": "10 for AID; 5, 10, 20, 40 and 80 for ITD",
+        "inner steps D": "10 for AID, and 2 steps of conjugate gradients; 5, 10, 20, 40 and 80 for ITD",
         "outer step": "0.5 / (largest eigenvalue of the Hessian of Phi)",
         "outer steps": "3,000 (size paper: 20,000)",
-        "linear solver of AID": "2 steps of conjugate gradients",
         "constants": "smoothness 1, mu_x = 0.1, mu_y = 0.05, 60 entries (size paper: 0.02, 200)",
         "start": "x, y and v at 0",
     },

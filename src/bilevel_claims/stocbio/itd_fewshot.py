@@ -1,7 +1,6 @@
 """Entry itd-fewshot: ITD-BiO and FO-ITD-BiO against ANIL and MAML on few-shot tasks."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import optax
@@ -13,7 +12,7 @@ from bilevel.response import first_order, unrolled
 from bilevel.sampling import full, minibatches
 from bilevel.types import Problem
 from bilevel_claims import references
-from bilevel_claims.experiment import Axis, Experiment, even_points, seconds_per_step, trajectory
+from bilevel_claims.experiment import Axis, Experiment, ends, even_points, seconds_per_step, trajectory
 from bilevel_claims.figures import Line, picture, picture_of
 from bilevel_claims.problems import characters
 from bilevel_claims.problems.characters import CLASSES, SHOTS, WIDTHS, embed, head_error, head_loss
@@ -63,10 +62,7 @@ def _method(label, rate, data, held, seeds):
 
 
 def _head_alone(label, rate):
-    """Return the algorithm and its solver, where y is the head; features are computed once a solve.
-
-    ITD-BiO and FO-ITD-BiO start y at the random head that the run began with and leave x["head"] alone.
-    """
+    """Return the algorithm and its solver, where y is the head; features are computed once a solve."""
 
     def support(x, task):
         return embed(x["features"], task[:, :SHOTS])
@@ -82,6 +78,7 @@ def _head_alone(label, rate):
     algorithm = nested_over_tasks(problem, response, optax.adam(1e-3), name=label)
 
     def trained(state, task):
+        # ITD-BiO and FO-ITD-BiO start y at the random head of the start and leave x["head"] alone.
         start = state.x["head"] if label == ANIL else state.start
         return state.x["features"], solver.solve(state.x, start, full(task, task))
 
@@ -94,12 +91,10 @@ def _whole_network(label, rate):
     def loss(y, images):
         return head_loss(embed(y["features"], images), y["head"])
 
-    problem = Problem(
-        lambda x, y, task: loss(y, task[:, SHOTS:]), lambda x, y, task: loss(y, task[:, :SHOTS])
-    )
+    problem = Problem(lambda x, y, t: loss(y, t[:, SHOTS:]), lambda x, y, t: loss(y, t[:, :SHOTS]))
     solver = descend(problem, rate, INNER_STEPS[label])
-    outer: Any = optax.adam(1e-3)
-    algorithm = maml(problem, inner_optimizer=rate, outer_optimizer=outer, inner_steps=INNER_STEPS[label])
+    rates = {"inner_optimizer": rate, "outer_optimizer": optax.adam(1e-3)}
+    algorithm = maml(problem, **rates, inner_steps=INNER_STEPS[label])
 
     def trained(state, task):
         y = solver.solve(state.x, state.x, full(task, task))
@@ -109,55 +104,46 @@ def _whole_network(label, rate):
 
 
 def _report(searches, runs, seconds) -> Finding:
-    by_label = {run.label: run for run in runs}
-    last = {run.label: run.last(ERROR) for run in runs}
+    last, steps = ends(runs, ERROR), int(runs[0].steps[-1])
     clock = Axis("seconds of meta-steps", lambda run: run.steps * seconds[run.label])
     meta_steps = Axis("meta-steps", lambda run: run.steps)
 
     def ratio(one, other, along):
-        """Return where one reaches the error that both reach, over where the other does."""
+        # Where both reach the greater of their last errors.
         level = max(last[one], last[other])
-        takes = [by_label[label].reaches(ERROR, level, along.of(by_label[label])) for label in (one, other)]
-        return takes[0] / takes[1]
+        takes = {run.label: run.reaches(ERROR, level, along.of(run)) for run in runs}
+        return takes[one] / takes[other]
 
-    pairs = ((ITD, MAML), (ITD, ANIL), (FO, ITD))
-    to_same = {pair: ratio(*pair, clock) for pair in pairs}
-    numbers = {
-        f"seconds to the same error, {one} over {other}": at_most(found, 1)
-        for (one, other), found in to_same.items()
-    }
+    pairs = {f"{one} over {other}": (one, other) for one, other in ((ITD, MAML), (ITD, ANIL), (FO, ITD))}
+    slower = {name: ratio(*pair, clock) for name, pair in pairs.items()}
+    numbers = {f"seconds to the same error, {name}": at_most(found, 1) for name, found in slower.items()}
     numbers["last error, FO-ITD-BiO less ITD-BiO"] = at_most(last[FO] - last[ITD], 0.02)
-    numbers |= {
-        f"meta-steps to the same error, {one} over {other}": shown(ratio(one, other, meta_steps))
-        for one, other in pairs
-    }
-    numbers |= {
-        f"seconds a meta-step, {one} over ITD-BiO": shown(seconds[one] / seconds[ITD]) for one in (FO, MAML)
-    }
-    steps = int(runs[0].steps[-1])
+    for name, pair in pairs.items():
+        numbers[f"meta-steps to the same error, {name}"] = shown(ratio(*pair, meta_steps))
+    for label in (FO, MAML):
+        numbers[f"seconds a meta-step, {label} over ITD-BiO"] = shown(seconds[label] / seconds[ITD])
+    to_maml, to_anil, to_itd = slower.values()
     accuracies = ", ".join(f"{100 * (1 - last[label]):.1f} % ({label})" for label in LABELS)
     words = (
-        f"After {steps:,} meta-steps, the inner step searched for each, the accuracy on new "
-        f"characters is {accuracies}. To the error that both reach ITD-BiO needs "
-        f"{to_same[ITD, MAML]:.2g} times the seconds of MAML and {to_same[ITD, ANIL]:.2g} times those of ANIL; "
-        f"FO-ITD-BiO needs {to_same[FO, ITD]:.2g} times those of ITD-BiO."
+        f"After {steps:,} meta-steps, the inner step searched for each, the accuracy on new characters is "
+        f"{accuracies}. To the error that both reach ITD-BiO takes {to_maml:.2g} times the seconds of MAML "
+        f"and {to_anil:.2g} times those of ANIL; FO-ITD-BiO takes {to_itd:.2g} times those of ITD-BiO."
     )
     band = "Median of the seeds and their range, each method with its best inner step."
     by_seconds = f"{band} Time of the meta-steps alone, one seed, without tests; the axis is logarithmic."
     by_steps = f"{band} MAML trains the whole network on each task, the others its last layer."
     tried = "On validation characters after all meta-steps, with one seed that the other figures do not show."
     lines = [Line(search.method, RATES, 1 - search.scores, marked=True) for search in searches]
-    looks: Any = {"y": "accuracy", "value": lambda error: 1 - error, "height": 4.2}
+    accuracy = partial(picture_of, y="accuracy", value=lambda error: 1 - error, height=4.2)
     figures = [
-        picture_of("Accuracy by seconds", runs, ERROR, clock, by_seconds, log="x", **looks),
-        picture_of("Accuracy by meta-steps", runs, ERROR, meta_steps, by_steps, log="", **looks),
+        accuracy("Accuracy by seconds", runs, ERROR, clock, by_seconds, log="x"),
+        accuracy("Accuracy by meta-steps", runs, ERROR, meta_steps, by_steps, log=""),
         picture("Accuracy by inner step", "inner step", "accuracy", lines, tried, log="x", height=4.2),
     ]
     titles = ["method", "inner steps", "inner step", "accuracy", "ms a meta-step", "seconds in all"]
-    best = [search.best["inner_optimizer"] for search in searches]
     rows = [
-        [label, INNER_STEPS[label], rate, 1 - last[label], 1e3 * seconds[label], seconds[label] * steps]
-        for label, rate in zip(LABELS, best, strict=True)
+        [label, INNER_STEPS[label], search.best["inner_optimizer"], 1 - last[label], 1e3 * pace, pace * steps]
+        for search, (label, pace) in zip(searches, seconds.items(), strict=True)
     ]
     tables = [("New characters", table(titles, rows)), ("What it cost, a task", cost_table(runs))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
@@ -183,14 +169,12 @@ CLAIM = Claim(
         },
     ),
     ours={
-        "tasks": "Omniglot at 14x14, 5-way 5-shot, 5 queries a class; trained on 864 background characters, "
-        "inner step chosen on the other 100, tested on 200 fixed tasks of the evaluation alphabets (size "
-        "paper: 600). Data: omniglot.npz in BILEVEL_DATA",
+        "tasks": "Omniglot at 14x14, 5-way 5-shot, 5 queries a class: 864 background characters to train, "
+        "100 to choose the inner step; 200 tasks of the evaluation alphabets to test (size paper: 600)",
         "network": "196-128-64, each layer linear, layer norm, rectifier; then 64-5; for all methods",
         "inner steps": "10, MAML 5, as on miniImageNet; size searched, of the same three for all",
         "meta-steps": "300 (size paper: 2,000) of Adam 0.001 over 16 tasks, for all methods",
-        "head": "as in the code, but one random head for FO-ITD-BiO, too; features of the support images are "
-        "computed once a solve, except for MAML",
+        "head": "as in the code, but one random head for FO-ITD-BiO, too",
         "time": "of the meta-steps alone, compiled, one seed, the least of four runs",
         "seeds": "3 (size paper: 5), and another for the search",
     },

@@ -19,60 +19,47 @@ OURS = {
 
 
 class Method(NamedTuple):
-    """A method and the rows that it reads.
+    """A method and the rows that it reads."""
 
-    Attributes:
-      build: `(inner_optimizer, outer_optimizer) -> Algorithm`, by keyword.
-      batch: size of its minibatches; None means all rows, and then nothing is random.
-      rows: rows of both losses read in one outer step, on average where their number is random.
-    """
-
-    build: Callable[..., Algorithm]
-    batch: int | None
-    rows: float
+    build: Callable[..., Algorithm]  # by `inner_optimizer` and `outer_optimizer`
+    batch: int | None  # None means all rows, and then nothing is random
+    rows: float  # of both losses in one outer step, on average where their number is random
 
 
 def other_methods(
     problem: Problem,
-    rows: tuple[int, int, int],
-    steps: tuple[int, int, int],
+    rows: Sequence[int],
+    steps: Sequence[int],
     descent: Callable[[Any], Any] = lambda rate: rate,
 ) -> dict[str, Method]:
     """Return the methods of `FULL` and `WARM`, and `FIXED`, which only makes inner steps on minibatches.
 
-    Args:
-      problem: the two losses.
-      rows: numbers of rows of g, of f and of a minibatch.
-      steps: inner steps of all methods, linear steps of AID-FP and of AID-CG.
-      descent: maps an outer step to an optimiser.
+    `rows` are the numbers of rows of g, of f and of a minibatch; `steps` the inner steps of all methods and
+    the linear steps of AID-FP and AID-CG; `descent` maps an outer step to an optimiser.
     """
     inner, series, conjugate = steps
 
-    def settings(inner_optimizer, outer_optimizer):
-        optimizers = {"inner_optimizer": inner_optimizer, "outer_optimizer": descent(outer_optimizer)}
-        return optimizers | {"inner_steps": inner}
+    def build(algorithm, inner_optimizer, outer_optimizer, **more):
+        rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": descent(outer_optimizer)}
+        return algorithm(problem, **rates, inner_steps=inner, **more)
 
     def fixed_point(**rates):
         solver = richardson(series, rates["inner_optimizer"])
-        return aid_bio(problem, **settings(**rates), linear_solver=solver, warm_v=False)
-
-    def gradients(warm, **rates):
-        return aid_bio(problem, **settings(**rates), linear_solver=cg(conjugate), warm_v=warm)
+        return build(aid_bio, **rates, linear_solver=solver, warm_v=False)
 
     def fixed(inner_optimizer, outer_optimizer=0.0):
         rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": 0.0}
         return stocbio(problem, **rates, inner_steps=inner, terms=0)
 
-    def full(build, readings):
-        return Method(build, None, readings * rows[0] + rows[1])
-
-    return {
-        "AID-FP": full(fixed_point, inner + series + 1),
-        "AID-CG": full(partial(gradients, False), inner + conjugate + 2),
-        WARM: full(partial(gradients, True), inner + conjugate + 2),
-        "ITD": full(lambda **rates: itd_bio(problem, **settings(**rates)), 2 * inner),
-        FIXED: Method(fixed, rows[2], inner * rows[2]),
+    gradients = partial(build, aid_bio, linear_solver=cg(conjugate))
+    readings = {
+        "AID-FP": (fixed_point, inner + series + 1),
+        "AID-CG": (partial(gradients, warm_v=False), inner + conjugate + 2),
+        WARM: (partial(gradients, warm_v=True), inner + conjugate + 2),
+        "ITD": (partial(build, itd_bio), 2 * inner),
     }
+    full = {label: Method(make, None, count * rows[0] + rows[1]) for label, (make, count) in readings.items()}
+    return full | {FIXED: Method(fixed, rows[2], inner * rows[2])}
 
 
 def search_rows(

@@ -16,10 +16,10 @@ from bilevel_claims.tables import cost_table, table
 from bilevel_claims.types import Claim, Finding, at_least, at_most, near, shown
 
 METHODS = ACC, BG, AID = "AccBiO", "AccBiO-BG", "AID-BiO"
-GAP, DESCENT = "relative gap", "gradient descent"
 # Entries by mu_x. x* falls by 1/e over 3 / sqrt(mu_x) entries: with fewer, Phi is conditioned better.
 ENTRIES = {1e-1: 200, 1e-2: 200, 1e-3: 200, 1e-4: 800}
-SHORT, FLOORS, ACCURACIES, LEVEL = 3, (5, 10, 20, 40), (1e-2, 1e-3, 1e-4), 1e-8
+GAP, LEVEL, DESCENT, ACCURACIES = "relative gap", 1e-8, "gradient descent", (1e-2, 1e-3, 1e-4)
+FLOORS = (5, 10, 20, 40)
 # Outer steps that are enough for a gap of 1e-8; inner and linear steps.
 LENGTHS = {ACC: (100, 400, 400, 1200), BG: (200, 400, 1000, 2500), AID: (200, 1500, 7000, 50_000)}
 LOOPS = {ACC: (34, 34), BG: (34, 34), AID: (40, 10)}
@@ -39,7 +39,7 @@ def run(size: str) -> Finding:
         for label in METHODS
     }
     floors = [follow(ACC, 1e-2, 400, (count, count))._replace(label=f"N = {count}") for count in FLOORS]
-    reach = follow(ACC, 1e-2, 80, (SHORT, SHORT))
+    reach = follow(ACC, 1e-2, 80, (3, 3))
     return _report(tasks, paths, floors, reach, *_equal_calls(tasks[1e-3], 20_000), _convex())
 
 
@@ -84,8 +84,7 @@ def _equal_calls(task, calls):
 def _spent(values):
     """Share of the calls after which the relative gap stays below 1e-8; diverged: it never does."""
     above = ~jnp.flip(values[GAP] <= LEVEL)
-    share = jnp.where(above.any(), 1 - jnp.argmax(above) / above.size, 0)
-    return jnp.where(above[0], jnp.inf, share)
+    return jnp.where(above[0], jnp.inf, jnp.where(above.any(), 1 - jnp.argmax(above) / above.size, 0))
 
 
 def _convex():
@@ -126,23 +125,22 @@ def _settled(run, level):
     return float(run.calls[above[-1] + 1]) if above[-1] + 1 < run.calls.size else float("inf")
 
 
-def _slope(x, y):
-    """Return the slope of a line through points in logarithms."""
+def _log_slope(x, y):
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def _report(tasks, paths, floors, reach, searches, tuned, convex) -> Finding:
     conditions = np.array([round(task.outer_condition) for task in tasks.values()])
     counts = {label: [_first(run, GAP, LEVEL) for run in runs] for label, runs in paths.items()}
-    slopes = {label: _slope(conditions[:3], counts[label][:3]) for label in METHODS}
-    last = {label: _slope(conditions[2:], counts[label][2:]) for label in METHODS}
+    slopes = {label: _log_slope(conditions[:3], counts[label][:3]) for label in METHODS}
+    last = {label: _log_slope(conditions[2:], counts[label][2:]) for label in METHODS}
     calls, loose = ({run.label: _settled(run, level) for run in tuned} for level in (LEVEL, 1e-6))
     floor = list(ends(floors, GAP).values())
     falls = [np.log10(floor[i] / floor[i + 1]) / (FLOORS[i + 1] - FLOORS[i]) for i in (0, 1)]
     added = np.diff(reach.values["entries reached"][0]).max()
     rate, best = _decay(1e-2, 0.2), np.abs(np.asarray(tasks[1e-2].held[0]))
     ratio, inverse = float(np.exp(np.log(best[100] / best[60]) / 40)), 1 / np.array(ACCURACIES)
-    grown = _slope(inverse, convex[ACC]) / _slope(inverse, convex[DESCENT])
+    grown = _log_slope(inverse, convex[ACC]) / _log_slope(inverse, convex[DESCENT])
     ahead = [gd / acc for acc, gd in zip(convex[ACC], convex[DESCENT], strict=True)]
     slope, convex_slope = "slope of iterations against kappa_x", "convex Phi: slope against 1 / accuracy"
     numbers = {
@@ -169,8 +167,7 @@ def _report(tasks, paths, floors, reach, searches, tuned, convex) -> Finding:
         f"{loose[ACC]:,.0f}, {loose[BG]:,.0f} and {loose[AID]:,.0f}. Too few inner steps leave a floor, "
         f"{floor[0]:.2g} at N = 5 and {floor[1]:.2g} at N = 10."
     )
-    instance = "Constants of the instance. At the last point, of 800 entries, a gap of 1e-8 comes before "
-    instance += "the linear rate that the condition number stands for."
+    instance = "To a gap of 1e-8. At the last point it comes before the linear rate that kappa_x stands for."
     above = "Phi above its minimum, over its start, with the constants of the instance; kappa_x = 3,241."
     own = "Each method with its own inner and outer steps, kappa_x = 3,241. Gradients and products count 1."
     few = "AccBiO with N inner and N linear steps, solves from 0; kappa_x = 325, kappa_y = 5."
@@ -180,10 +177,9 @@ def _report(tasks, paths, floors, reach, searches, tuned, convex) -> Finding:
     iterations += [Line("slopes 1/2 and 1", conditions, counts[ACC][0] * growth**0.5, guide=True)]
     iterations += [Line("", conditions, counts[AID][0] * growth, guide=True)]
     accuracies = [Line(label, inverse, found, marked=True) for label, found in convex.items()]
-    hard, y = [runs[2] for runs in paths.values()], "outer iterations"
-    title, limits = "Iterations against the condition number", (1e-12, 2)
+    hard, y, limits = [runs[2] for runs in paths.values()], "outer iterations", (1e-12, 2)
     figures = [
-        picture(title, "condition number of Phi", f"{y} to a gap of 1e-8", iterations, instance, log="xy"),
+        picture("Iterations against the condition number", "kappa_x", y, iterations, instance, log="xy"),
         picture_of("Gap along the outer iterations", hard, GAP, STEPS, above, log="xy", limits=limits),
         picture_of("Gap at equal oracle calls", tuned, GAP, CALLS, own, log="y", limits=limits),
         picture_of("The floor of too few inner steps", floors, GAP, STEPS, few, log="y"),
@@ -205,15 +201,13 @@ CLAIM = Claim(
     "without acceleration; no method of their kind needs fewer where the inner loss is a well conditioned "
     "quadratic (abstract and bounds; algorithms and instance as we remember them, not the paper's word).",
     known={
-        "problem": "a worst-case quadratic; its linear terms are not known",
         "inner and linear steps": "of the order of sqrt(kappa_y) times a logarithm (as we remember)",
         "outer step": "1/L_Phi, AccBiO-BG 1/(2 L_Phi) (as we remember)",
     },
     ours={
         "problem": "smoothness constants 1, mu_y = 0.2, mu_x from 0.1 to 1e-4, linear terms of the last unit "
-        "vector; 200 entries, 800 at mu_x = 1e-4 (size paper: twice as many); start at 0",
-        "inner and linear steps": "34, which is 15 sqrt(kappa_y); AID-BiO 40 warm inner steps and 10 of "
-        "conjugate gradients; at equal calls searched (AID-BiO: half as many linear steps)",
+        "vector (the paper's are not known); 200 entries, 800 at mu_x = 1e-4 (size paper: twice); start at 0",
+        "inner and linear steps": "34; AID-BiO 40 and 10; or searched, half as many linear ones in AID-BiO",
         "outer step": "the same, AID-BiO 1/L_Phi; at equal calls a searched multiple of it",
     },
     run=run,

@@ -14,8 +14,7 @@ from bilevel_claims.tables import cost_table
 from bilevel_claims.types import Claim, Finding, at_least, at_most
 
 STARTS = ("warm y and v", "warm y only", "warm v only", "neither")
-INNER_STEPS = (5, 10, 20, 40, 80)
-NORM = "stationarity"
+INNER_STEPS, NORM = (5, 10, 20, 40, 80), "stationarity"
 
 
 def run(size: str) -> Finding:
@@ -41,7 +40,8 @@ def run(size: str) -> Finding:
 
 def _report(starts, warm, cold, rate) -> Finding:
     best, *others = (run.last(NORM) for run in starts)
-    floors, cold_floors = ([run.last(NORM) for run in runs] for runs in (warm, cold))
+    stops = {label: [run.last(NORM) for run in runs] for label, runs in (("warm y", warm), ("cold y", cold))}
+    floors = stops["warm y"]
     halfway = np.searchsorted(warm[0].steps, warm[0].steps[-1] // 2)
     falls = [1 - run.values[NORM][0, -1] / run.values[NORM][0, halfway] for run in warm]
     numbers = {
@@ -60,11 +60,8 @@ def _report(starts, warm, cold, rate) -> Finding:
     equal = "All four runs make 10 inner steps and 2 of conjugate gradients; the starts of y and v differ."
     through = "The dashed line is the rate of the truncation bias, drawn through the last warm point."
     y = "norm of the exact gradient"
-    lines = [
-        Line("warm y", INNER_STEPS, floors, marked=True),
-        Line("cold y", INNER_STEPS, cold_floors, marked=True),
-        Line("(1 - step x mu)^D", INNER_STEPS, rate * floors[-1] / rate[-1], guide=True),
-    ]
+    lines = [Line(label, INNER_STEPS, found, marked=True) for label, found in stops.items()]
+    lines += [Line("(1 - step x mu)^D", INNER_STEPS, rate * floors[-1] / rate[-1], guide=True)]
     title, floor = "AID with and without its warm starts", "More outer steps change nothing at a floor."
     figures = [
         picture_of(title, starts, NORM, STEPS, equal, y=y, styles={"AID, neither": {"dash": 1}}, log="xy"),

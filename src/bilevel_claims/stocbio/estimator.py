@@ -141,18 +141,14 @@ def _report(truncated, bounds, errors, budgets, sweep) -> Finding:
         f"many rows have {gain:.2g} times the error of equal ones. BSA's random product has {times:.2g} "
         "times the error of the series when both read one row a factor."
     )
-    mean = "Root mean square distance of the mean of several draws from the series on the mean matrix. "
-    mean += "It falls as 1/sqrt(draws) for an unbiased method, and levels off for a biased one."
+    mean = "Root mean square error of the mean of several draws: it falls as 1/sqrt(draws) unless biased."
     spread = "The same number of rows, in batches that fall as in the paper or are equal for all factors; "
     bound = "Eigenvalues 0.1 to 1, step 0.5; the bound is (1 - step mu)^(Q+1) |f_y| / mu."
     counts = log_points(len(errors[EQUAL]) // 4, 14)[1:]
     averages = [Line(label, counts, _averaged(found, counts)) for label, found in errors.items()]
     swept = [Line(label, budgets, found, marked=True) for label, found in sweep.items()]
-    lines = [
-        Line("measured", LENGTHS, truncated[0], marked=True),
-        Line("bound", LENGTHS, bounds[0], guide=True),
-    ]
-    y = "relative error of v"
+    lines, y = [Line("measured", LENGTHS, truncated[0], marked=True)], "relative error of v"
+    lines += [Line("bound", LENGTHS, bounds[0], guide=True)]
     figures = [
         picture("Bias and noise", "draws averaged", y, averages, mean, log="xy"),
         picture("Rows and noise", "rows read for all factors", y, swept, f"{spread}Q = {TERMS}.", log="xy"),
@@ -178,8 +174,8 @@ CLAIM = Claim(
     ours={
         "batches": "B = 4: 931 rows for 20 factors; against 46 rows a factor; other B in the second figure",
         "step": "1 / (largest eigenvalue of any row's matrix); for the truncation 0.5, or random below 1 / L",
-        "matrices": "truncation: 201 of 30 entries (size paper: 5,001); noise: mean of 400 matrices of rank "
-        "two plus 0.2 I, of 10 entries",
+        "matrices": "201 of size 30 (size paper: 5,001); for the noise the mean of 400 of size 10 and rank 2 "
+        "plus 0.2 I",
         "draws": "4,000, and 20,000 of the random product (size paper: ten times)",
         "BSA's product": "length uniform on 0 .. 20, factor 21 step: the same mean as the series",
         "targets": "computed with NumPy",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from bilevel.algorithms import aid_bio, itd_bio, stocbio
 from bilevel.linear import cg, richardson
 from bilevel.types import Algorithm, Problem
-from bilevel_claims.experiment import Axis, Experiment
+from bilevel_claims.experiment import Axis
 from bilevel_claims.search import grid
 from bilevel_claims.types import Search
 
@@ -34,8 +34,8 @@ def other_methods(
 ) -> dict[str, Method]:
     """Return the methods of `FULL` and `WARM`, and `FIXED`, which only makes inner steps on minibatches.
 
-    `rows` are the numbers of rows of g, of f and of a minibatch; `steps` the inner steps of all methods and
-    the linear steps of AID-FP and AID-CG; `descent` maps an outer step to an optimiser.
+    `rows` are those of g, of f and of a minibatch; `steps` the inner steps and the linear steps of AID-FP and
+    of AID-CG; `descent` maps an outer step to an optimiser.
     """
     inner, series, conjugate = steps
 
@@ -62,12 +62,9 @@ def other_methods(
     return full | {FIXED: Method(fixed, rows[2], inner * rows[2])}
 
 
-def search_rows(
-    label: str, method: Method, axes: Mapping[str, Any], trials: Sequence[Experiment], budget: float
-) -> Search:
+def search_rows(label: str, method: Method, axes: dict, trials: list, budget: float) -> Search:
     """Return the search of a method by its tuning loss, for a budget of rows read."""
-    steps = int(budget / method.rows)
-    search = grid(label, method.build, axes, trials, score="tuning loss", steps=steps)
+    search = grid(label, method.build, axes, trials, score="tuning loss", steps=int(budget / method.rows))
     return search._replace(budget=f"{budget:,} rows read")
 
 

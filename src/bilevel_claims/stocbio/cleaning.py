@@ -190,7 +190,7 @@ CLAIM = Claim(
         "start": "weights 1/2, model 0",
         "penalty": "0.001 |W|^2, bias included",
         "inner steps": "20; TTSA makes one, and moves x a twentieth as far",
-        "series": "Q = 20 at the inner step; AID-CG: 5 steps from 0; BSA, TTSA: up to 19 factors, read as 9.5",
+        "series": "Q = 20 at the inner step; AID-CG: 5 from 0; BSA, TTSA: up to 19 factors, read as 9.5",
         "inner and outer step": "0.02 and 1000 (our settings), or searched; 0.1 would move no weight",
         "batch": "100 (size paper: 1,000) for stocBiO, BSA and TTSA, all rows for the others",
         "budget": "100 outer steps, 50 on full batches (our settings); or the rows of 200 of stocBiO",

@@ -54,7 +54,7 @@ def run(size: str) -> Finding:
         trials = [experiment_of(methods[label], draw, 100) for draw in others]
         searches += [search_rows(label, methods[label], INNER if label == FIXED else AXES, trials, budget)]
         tuned += [follow(label, methods[label], int(budget / methods[label].rows), **searches[-1].best)]
-    # In our settings the inner steps at fixed strengths read all rows.
+    # In our settings the inner steps at fixed x read all rows.
     whole = methods | {FIXED: methods[FIXED]._replace(batch=None, rows=10 * rows)}
     given = [follow(k, whole[k], 50, inner_optimizer=100.0, outer_optimizer=100.0) for k in TARGETS]
     return _report(methods, whole, given, tuned, searches, budget, size)
@@ -126,12 +126,10 @@ def _report(methods, whole, given, tuned, searches, budget, size) -> Finding:
     )
     loss = "Cross entropy on test messages; dotted: inner steps alone. Median and range of three seeds."
     ours = f"{loss} Inner and outer step 100. With step 0.5 the series is near 5.5 times the identity."
-    limits = [(low * min(found.values()), 1.25 * last[FIXED]) for low, found in ((0.85, end), (0.95, last))]
+    limits, wide = ((k * min(found.values()), 1.25 * last[FIXED]) for k, found in ((0.85, end), (0.95, last)))
     figures = [
-        picture_of("Tuned", tuned, LOSS, rows_read(methods), loss, styles=STYLES, log="", limits=limits[0]),
-        picture_of(
-            "Our settings", given, LOSS, rows_read(whole), ours, styles=STYLES, log="x", limits=limits[1]
-        ),
+        picture_of("Tuned", tuned, LOSS, rows_read(methods), loss, styles=STYLES, log="", limits=limits),
+        picture_of("Our settings", given, LOSS, rows_read(whole), ours, styles=STYLES, log="x", limits=wide),
     ]
     tables = [
         ("Tuned, at the end", ends_table(tuned, QUANTITIES)),

@@ -46,7 +46,7 @@ def run(size: str) -> Finding:
         tuned.append(_follow(label, method, [loud, quiet], int(budget / method.rows), **searches[-1].best))
     best = {search.method: search.best for search in searches}
     more = _many_rows(source, batch, best) if size == "small" else None
-    return _report(methods, given, *zip(*tuned, strict=True), searches, budget, more)
+    return _report(methods, given, list(zip(*tuned, strict=True)), searches, budget, more)
 
 
 def _methods(task, batch):
@@ -93,7 +93,6 @@ def _experiment(label, method, task, seeds):
 
 
 def _follow(label, method, tasks, steps, seeds=(0, 1, 2), **rates):
-    """Return a trajectory on each task."""
     points = np.union1d(log_points(steps, 30), even_points(steps, 10)) if steps > 30 else np.arange(steps + 1)
     experiments = [_experiment(label, method, task, seeds) for task in tasks]
     # Which rows are right is part of the start, and the start of what is compiled.
@@ -101,12 +100,13 @@ def _follow(label, method, tasks, steps, seeds=(0, 1, 2), **rates):
     return [run for group in groups for run in trajectories(label, method.build(**rates), group, points)]
 
 
-def _report(methods, given, loud, quiet, searches, budget, more) -> Finding:
+def _report(methods, given, tuned, searches, budget, more) -> Finding:
+    loud, quiet = tuned
     read, (equal, end, end_quiet) = rows_read(methods), (ends(runs, LOSS) for runs in (given, loud, quiet))
     for losses in (end, end_quiet):
         losses[BEST] = min(losses[label] for label in FULL)
 
-    def over(case, losses, *others, limit=1):
+    def over(case, losses, *others, limit=1.0):
         ratios = {other: losses["stocBiO"] / losses[other] for other in others}
         return {f"{case}: test loss, stocBiO over {k}": at_most(v, limit) for k, v in ratios.items()}
 

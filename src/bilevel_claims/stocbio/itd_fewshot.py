@@ -33,10 +33,11 @@ def run(size: str) -> Finding:
     for label in LABELS:
         build = partial(_method, label)
         searches.append(characters.search_inner_step(label, build, RATES, steps, train, valid))
-        chosen.append(build(searches[-1].best["inner_optimizer"], train, test, range(seeds)))
-        runs.append(trajectory(label, *chosen[-1], even_points(steps, 20)))
+        algorithm, experiment = build(searches[-1].best["inner_optimizer"], train, test, range(seeds))
+        chosen.append((algorithm, experiment))
+        runs.append(trajectory(label, algorithm, experiment, even_points(steps, 20)))
     # One after the other, when all else is done: another program on the machine disturbs all alike.
-    seconds = [seconds_per_step(*one, 50, repeats=4) for one in chosen]
+    seconds = [seconds_per_step(algorithm, experiment, 50, repeats=4) for algorithm, experiment in chosen]
     return _report(searches, runs, dict(zip(LABELS, seconds, strict=True)))
 
 
@@ -107,8 +108,7 @@ def _report(searches, runs, seconds) -> Finding:
     clock = Axis("seconds of meta-steps", lambda run: run.steps * seconds[run.label])
 
     def ratio(one, other, along):
-        # Where both reach the greater of their last errors.
-        level = max(last[one], last[other])
+        level = max(last[one], last[other])  # both reach it
         takes = {run.label: run.reaches(ERROR, level, along.of(run)) for run in runs}
         return takes[one] / takes[other]
 

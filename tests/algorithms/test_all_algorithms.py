@@ -22,9 +22,14 @@ from cases.problems import CASES, quadratic_case, quartic_case
 
 KEY = jax.random.key(0)
 METRICS = {"outer_loss", "inner_loss", "inner_residual", "linear_residual", "gradient_norm"}
+# Factor of the outer step size, and half width of the box that holds x.
+LANES = [(1.0, np.inf), (0.5, np.inf), (1.0, 0.1)]
+FREE, HALVED, BOXED = range(3)
 # A finite sum in minibatches of 8, the last one ragged.
 TASK = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 DATA = TASK.data(8)
+# One of each kind of state: double loop, single loop, tables, refreshes, a coin, Newton steps, memory of pairs.
+RESUMED = ("aid_bio", "soba", "saba", "srba", "ufo_blo", "nbo", "shine")
 START = jnp.full(4, 0.25), TASK.start(jax.random.key(1))[1]
 
 
@@ -34,19 +39,21 @@ class Programs:
     def __init__(self, name):
         self.name, self.entry = name, ALGORITHMS[name]
 
-    def build(self, case, factor=1.0):
+    def build(self, case, factor=1.0, bound=np.inf):
+        """Return the algorithm with x in a box of this half width."""
         outer = self.entry.outer
 
         def scheduled(count):
             return factor * outer(count)
 
-        rate = scheduled if callable(outer) else factor * outer
-        return self.entry.factory(case.problem, inner_optimizer=case.step, outer_optimizer=rate)
+        descent = optax.sgd(scheduled if callable(outer) else factor * outer)
+        box = optax.chain(descent, b.constrain(lambda x: optax.tree.clip(x, -bound, bound)))
+        return self.entry.factory(case.problem, inner_optimizer=case.step, outer_optimizer=box)
 
-    def path(self, case, factor, count):
-        """State after `count` steps from the start of the case, and the metrics of the last step."""
-        state = self.build(case).init(case.x, case.y)
-        algorithm = self.build(case, factor)
+    def path(self, case, factor, bound, count):
+        """Return the state after `count` steps and the metrics of the last step; x starts in the box."""
+        algorithm = self.build(case, factor, bound)
+        state = algorithm.init(optax.tree.clip(case.x, -bound, bound), case.y)
         metrics = jax.eval_shape(algorithm.step, state, case.data, KEY)[1]
 
         def body(i, carry):
@@ -57,26 +64,21 @@ class Programs:
 
     @cached_property
     def quadratic_paths(self):
-        """`(factors, count) -> (states, metrics)` on the quadratic case, by `vmap` over the factors."""
+        """`count -> (states, metrics)` on the quadratic case for each of `LANES`, by `vmap`."""
         case = quadratic_case()
-        return jax.jit(jax.vmap(lambda factor, count: self.path(case, factor, count), in_axes=(0, None)))
+        lanes = jax.vmap(lambda lane, count: self.path(case, lane[0], lane[1], count), in_axes=(0, None))
+        return jax.jit(lambda count: lanes(jnp.array(LANES), count))
 
     @cached_property
     def quartic_path(self):
         case = quartic_case()
-        return jax.jit(lambda count: self.path(case, 1.0, count))
+        return jax.jit(lambda count: self.path(case, 1.0, np.inf, count))
 
     @cached_property
     def step(self):
         """`(factor, state, key) -> (state, metrics)` on the quadratic case."""
         case = quadratic_case()
         return jax.jit(lambda factor, state, key: self.build(case, factor).step(state, case.data, key))
-
-    @cached_property
-    def on_simplex(self):
-        """The algorithm with x on the probability simplex."""
-        simplex = optax.chain(optax.sgd(0.02), b.constrain(projected_to_simplex))
-        return self.entry.factory(TASK.problem, inner_optimizer=0.2, outer_optimizer=simplex)
 
 
 def projected_to_simplex(x):
@@ -109,7 +111,7 @@ def test_the_list_of_algorithms_is_complete():
 def test_converges_to_a_stationary_point(programs, problem):
     case, entry = CASES[problem](), programs.entry
     if problem == "quadratic":
-        state, metrics = lane(programs.quadratic_paths(jnp.array([1.0, 0.5]), entry.steps), 0)
+        state, metrics = lane(programs.quadratic_paths(entry.steps), FREE)
     else:
         state, metrics = programs.quartic_path(entry.steps)
 
@@ -138,11 +140,11 @@ def test_step_is_the_same_under_jit_and_keeps_its_structure(programs):
 
 def test_vmap_over_step_sizes_equals_one_run_each(programs):
     case = quadratic_case()
-    together, _ = programs.quadratic_paths(jnp.array([1.0, 0.5]), 3)
+    together, _ = programs.quadratic_paths(3)
     alone = programs.build(case).init(case.x, case.y)
     for i in range(3):
         alone, _ = programs.step(0.5, alone, jax.random.fold_in(KEY, i))
-    assert_close(lane(together, 1).x, alone.x, rtol=1e-6, atol=1e-9)
+    assert_close(lane(together, HALVED).x, alone.x, rtol=1e-6, atol=1e-9)
 
 
 def test_float32_stays_float32(programs):
@@ -164,26 +166,33 @@ def _coupled(x, y):
     return optax.tree.norm(optax.tree.add_scale(y, -x["a"][0], optax.tree.ones_like(y)), squared=True)
 
 
-def test_resumes_bit_for_bit_whatever_the_chunk_length(programs):
-    algorithm = programs.on_simplex
-    whole = b.run(algorithm, *START, DATA, steps=20, key=KEY, log_every=10)
-    half = b.run(algorithm, *START, DATA, steps=5, key=KEY, log_every=2)
-    # Chunks of at most ten steps again: the program of the first run serves.
-    rest = b.run(algorithm, *START, DATA, steps=20, key=KEY, log_every=10, state=half.state, start=5)
-    assert_close(whole.state, rest.state, rtol=0, atol=0)
+def test_x_stays_in_its_box_and_reaches_the_edge(programs):
+    for count in (20, 60):
+        x = np.abs(flat(lane(programs.quadratic_paths(count)[0], BOXED).x))
+        # x + (projection - x) may round by one unit in the last place.
+        assert np.max(x) <= 0.1 + 1e-15 and np.max(x) > 0.05
 
 
-def test_x_stays_on_the_simplex_at_every_log_point_on_minibatches(programs):
+@pytest.mark.parametrize(
+    "name", [n if n in RESUMED else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS]
+)
+def test_resumes_bit_for_bit_whatever_the_chunk_length_and_stays_on_the_simplex(name):
+    simplex = optax.chain(optax.sgd(0.02), b.constrain(projected_to_simplex))
+    algorithm = ALGORITHMS[name].factory(TASK.problem, inner_optimizer=0.2, outer_optimizer=simplex)
     seen = []
-    b.run(
-        programs.on_simplex,
+    whole = b.run(
+        algorithm,
         *START,
         DATA,
-        steps=40,
+        steps=20,
         key=KEY,
         log_every=10,
         callback=lambda step, state, metrics: seen.append(state.x),
     )
+    half = b.run(algorithm, *START, DATA, steps=5, key=KEY, log_every=2)
+    # Chunks of at most ten steps again: the program of the first run serves.
+    rest = b.run(algorithm, *START, DATA, steps=20, key=KEY, log_every=10, state=half.state, start=5)
+    assert_close(whole.state, rest.state, rtol=0, atol=0)
     for x in seen:
         # x + (projection - x) may round by one unit in the last place.
         assert np.sum(x) == pytest.approx(1, abs=1e-12) and np.min(x) >= -1e-15

@@ -117,10 +117,10 @@ def report(runs, seconds, searches) -> Finding:
         f"{label} {means[label]:.4f}" for label in sorted(means, key=lambda label: means[label])
     )
     words = (
-        f"With {by[NSBO].calls[-1]:,} oracle calls each, mean Phi over the second half of the run is "
-        f"{means[NSBO]:.4f} for NSBO T=1, and lower for {', '.join(ahead) or 'no other'}. In order: {ranked}. "
-        f"In the time that NSBO T=1 takes, SOBA comes to {at_time[SOBA]:.4f}, SABA to {at_time[SABA]:.4f} "
-        f"and AmIGO Q=1 to {at_time[SHORT]:.4f}."
+        f"With {by[NSBO].calls[-1]:,} oracle calls each, the mean Phi of the second half is "
+        f"{means[NSBO]:.4f} for NSBO T=1, and lower for {', '.join(ahead) or 'no other'}. In order: "
+        f"{ranked}. In the time that NSBO T=1 takes, SOBA comes to {at_time[SOBA]:.4f}, SABA to "
+        f"{at_time[SABA]:.4f} and AmIGO Q=1 to {at_time[SHORT]:.4f}."
     )
     spread = "Median and range of five runs, without those that diverged."
     counted = f"Gradients, Hessian and cross products together, each on 64 rows. {spread}"

@@ -10,25 +10,10 @@ from bilevel.combinators import power
 from bilevel_claims import references
 from bilevel_claims.experiment import CALLS, ends
 from bilevel_claims.figures import picture_of
-from bilevel_claims.problems.noisy_images import (
-    AXES,
-    BUDGET,
-    ERROR,
-    KNOWN,
-    LOSS,
-    MEASURES,
-    OURS,
-    RIGHT_ONLY,
-    ROWS,
-    TIE,
-    UNCLEANED,
-    baseline_lines,
-    baseline_rows,
-    noisy_images,
-)
+from bilevel_claims.problems import noisy_images as noisy
+from bilevel_claims.problems.noisy_images import ERROR, LOSS, RIGHT_ONLY, TIE, UNCLEANED
 from bilevel_claims.schedules import by_ratio, falling
-from bilevel_claims.search import tune
-from bilevel_claims.tables import cost_table, table
+from bilevel_claims.tables import cost_table
 from bilevel_claims.types import Claim, Finding, at_most, shown
 
 SCHEDULES = CONSTANT, FALLING = "constant", "falling"
@@ -47,12 +32,12 @@ STYLES = {
     for dash, schedule in enumerate(SCHEDULES)
 }
 # Falling steps start higher: all methods have the wider grid.
-WIDE = AXES | {"inner": (0.01, 0.03, 0.1, 0.3, 1.0)}
+WIDE = noisy.AXES | {"inner": (0.01, 0.03, 0.1, 0.3, 1.0)}
 
 
 def run(size: str) -> Finding:
     """Tune every method with both schedules alike on MNIST, and run each with three seeds."""
-    images = noisy_images("mnist", **ROWS[size])
+    images = noisy.noisy_images("mnist", **noisy.ROWS[size])
 
     def build(make, schedule, inner_optimizer, outer_optimizer):
         rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": outer_optimizer}
@@ -67,10 +52,7 @@ def run(size: str) -> Finding:
         for label, make in METHODS.items()
         for schedule in SCHEDULES
     }
-    searches, runs = tune(
-        builds, WIDE, images.experiment, score=LOSS, calls=BUDGET[size], seeds=(100,), shown=40
-    )
-    return report(images.baselines, searches, runs)
+    return report(images.baselines, *noisy.tune_all(images, builds, size, WIDE))
 
 
 def report(baselines, searches, runs) -> Finding:
@@ -88,24 +70,22 @@ def report(baselines, searches, runs) -> Finding:
         return (both[:, 1] - both[:, 0]).mean(), (both[1] - both[0]).mean()
 
     (by_schedule, by_momentum), (loss_schedule, loss_momentum) = effects(last), effects(losses)
-    published, share = last[f"{FADING}, {FALLING}"], better(FSLA) / baselines[UNCLEANED]
+    share = better(FSLA) / baselines[UNCLEANED]
     over_soba, over_stocbio = (better(FSLA) - better(label) for label in ("SOBA", "stocBiO"))
     late_soba, late_stocbio = (better(FSLA, late) - better(label, late) for label in ("SOBA", "stocBiO"))
+    half, mean = "mean test error of the second half", "mean of FSLA with and without momentum"
+    by_code = "last test error: FSLA as published code runs it, all falling, less the better stocBiO"
     numbers = {
         "last test error, better schedules: FSLA less stocBiO": at_most(over_stocbio, TIE),
         "last test error, better schedules: FSLA less SOBA": at_most(over_soba, TIE),
-        "last test error: FSLA as published code runs it, all falling, less the better stocBiO": at_most(
-            published - better("stocBiO"), TIE
-        ),
+        by_code: at_most(last[f"{FADING}, {FALLING}"] - better("stocBiO"), TIE),
         "last test error: FSLA (better schedule) over no cleaning": at_most(share, 0.95),
-        "mean test error of the second half, better schedules: FSLA less SOBA": at_most(late_soba, TIE),
-        "mean test error of the second half, better schedules: FSLA less stocBiO": at_most(late_stocbio, TIE),
-        "test error: falling less constant steps, mean of FSLA with and without momentum": shown(by_schedule),
-        "test error: FSLA without less with momentum, mean of both schedules": shown(by_momentum),
-        "validation loss: falling less constant steps, mean of FSLA with and without momentum": shown(
-            loss_schedule
-        ),
-        "validation loss: FSLA without less with momentum, mean of both schedules": shown(loss_momentum),
+        f"{half}, better schedules: FSLA less SOBA": at_most(late_soba, TIE),
+        f"{half}, better schedules: FSLA less stocBiO": at_most(late_stocbio, TIE),
+        f"last test error: falling less constant steps, {mean}": shown(by_schedule),
+        "last test error: FSLA without less with momentum, mean of both schedules": shown(by_momentum),
+        f"last validation loss: falling less constant steps, {mean}": shown(loss_schedule),
+        "last validation loss: FSLA without less with momentum, mean of both schedules": shown(loss_momentum),
     }
     words = (
         f"FSLA ends with a test error of {better(FSLA):.3f}, SOBA {better('SOBA'):.3f}, NSBO "
@@ -117,24 +97,18 @@ def report(baselines, searches, runs) -> Finding:
         f"{-loss_momentum:+.3f}."
     )
     caption = "Steps constant (solid) or falling as 1/sqrt(k) (dashed). Median and range of three runs."
-    grey = f"{caption} Grey: without cleaning (dashed) and with the right rows only (dotted)."
-    low, least = min(*last.values(), *baselines.values()), min(losses.values())
-    errors: Any = {"more": baseline_lines(baselines, runs[0].calls[-1]), "limits": (low - 0.01, low + 0.12)}
-
-    def drawn(title, labels, quantity, caption, **looks):
-        some = [run for run in runs if run.label.rsplit(", ", 1)[0] in labels]
-        title = f"{title}, {quantity}"
-        return picture_of(title, some, quantity, CALLS, caption, styles=STYLES, log="", **looks)
-
+    least = min(losses.values())
+    variants, methods = (
+        [run for run in runs if run.label.rsplit(", ", 1)[0] in labels]
+        for labels in ((FSLA, PLAIN, FADING), (FSLA, "SOBA", "NSBO T=1", "stocBiO"))
+    )
+    looks: Any = {"styles": STYLES, "log": "", "limits": (0.95 * least, 1.6 * least)}
     figures = [
-        drawn("FSLA", (FSLA, PLAIN, FADING), ERROR, grey, **errors),
-        drawn("Methods", (FSLA, "SOBA", "NSBO T=1", "stocBiO"), ERROR, grey, **errors),
-        drawn("FSLA", (FSLA, PLAIN, FADING), LOSS, caption, limits=(0.95 * least, 1.6 * least)),
+        noisy.errors_of("FSLA, test error", variants, baselines, caption, STYLES),
+        noisy.errors_of("Methods, test error", methods, baselines, caption, STYLES),
+        picture_of("FSLA, validation loss", variants, LOSS, CALLS, caption, **looks),
     ]
-    rows = [[*run.label.rsplit(", ", 1), *map(run.last, MEASURES), late[run.label]] for run in runs]
-    rows += [[label, "", *values] for label, *values in baseline_rows(baselines, 5)]
-    titles = ["method", "steps", *MEASURES, "test error, mean of the second half"]
-    tables = [("At the end", table(titles, rows)), ("What it cost", cost_table(runs))]
+    tables = [("At the end", noisy.ends_of(runs, baselines)), ("What it cost", cost_table(runs))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
@@ -146,12 +120,12 @@ CLAIM = Claim(
     "several learning tasks (abstract; that MNIST hyper-cleaning is one is not the paper's word). "
     "Benchmarks of others find it behind; whether its momentum or its falling steps are the reason is our "
     "question.",
-    known=KNOWN
+    known=noisy.KNOWN
     | {
         "steps": "all fall as 1/sqrt(k + 1) (third-party code)",
         "weight of the momentum": "falls as 1/sqrt(k + 1) (third-party code)",
     },
-    ours=OURS
+    ours=noisy.OURS
     | {
         "steps": "constant and falling, each searched on one seed by validation loss, the same grid for all",
         "weight of the momentum": "0.1, 1 (none), and 0.1 falling",

@@ -1,5 +1,7 @@
 """Hyper-cleaning as in the SOBA and NBO papers: random labels, one weight a training row."""
 
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +11,14 @@ import scipy.optimize
 
 from bilevel.cleaning.losses import cross_entropy, per_row
 from bilevel.datasets import load
+from bilevel.report.tables import Table
 from bilevel.sampling import minibatches
-from bilevel.types import Problem
-from bilevel_claims.experiment import Experiment
-from bilevel_claims.figures import Line
-from bilevel_claims.types import cited
+from bilevel.types import Algorithm, Problem
+from bilevel_claims.experiment import CALLS, Experiment, Trajectory, ends
+from bilevel_claims.figures import Line, picture_of
+from bilevel_claims.search import tune
+from bilevel_claims.tables import table
+from bilevel_claims.types import Picture, Search, cited
 
 ERROR, LOSS, RIGHT, WRONG = "test error", "validation loss", "weight of right rows", "weight of wrong rows"
 MEASURES = ERROR, LOSS, RIGHT, WRONG
@@ -25,6 +30,7 @@ ROWS = {"small": {}, "paper": {"rows": 20_000, "valid_rows": 5000, "test_rows": 
 BUDGET = {"small": 9000, "paper": 300_000}
 # Half a standard error of an error rate on 5,000 rows.
 TIE = 0.003
+PENALTY = 0.2
 # Weights that all rows share in the models without cleaning: they scale the loss against the penalty.
 SHARED_WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # Settings of the entries.
@@ -69,28 +75,22 @@ def noisy_images(
     rows: int = 2000,
     valid_rows: int = 1000,
     test_rows: int = 5000,
-    noise: float = 0.5,
-    penalty: float = 0.2,
     batch_size: int = 64,
-    seed: int = 0,
 ) -> NoisyImages:
     """Return the problem: softmax regression on standardised pixels, without a bias.
 
-        g = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f = mean CE on validation rows
+        g = mean_i sigmoid(x_i) CE_i(y) + 0.2 |y|^2,   f = mean CE on validation rows
 
-    Every run starts at x = -2, y = 0.
+    Half of the training labels are drawn anew from all classes, the true one included. Every run starts
+    at x = -2, y = 0.
 
     Args:
       dataset: an image set with a test part.
       rows, valid_rows, test_rows: number of rows of each part, chosen at random.
-      noise: share of the training rows whose label is drawn at random from all classes, the true one
-        included.
-      penalty: factor of the squared norm of the model.
       batch_size: number of rows of a minibatch.
-      seed: of the rows, the noise and the shuffle.
     """
     source: Any = load(dataset)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     order = random.permutation(len(source.labels))[: rows + valid_rows]
     at_test = random.permutation(len(source.test_labels))[:test_rows]
     parts = {
@@ -106,10 +106,10 @@ def noisy_images(
         for f, labels in parts.values()
     )
     truth, classes, columns = train["labels"], len(source.classes), pixels.shape[1]
-    anew = random.permutation(rows) < round(noise * rows)
+    anew = random.permutation(rows) < rows // 2
     labels = np.where(anew, random.integers(0, classes, rows), truth).astype(np.int32)
     train |= {"labels": labels, "row": np.arange(rows, dtype=np.int32)}
-    problem = per_row(lambda y, features: features @ y, penalty)
+    problem = per_row(lambda y, features: features @ y, PENALTY)
 
     def start(key):
         return jnp.full(rows, -2, pixels.dtype), jnp.zeros((columns, classes), pixels.dtype)
@@ -125,11 +125,11 @@ def noisy_images(
         }
 
     held: Any = jax.tree.map(jnp.asarray, {"test": test, "valid": valid, "wrong": labels != truth})
-    data = minibatches(valid, train, batch_size=batch_size, seed=seed)
+    data = minibatches(valid, train, batch_size=batch_size, seed=0)
     table = jax.tree.map(jnp.asarray, train)
 
     def model(weight):
-        return _fit(table, jnp.asarray(weight, pixels.dtype), held, penalty, classes)
+        return _fit(table, jnp.asarray(weight, pixels.dtype), held, classes)
 
     baselines = {
         name: min(model(weight * keep) for weight in SHARED_WEIGHTS)[1]
@@ -140,13 +140,24 @@ def noisy_images(
     return NoisyImages(problem, experiment, baselines)
 
 
-def _fit(train, weight, held, penalty, classes):
+def tune_all(
+    images: NoisyImages,
+    builds: Mapping[str, Callable[..., Algorithm]],
+    size: str,
+    axes: Mapping[str, Sequence[float]] = MappingProxyType(AXES),
+) -> tuple[list[Search], list[Trajectory]]:
+    """Search by validation loss on one seed and run three, within `BUDGET`; see `search.tune`."""
+    calls = BUDGET[size]
+    return tune(builds, axes, images.experiment, score=LOSS, calls=calls, seeds=(100,), shown=40)
+
+
+def _fit(train, weight, held, classes):
     """Return validation and test error of the model of weighted rows, by L-BFGS-B."""
     shape = train["features"].shape[1], classes
 
     def on_host(flat):
         y = jnp.asarray(flat.reshape(shape), train["features"].dtype)
-        value, slope = _weighted(y, train, weight, penalty)
+        value, slope = _weighted(y, train, weight)
         return float(value), np.asarray(slope, float).ravel()
 
     flat = scipy.optimize.minimize(
@@ -158,9 +169,9 @@ def _fit(train, weight, held, penalty, classes):
 
 @jax.jit
 @jax.value_and_grad
-def _weighted(y, train, weight, penalty):
+def _weighted(y, train, weight):
     losses = cross_entropy(train["features"] @ y, train["labels"])
-    return jnp.mean(weight * losses) + penalty * jnp.sum(y**2)
+    return jnp.mean(weight * losses) + PENALTY * jnp.sum(y**2)
 
 
 def _error(y, rows):
@@ -168,14 +179,33 @@ def _error(y, rows):
     return jnp.mean(found != rows["labels"])
 
 
-def baseline_rows(baselines: dict[str, float], width: int) -> list[list[Any]]:
-    """Return rows of baselines for a table of `width` numbers, the test error first."""
-    return [[label, baselines[label], *[""] * (width - 1)] for label in (UNCLEANED, RESTING, RIGHT_ONLY)]
+def ends_of(
+    runs: Sequence[Trajectory],
+    baselines: Mapping[str, float],
+    more: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> Table:
+    """Return the last values by method, columns of `more` by method, and the baselines."""
+    titles = ["method", *MEASURES, "test error, mean of the second half", *more]
+    rows = [[run.label, *map(run.last, MEASURES), run.late(ERROR)] for run in runs]
+    rows = [row + [column[row[0]] for column in more.values()] for row in rows]
+    blank = [""] * (len(titles) - 2)
+    rows += [[label, baselines[label], *blank] for label in (UNCLEANED, RESTING, RIGHT_ONLY)]
+    return table(titles, rows)
 
 
-def baseline_lines(baselines: dict[str, float], last: float) -> list[Line]:
-    """Return guides at two baselines, from 0 to `last` on the horizontal axis."""
-    return [
-        Line(label, [0, last], [baselines[label]] * 2, dash=dash, guide=True)
+def errors_of(
+    title: str,
+    runs: Sequence[Trajectory],
+    baselines: Mapping[str, float],
+    caption: str,
+    styles: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Picture:
+    """Return a figure of test errors by oracle calls, beside two baselines."""
+    low = min(*ends(runs, ERROR).values(), *baselines.values())
+    guides = [
+        Line(label, [0, runs[0].calls[-1]], [baselines[label]] * 2, dash=dash, guide=True)
         for label, dash in ((UNCLEANED, 1), (RIGHT_ONLY, 2))
     ]
+    caption += " Grey: without cleaning (dashed) and with the right rows only (dotted)."
+    looks: Any = {"styles": styles, "more": guides, "log": "", "limits": (low - 0.01, low + 0.12)}
+    return picture_of(title, runs, ERROR, CALLS, caption, **looks)

@@ -24,14 +24,14 @@ ERROR, LOSS, RIGHT, WRONG = "test error", "validation loss", "weight of right ro
 MEASURES = ERROR, LOSS, RIGHT, WRONG
 UNCLEANED, RIGHT_ONLY, RESTING = "no cleaning", "only the right rows", "x never moves"
 
-# One grid for all methods; the outer step is inner / ratio.
+# One grid for all methods, see `schedules.by_ratio`.
 AXES = {"inner": (0.01, 0.03, 0.1), "ratio": (1e-6, 1e-5, 1e-4, 1e-3)}
 ROWS = {"small": {}, "paper": {"rows": 20_000, "valid_rows": 5000, "test_rows": 10_000}}
 BUDGET = {"small": 9000, "paper": 300_000}
 # Half a standard error of an error rate on 5,000 rows.
 TIE = 0.003
 PENALTY = 0.2
-# Weights that all rows share in the models without cleaning: they scale the loss against the penalty.
+# Weights of the models without cleaning: they scale the loss against the penalty.
 SHARED_WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # Settings of the entries.
 KNOWN = cited(
@@ -57,11 +57,11 @@ class NoisyImages(NamedTuple):
 
     Attributes:
       problem: the two losses.
-      experiment: data, start, measures of `ERROR`, `LOSS`, `RIGHT`, `WRONG`.
-      baselines: test errors of models whose weights are not learnt. `UNCLEANED`: one weight for all
-        rows. `RIGHT_ONLY`: one weight for the rows whose label is right. Both weights are the best of
-        `SHARED_WEIGHTS` by validation error. `RESTING`: all rows at the weight of the start, where an
-        algorithm stays that follows only the direct term of the hypergradient, which is 0 here.
+      experiment: data, start, measures of `MEASURES`, three seeds.
+      baselines: test errors with fixed weights. `UNCLEANED`: one weight for all rows. `RIGHT_ONLY`: one
+        weight for the rows whose label is right. Both weights are the best of `SHARED_WEIGHTS` by
+        validation error. `RESTING`: the weight of the start for all rows; the direct term of the
+        hypergradient, which is 0 here, never moves it.
     """
 
     problem: Problem
@@ -126,10 +126,10 @@ def noisy_images(
 
     held: Any = jax.tree.map(jnp.asarray, {"test": test, "valid": valid, "wrong": labels != truth})
     data = minibatches(valid, train, batch_size=batch_size, seed=0)
-    table = jax.tree.map(jnp.asarray, train)
+    arrays = jax.tree.map(jnp.asarray, train)
 
     def model(weight):
-        return _fit(table, jnp.asarray(weight, pixels.dtype), held, classes)
+        return _fit(arrays, jnp.asarray(weight, pixels.dtype), held, classes)
 
     baselines = {
         name: min(model(weight * keep) for weight in SHARED_WEIGHTS)[1]
@@ -157,21 +157,20 @@ def _fit(train, weight, held, classes):
 
     def on_host(flat):
         y = jnp.asarray(flat.reshape(shape), train["features"].dtype)
-        value, slope = _weighted(y, train, weight)
+        value, slope = _weighted(y, train, weight, PENALTY)
         return float(value), np.asarray(slope, float).ravel()
 
-    flat = scipy.optimize.minimize(
-        on_host, np.zeros(np.prod(shape)), jac=True, method="L-BFGS-B", options={"maxiter": 60}
-    ).x
+    zero, options = np.zeros(np.prod(shape)), {"maxiter": 60}
+    flat = scipy.optimize.minimize(on_host, zero, jac=True, method="L-BFGS-B", options=options).x
     y = jnp.asarray(flat.reshape(shape), train["features"].dtype)
     return tuple(float(_error(y, held[part])) for part in ("valid", "test"))
 
 
 @jax.jit
 @jax.value_and_grad
-def _weighted(y, train, weight):
+def _weighted(y, train, weight, penalty):
     losses = cross_entropy(train["features"] @ y, train["labels"])
-    return jnp.mean(weight * losses) + PENALTY * jnp.sum(y**2)
+    return jnp.mean(weight * losses) + penalty * jnp.sum(y**2)
 
 
 def _error(y, rows):

@@ -51,11 +51,7 @@ def scheduled(build: Callable[..., Algorithm], rates: Callable[[Any, Any], Mappi
 
 def falling(build: Callable[..., Algorithm], **rates: Any) -> Algorithm:
     """Return the algorithm with all `rates` divided by sqrt(step + 1)."""
-
-    def at(x, count):
-        return {name: power(0.5)(count) * rate for name, rate in rates.items()}
-
-    return scheduled(build, at)
+    return scheduled(build, lambda x, count: {name: power(0.5)(count) * rates[name] for name in rates})
 
 
 def by_ratio(build: Callable[..., Algorithm]) -> Callable[..., Algorithm]:

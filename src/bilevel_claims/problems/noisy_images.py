@@ -18,7 +18,7 @@ from bilevel_claims.experiment import CALLS, Experiment, Trajectory, ends
 from bilevel_claims.figures import Line, picture_of
 from bilevel_claims.search import tune
 from bilevel_claims.tables import table
-from bilevel_claims.types import Picture, Search, cited
+from bilevel_claims.types import Picture, Search
 
 ERROR, LOSS, RIGHT, WRONG = "test error", "validation loss", "weight of right rows", "weight of wrong rows"
 MEASURES = ERROR, LOSS, RIGHT, WRONG
@@ -34,14 +34,11 @@ PENALTY = 0.2
 # Weights of the models without cleaning: they scale the loss against the penalty.
 SHARED_WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # Settings of the entries.
-KNOWN = cited(
-    "code of the SOBA authors",
-    {
-        "rows": "20,000 training, 5,000 validation, 10,000 test",
-        "problem": "each label drawn anew among all classes with probability 0.5; mean of sigmoid(x_i) CE_i, "
-        "plus 0.2 |y|^2; start x = -2, y = 0; batch 64",
-    },
-)
+KNOWN = {
+    "rows": "20,000 training, 5,000 validation, 10,000 test (code of the SOBA authors)",
+    "problem": "each label drawn anew among all classes with probability 0.5; mean of sigmoid(x_i) CE_i, "
+    "plus 0.2 |y|^2; start x = -2, y = 0; batch 64 (code of the SOBA authors)",
+}
 OURS = {
     "rows": "2,000 training, 1,000 validation, 5,000 test (size paper: as known)",
     "problem": "the same; exactly half of the labels are drawn anew",
@@ -70,14 +67,9 @@ class NoisyImages(NamedTuple):
 
 
 def noisy_images(
-    dataset: str,
-    *,
-    rows: int = 2000,
-    valid_rows: int = 1000,
-    test_rows: int = 5000,
-    batch_size: int = 64,
+    dataset: str, *, rows: int = 2000, valid_rows: int = 1000, test_rows: int = 5000, batch_size: int = 64
 ) -> NoisyImages:
-    """Return the problem: softmax regression on standardised pixels, without a bias.
+    """Return softmax regression on standardised pixels, without a bias.
 
         g = mean_i sigmoid(x_i) CE_i(y) + 0.2 |y|^2,   f = mean CE on validation rows
 
@@ -93,18 +85,15 @@ def noisy_images(
     random = np.random.default_rng(0)
     order = random.permutation(len(source.labels))[: rows + valid_rows]
     at_test = random.permutation(len(source.test_labels))[:test_rows]
-    parts = {
-        "train": (source.features[order[:rows]], source.labels[order[:rows]]),
-        "valid": (source.features[order[rows:]], source.labels[order[rows:]]),
-        "test": (source.test_features[at_test], source.test_labels[at_test]),
-    }
-    pixels = np.reshape(parts["train"][0], (rows, -1))
+    pixels = np.reshape(source.features[order[:rows]], (rows, -1))
     # A constant pixel stays 0.
     mean, spread = pixels.mean(0), np.where(pixels.std(0) > 0, pixels.std(0), 1)
-    train, valid, test = (
-        {"features": (np.reshape(f, (len(f), -1)) - mean) / spread, "labels": labels}
-        for f, labels in parts.values()
-    )
+
+    def part(images, labels, at):
+        return {"features": (np.reshape(images[at], (len(at), -1)) - mean) / spread, "labels": labels[at]}
+
+    train, valid = (part(source.features, source.labels, at) for at in (order[:rows], order[rows:]))
+    test = part(source.test_features, source.test_labels, at_test)
     truth, classes, columns = train["labels"], len(source.classes), pixels.shape[1]
     anew = random.permutation(rows) < rows // 2
     labels = np.where(anew, random.integers(0, classes, rows), truth).astype(np.int32)

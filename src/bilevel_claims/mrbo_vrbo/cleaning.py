@@ -88,8 +88,8 @@ def run(size: str) -> Finding:
         follow(label, 500 * read[MRBO], seeds=(0, 1), inner_optimizer=0.02, outer_optimizer=rate)
         for label, rate in rates.items()
     ]
-    steps = {"inner_optimizer": 0.02, "outer_optimizer": rows / 2}
-    sweep = [follow(VRBO, budget, f"m = {m}", (0,), **steps, inner_steps=m + 1) for m in MOVES]
+    common = {"inner_optimizer": 0.02, "outer_optimizer": rows / 2}
+    sweep = [follow(VRBO, budget, f"m = {m}", (0,), **common, inner_steps=m + 1) for m in MOVES]
     inner = (0.003, 0.01, 0.03, 0.1, 0.3)
     axes = {"inner_optimizer": inner, "outer_optimizer": tuple(rows * c for c in (0.15, 0.5, 1.5, 5.0, 15.0))}
     searches, tuned = [], []

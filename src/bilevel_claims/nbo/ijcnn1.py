@@ -106,15 +106,11 @@ def report(runs, seconds, searches) -> Finding:
     numbers = {
         "late Phi: number of SOBA, SABA, MA-SOBA, FSLA below NSBO T=1": at_most(len(ahead) - amigos, 0),
         "late Phi: number of AmIGO Q=1, Q=10 below NSBO T=1": at_most(amigos, 0),
-        **{
-            f"late Phi: NSBO T=1 less {label}": shown(value)
-            for label, value in differences.items()
-            if np.isfinite(value)
-        },
+        **{f"late Phi: NSBO T=1 less {k}": shown(v) for k, v in differences.items() if np.isfinite(v)},
         "Phi in the seconds of NSBO T=1: NSBO T=1 less the least other": shown(at_time[NSBO] - soonest),
     }
     ranked = ", ".join(
-        f"{label} {means[label]:.4f}" for label in sorted(means, key=lambda label: means[label])
+        f"{label} {value:.4f}" for value, label in sorted(zip(means.values(), means, strict=True))
     )
     words = (
         f"With {by[NSBO].calls[-1]:,} oracle calls each, the mean Phi of the second half is "
@@ -144,11 +140,8 @@ def report(runs, seconds, searches) -> Finding:
     ]
     titles = ["method", "late, equal calls", "at 6,000 steps or the last before", "microseconds a step"]
     titles += ["at the seconds of NSBO T=1", "runs that diverged"]
-    rows = [
-        [label, means[label], at_steps[label], 1e6 * seconds[label], at_time[label]]
-        + [int((~np.isfinite(run.values[PHI]).all(1)).sum())]
-        for label, run in by.items()
-    ]
+    lost = {run.label: int((~np.isfinite(run.values[PHI]).all(1)).sum()) for run in runs}
+    rows = [[k, means[k], at_steps[k], 1e6 * seconds[k], at_time[k], lost[k]] for k in by]
     last = int(max(run.calls[-1] for run in runs))
     places = [last // 20, last // 5, last // 2, last]
     tables = [

@@ -134,15 +134,10 @@ def report(searches, tuned, equal) -> Finding:
         picture_of("By oracle calls", tuned, ABOVE, CALLS, counted, log="xy"),
         picture_of("At equal step sizes", equal, ABOVE, STEPS, untuned, log="xy"),
     ]
-    level_equal = next(run.last(ABOVE) for run in equal if run.label == SHORT)
-    rows = [
-        [run.label, steps[run.label], calls[run.label], times[run.label]]
-        + [
-            int(np.sum(~np.isfinite(run.values[ABOVE][:, -1]))),
-            other.reaches(ABOVE, level_equal, other.steps),
-        ]
-        for run, other in zip(tuned, equal, strict=True)
-    ]
+    lost = {run.label: int(np.sum(~np.isfinite(run.values[ABOVE][:, -1]))) for run in tuned}
+    end = next(run.last(ABOVE) for run in equal if run.label == SHORT)
+    untuned_steps = {run.label: run.reaches(ABOVE, end, run.steps) for run in equal}
+    rows = [[k, steps[k], calls[k], times[k], lost[k], untuned_steps[k]] for k in runs]
     titles = ["method", "outer steps", "oracle calls", "ms", "draws that diverged"]
     titles += ["outer steps at equal step sizes, to the end of AmIGO Q=1"]
     by_steps = "Phi above its minimum by outer steps"

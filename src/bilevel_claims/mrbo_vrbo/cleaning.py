@@ -29,7 +29,7 @@ LOSS, GRADIENT = "test loss", "gradient"
 MOVES, TERMS = (1, 5, 20, 50), 20
 
 
-def without_momentum(problem, inner_optimizer, outer_optimizer, rate=None, scale=2.0):
+def _without_momentum(problem, inner_optimizer, outer_optimizer, rate=None, scale=2.0):
     """Return MRBO without its momentum: the same directions and steps."""
     factor = power(1 / 3, scale=scale, offset=8.0)
     steps = Point(decayed(outer_optimizer, factor), decayed(inner_optimizer, factor), 0.0)
@@ -37,7 +37,7 @@ def without_momentum(problem, inner_optimizer, outer_optimizer, rate=None, scale
     return single_loop(problem, neumann_direction(problem, linear), plain(), steps)
 
 
-def rows_of_vrbo(moves, batch, refresh, period):
+def _rows_of_vrbo(moves, batch, refresh, period):
     """Return the rows that a step of VRBO reads, when its paper's loop is `t = 0 .. moves + 1`."""
     return 2 * (moves + 2) * batch * (TERMS + 3) + refresh / period
 
@@ -56,8 +56,8 @@ def run(size: str) -> Finding:
         MRBO: 2 * (TERMS + 3) * batch,
         PLAIN: (TERMS + 3) * batch,
         FIXED: TERMS * batch,
-        HALF: rows_of_vrbo(20, small, half * small * (TERMS + 3), 3),
-        **{f"m = {m}": rows_of_vrbo(m, small, (TERMS + 2) * rows + trusted, 3) for m in MOVES},
+        HALF: _rows_of_vrbo(20, small, half * small * (TERMS + 3), 3),
+        **{f"m = {m}": _rows_of_vrbo(m, small, (TERMS + 2) * rows + trusted, 3) for m in MOVES},
     }
     read[VRBO] = read["m = 20"]
 
@@ -66,7 +66,7 @@ def run(size: str) -> Finding:
         return {
             STOCBIO: partial(stocbio, problem, inner_steps=TERMS, terms=TERMS),
             MRBO: partial(mrbo, problem, terms=TERMS),
-            PLAIN: partial(without_momentum, problem),
+            PLAIN: partial(_without_momentum, problem),
             VRBO: recursive,
             HALF: partial(recursive, refresh=half),
             FIXED: partial(stocbio, problem, outer_optimizer=0.0, inner_steps=TERMS, terms=0),
@@ -101,10 +101,10 @@ def run(size: str) -> Finding:
         search = grid(label, build, tried, trials, score="tuning loss", steps=steps)
         searches.append(search._replace(budget=f"{budget:,} rows read"))
         tuned.append(follow(label, budget, **search.best))
-    return report(read, given, sweep, tuned, searches, *on_toy(size))
+    return report(read, given, sweep, tuned, searches, *_on_toy(size))
 
 
-def on_toy(size):
+def _on_toy(size):
     """Return `(searches, tuned, read, momentum)` on quadratics with batches of 16."""
     budget = 600_000 if size == "small" else 6_000_000
     toy, batch, sample = averages(), 16, 16 * (TERMS + 3)
@@ -120,11 +120,11 @@ def on_toy(size):
     builds = {
         STOCBIO: partial(stocbio, toy.problem, **options),
         MRBO: partial(mrbo, toy.problem, **options, **momentum),
-        PLAIN: partial(without_momentum, toy.problem, rate=0.6, scale=1.0),
+        PLAIN: partial(_without_momentum, toy.problem, rate=0.6, scale=1.0),
         VRBO: partial(vrbo, toy.problem, **options, inner_steps=2, period=10),
     }
     read = {STOCBIO: (11 + TERMS + 1) * batch, MRBO: 2 * sample, PLAIN: sample}
-    read |= {VRBO: rows_of_vrbo(1, batch, 200 * (TERMS + 3), 10)}
+    read |= {VRBO: _rows_of_vrbo(1, batch, 200 * (TERMS + 3), 10)}
     axes = {
         "inner_optimizer": (0.003, 0.01, 0.03, 0.1, 0.3, 0.9, 1.8, 3.6, 7.2),
         "outer_optimizer": (0.006, 0.02, 0.06, 0.2, 0.6, 1.2, 2.4),

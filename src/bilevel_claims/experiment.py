@@ -1,4 +1,4 @@
-"""Experiments: the settings that all methods share, and runs measured along their path."""
+"""Experiments: settings that all methods share, and runs measured along their path."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,16 +14,16 @@ from bilevel.types import Algorithm, Batch, Cost, PyTree
 
 
 class Experiment(NamedTuple):
-    """Settings that all methods of an experiment share; give the fields after `measure` by name.
+    """Settings that all methods share; give the fields after `measure` by name.
 
     Attributes:
       data: from `full` or `minibatches`.
       start: `key -> (x, y)`, jax code.
       measure: `(state, held) -> dict` of scalars, jax code.
       held: arrays that only `measure` reads.
-      seeds: one run each. A seed determines the start, the minibatches and the random directions.
-      seeds_in_sequence: whether the seeds run one after another, or at once under `vmap`. None means as
-        the algorithm asks.
+      seeds: seeds of the runs: of the start, the minibatches and the random directions.
+      seeds_in_sequence: whether the seeds run one after another instead of under `vmap`; None means the
+        choice of the algorithm.
     """
 
     data: Batch
@@ -35,17 +35,17 @@ class Experiment(NamedTuple):
 
     def in_sequence(self, algorithm: Algorithm) -> bool:
         """Return whether the seeds of an algorithm run one after another."""
-        asked = self.seeds_in_sequence
-        return algorithm.seeds_in_sequence if asked is None else asked
+        own = self.seeds_in_sequence
+        return algorithm.seeds_in_sequence if own is None else own
 
 
 class Trajectory(NamedTuple):
     """Quantities measured along the runs of one method, one run a seed.
 
     Attributes:
-      label: of the method.
+      label: label of the method.
       steps: (points,) outer steps at each point.
-      values: by quantity, (seeds, points).
+      values: (seeds, points) by quantity.
       cost: oracle calls of one step.
       seconds: time of all runs, measuring included, compiling excluded.
     """
@@ -75,9 +75,9 @@ class Trajectory(NamedTuple):
         return float(np.median(values[:, values.shape[1] // 2 :].mean(1)))
 
     def reaches(self, quantity: str, level: float, along: np.ndarray) -> float:
-        """Return where on the axis `along` (points,) the median first falls to a level, or inf.
+        """Return the place on the axis `along` (points,) where the median first falls to a level, or inf.
 
-        Values between two points are interpolated linearly.
+        The median is linear between two points.
 
         >>> run = Trajectory("a", np.array([0, 10, 20]), {"loss": np.array([[4.0, 2.0, 1.0]])}, Cost(1), 0.0)
         >>> run.reaches("loss", 3.0, run.steps), run.reaches("loss", 0.5, run.steps)
@@ -93,10 +93,10 @@ class Trajectory(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis along which trajectories are shown.
+    """Horizontal axis of trajectories.
 
     Attributes:
-      name: its label.
+      name: label of the axis.
       of: `trajectory -> (points,)`.
     """
 
@@ -134,16 +134,13 @@ def even_points(steps: int, count: int = 60) -> np.ndarray:
 def trajectory(
     label: str, algorithm: Algorithm, experiment: Experiment, points: Sequence[int] | np.ndarray
 ) -> Trajectory:
-    """Run one method with every seed and measure it along its path.
+    """Run one method with every seed and return the values measured along its path.
 
     Args:
-      label: of the method.
-      algorithm: with its hyper-parameters.
+      label: label of the method.
+      algorithm: the method with its hyper-parameters.
       experiment: the settings that all methods share.
-      points: outer steps at which to measure, ascending, from `log_points` or `even_points`.
-
-    Returns:
-      A `Trajectory`. Values that are not finite are kept.
+      points: outer steps at which to measure, ascending, such as `log_points` or `even_points`.
     """
     return trajectories(label, algorithm, [experiment], points)[0]
 
@@ -155,28 +152,19 @@ def trajectories(
 
     The experiments may differ only in their arrays of `data` and `held`.
     """
-    traces, found = each_seed(algorithm, experiments[0], np.asarray(points)), []
-    compiled = jax.jit(traces).lower(experiments[0].data, experiments[0].held).compile()
+    steps, found = np.asarray(points), []
+    traces = jax.jit(each_seed(algorithm, experiments[0], steps))
+    compiled = traces.lower(experiments[0].data, experiments[0].held).compile()
     for experiment in experiments:
         begin = time.perf_counter()
         values = jax.device_get(compiled(experiment.data, experiment.held))
-        found.append(
-            Trajectory(
-                label=label,
-                steps=np.asarray(points),
-                values=values,
-                cost=algorithm.cost,
-                seconds=time.perf_counter() - begin,
-            )
-        )
+        seconds, cost = time.perf_counter() - begin, algorithm.cost
+        found.append(Trajectory(label=label, steps=steps, values=values, cost=cost, seconds=seconds))
     return found
 
 
 def seconds_per_step(algorithm: Algorithm, experiment: Experiment, steps: int, *, repeats: int = 3) -> float:
-    """Return the seconds of one step of one seed, the least of several runs.
-
-    Compiling and measuring are excluded.
-    """
+    """Return the seconds of one step of one seed, the least of several runs, without compiling."""
     bare = experiment._replace(measure=lambda state, held: {"x": state.x}, seeds=experiment.seeds[:1])
     compiled = jax.jit(each_seed(algorithm, bare, np.array([steps]))).lower(bare.data, None).compile()
     times = []
@@ -195,7 +183,7 @@ def each_seed(algorithm: Algorithm, experiment: Experiment, points: np.ndarray) 
         def one(key):
             return _measured(algorithm, experiment, data, held, key, points)
 
-        # Under `vmap` a step with branches would compute every one of them.
+        # Under `vmap` a step computes all of its branches.
         return lax.map(one, keys) if experiment.in_sequence(algorithm) else jax.vmap(one)(keys)
 
     return all_seeds

@@ -1,4 +1,4 @@
-"""Figures of findings: lines with bands, in the look of all reports."""
+"""Figures of findings: lines with bands, in the style of the reports."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -18,14 +18,12 @@ class Line:
     """One line of a figure.
 
     Attributes:
-      label: in the legend; "" for none.
+      label: text of the legend; "" means none.
       x: (points,).
-      y: (points,), or (seeds, points) for the median with a band from the least to the greatest finite
-        value.
-      colour: index into `report.figures.COLOURS`; None takes the next one. Lines of one family share a
-        colour.
-      dash: index into `report.figures.DASHES`; None is solid, then dashed once the colours are used up.
-        A guide is dashed.
+      y: (points,), or (seeds, points) for the median with a band over the finite values.
+      colour: index into `report.figures.COLOURS`; None means the next one.
+      dash: index into `report.figures.DASHES`; None means solid, dashed once the colours are used up;
+        dashed for a guide.
       marked: whether each point has a dot, for a few measured points.
       guide: whether it is a thin grey line to compare with: a bound, a slope, a threshold.
     """
@@ -55,12 +53,14 @@ def picture(
     """Return a figure of several lines, with its title and caption.
 
     Args:
-      title: a few words; the name of the file, too.
+      title: a few words, which also name the file.
       x, y: labels of the axes.
       lines: at most a dozen.
       caption: what the figure shows and how to read it.
-      heading: above the axes; default: the title.
-      log, height, limits: as in `line_figure`.
+      heading: text above the axes; default: the title.
+      log: "x", "y", "xy" or "" for logarithmic axes; None decides by the spread of the values.
+      height: height in inches, at a width of 5.4.
+      limits: limits of the y axis; default: those of the finite values.
     """
     png = line_figure(heading or title, x, y, lines, log=log, height=height, limits=limits)
     return Picture(title, png, caption)
@@ -86,11 +86,11 @@ def picture_of(
 
     Args:
       title, caption, heading, log, height, limits: as in `picture`.
-      runs: one line each; at most a dozen.
+      runs: trajectories, one line each; at most a dozen.
       quantity: name of the values.
-      along: the axis, such as `STEPS` or `CALLS`.
+      along: horizontal axis, such as `STEPS` or `CALLS`.
       y: label of the vertical axis; default: the quantity.
-      value: maps the values to those shown, for example an error to an accuracy.
+      value: function of the values, for example from error to accuracy.
       styles: further fields of `Line` by label of the method.
       more: further lines, such as guides.
     """
@@ -113,17 +113,9 @@ def line_figure(
     height: float = 3.6,
     limits: tuple[float, float] | None = None,
 ) -> bytes:
-    """Return a PNG of several lines, the legend below them.
+    """Return a PNG of several lines, with the legend below; the arguments are those of `picture`.
 
-    A line ends with a cross where no seed is finite any more: all runs diverged.
-
-    Args:
-      title: of the figure.
-      x, y: labels of the axes.
-      lines: at most a dozen.
-      log: "x", "y", "xy" or "" for logarithmic axes; None decides by the spread of the values.
-      height: in inches, at a width of 5.4.
-      limits: of the y axis; default: those of the finite values.
+    A line ends with a cross where all runs have diverged.
     """
     figure, axes = panel(title, x, y, width=5.4, height=height)
     spans = [_span(line) for line in lines]
@@ -147,7 +139,7 @@ def line_figure(
         fine = np.flatnonzero(np.isfinite(middle))
         if 0 < fine.size < middle.size and fine[-1] + 1 < middle.size:
             axes.plot(at[fine[-1]], middle[fine[-1]], "x", color=colour, markersize=8, markeredgewidth=2.2)
-    _scale(axes, log, lines, spans, limits)
+    _scale(axes, log, lines, limits)
     if any(line.label for line in lines):
         # A dot would hide the gap of a short dash.
         length = 4.0 if any(line.marked and line.dash for line in lines) else 2.7
@@ -169,19 +161,19 @@ def _span(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _decades(values: Sequence[Any]) -> bool:
     together = np.concatenate([np.ravel(np.asarray(v, float)) for v in values])
-    # A start at step 0, or a loss that reaches 0, has no place on a logarithmic axis and is left out.
+    # A logarithmic axis leaves out step 0 and a loss of 0.
     return spans_decades(together[together > 0]) and bool((together >= 0).sum() >= 0.99 * together.size)
 
 
-def _scale(axes, log, curves, spans, limits):
+def _scale(axes, log, lines, limits):
     if "x" in log:
         axes.set_xscale("log", nonpositive="mask")
     if "y" in log:
         axes.set_yscale("log", nonpositive="mask")
     if limits is not None:
         axes.set_ylim(*limits)
-    ticks = sorted({float(v) for line in curves if line.marked for v in line.x})
-    if ticks and len(ticks) <= 8 and all(line.marked or line.guide for line in curves):
+    ticks = sorted({float(v) for line in lines if line.marked for v in line.x})
+    if ticks and len(ticks) <= 8 and all(line.marked or line.guide for line in lines):
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
@@ -190,8 +182,8 @@ def _scale(axes, log, curves, spans, limits):
         axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(3, 1)))
 
 
-def _columns(curves) -> int:
-    """Return as many columns as the longest label leaves room for, with rows of similar length."""
-    longest, count = max(len(line.label) for line in curves), sum(bool(line.label) for line in curves)
+def _columns(lines) -> int:
+    """Return the number of columns that the longest label allows, with rows of similar length."""
+    longest, count = max(len(line.label) for line in lines), sum(bool(line.label) for line in lines)
     most = max(1, min(6, 78 // (longest + 8)))
     return -(-count // -(-count // most))

@@ -17,18 +17,22 @@ from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims.types import VERDICTS, Run, Search
 
 UNTRIED, FAILED = "not run", "failed"
-MARKS: dict[str, str] = dict(
-    zip((*VERDICTS, FAILED, UNTRIED), ("holds", "part", "fails", "fails", "open"), strict=True)
-)
-SEVERAL: dict[str, str] = dict(zip(VERDICTS, ("hold", "hold in part", "do not hold"), strict=True))
+# Classes of the style sheet, and the plurals of the verdicts.
+MARKS = {
+    "holds": "holds",
+    "holds in part": "part",
+    "does not hold": "fails",
+    FAILED: "fails",
+    UNTRIED: "open",
+}
+PLURALS = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}
+AXES = {"inner": "inner step", "ratio": "ratio of inner to outer step"}
+ANSWERS = {None: Cell(ABSENT), True: Cell("yes", mark="right"), False: Cell("no", mark="alarm")}
 
 
 def write_run(run: Run, out: str | os.PathLike) -> list[Path]:
     """Write `finding.json`, `report.html` and the figures of a run; return their paths."""
-    files: dict[str, str | bytes] = {
-        "finding.json": strict_json(finding_record(run)),
-        "report.html": run_page(run),
-    }
+    files = {"finding.json": strict_json(finding_record(run)), "report.html": run_page(run)}
     return write_files(out, files | figure_files(run))
 
 
@@ -40,14 +44,8 @@ def write_index(runs: Sequence[Run], out: str | os.PathLike) -> list[Path]:
 
 def finding_record(run: Run) -> dict[str, Any]:
     """Return a run as plain data, with figures by file name."""
-    claim, finding = run.claim, run.finding
-    record = {
-        "name": claim.name,
-        "title": claim.title,
-        "paper": claim.paper,
-        "statement": claim.statement,
-        "known": claim.known,
-        "ours": claim.ours,
+    finding, facts = run.finding, ("name", "title", "paper", "statement", "known", "ours")
+    record = {name: getattr(run.claim, name) for name in facts} | {
         "size": run.size,
         "verdict": _verdict(run),
         "failure": run.failure or None,
@@ -67,12 +65,10 @@ def finding_record(run: Run) -> dict[str, Any]:
 
 
 def figure_files(run: Run) -> dict[str, bytes]:
-    """Return the figures by file name, made from their titles."""
+    """Return the figures by file name, which their titles make."""
     figures = run.finding.figures if run.finding else ()
-    return {
-        f"{re.sub('[^a-z0-9]+', '_', picture.title.lower()).strip('_')}.png": picture.png
-        for picture in figures
-    }
+    names = [re.sub("[^a-z0-9]+", "_", picture.title.lower()).strip("_") for picture in figures]
+    return {f"{name}.png": picture.png for name, picture in zip(names, figures, strict=True)}
 
 
 def run_page(run: Run) -> str:
@@ -80,6 +76,7 @@ def run_page(run: Run) -> str:
     claim, finding = run.claim, run.finding
     if finding is None:
         raise ValueError(f"a page needs a finding, and {claim.name} has none; run it first")
+    first = first_sentence(finding.words)
     return render(
         "claim.html.jinja",
         folder=Path(__file__).parent,
@@ -87,10 +84,7 @@ def run_page(run: Run) -> str:
         warnings=[_edge(search) for search in finding.searches if search.edge],
         claim=claim,
         finding=finding,
-        words=[
-            first_sentence(finding.words),
-            finding.words.removeprefix(first_sentence(finding.words)).strip(),
-        ],
+        words=[first, finding.words.removeprefix(first).strip()],
         mark=MARKS[finding.verdict],
         numbers=_numbers(finding.numbers),
         settings=_settings(claim),
@@ -123,12 +117,12 @@ def index_page(runs: Sequence[Run]) -> str:
         title="bilevel reproduce",
         warnings=[f"{run.claim.name} failed: {run.failure}" for run in runs if run.failure],
         entries=entries,
-        counts=[(count, MARKS[name], name if count == 1 else SEVERAL[name]) for name, count in counts],
+        counts=[(count, MARKS[name], name if count == 1 else PLURALS[name]) for name, count in counts],
         done=done,
         total=len(runs),
         size=runs[0].size if runs else "",
         seconds=duration(sum(run.seconds or 0.0 for run in runs)),
-        # Each claim has its own precision; the rest is the machine's.
+        # Each claim has its own precision.
         environment=[pair for run in runs[:1] for pair in _environment(run) if pair[0] != "float"],
     )
 
@@ -163,32 +157,19 @@ def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> Table:
     columns += [Column("value"), Column("needed", numeric=False)]
     rows = []
     for name, number in numbers.items():
-        holds = number["holds"]
-        answer = (
-            Cell(ABSENT)
-            if holds is None
-            else Cell("yes", mark="right")
-            if holds
-            else Cell("no", mark="alarm")
-        )
         value = Cell.of(number["value"]) if is_number(number["value"]) else Cell("not finite", mark="alarm")
-        rows.append([answer, Cell(name), value, Cell(number["rule"] or "shown only")])
+        rows.append([ANSWERS[number["holds"]], Cell(name), value, Cell(number["rule"] or "shown only")])
     return Table(columns, rows)
 
 
-def _settings(claim) -> list[tuple[str, Any, Any]]:
+def _settings(claim) -> list[tuple[str, str, str]]:
     names = dict.fromkeys([*claim.known, *claim.ours])
-    return [(name, _text(claim.known.get(name)), _text(claim.ours.get(name))) for name in names]
-
-
-def _text(value):
-    return "" if value is None else numeral(value)
+    return [(name, numeral(claim.known.get(name)), numeral(claim.ours.get(name))) for name in names]
 
 
 def _axis(name: str) -> str:
     """Return the name of a hyper-parameter for readers."""
-    known = {"inner": "inner step", "ratio": "ratio of inner to outer step"}
-    return known.get(name, name.replace("_optimizer", "_step").replace("_", " "))
+    return AXES.get(name, name.replace("_optimizer", "_step").replace("_", " "))
 
 
 def _best(search: Search) -> str:
@@ -228,10 +209,5 @@ def _environment(run: Run) -> list[tuple[str, str]]:
 
 def _plain_table(table: Table) -> list[dict[str, Any]]:
     titles = [column.title for column in table.columns]
-    return [
-        {
-            title: cell.text if cell.value is None else cell.value
-            for title, cell in zip(titles, row, strict=True)
-        }
-        for row in table.rows
-    ]
+    rows = [[cell.text if cell.value is None else cell.value for cell in row] for row in table.rows]
+    return [dict(zip(titles, row, strict=True)) for row in rows]

@@ -5,10 +5,7 @@ from bilevel_claims import accbio, anil, fsla, maml, mrbo_vrbo, nbo, pzobo, stoc
 from bilevel_claims.types import Claim
 
 PAPERS = (accbio, anil, fsla, maml, mrbo_vrbo, nbo, pzobo, stocbio, ufo_blo)
-CLAIMS: dict[str, Claim] = {
-    claim.name: claim
-    for claim in sorted((claim for paper in PAPERS for claim in paper.CLAIMS), key=lambda claim: claim.name)
-}
+CLAIMS: dict[str, Claim] = dict(sorted((claim.name, claim) for paper in PAPERS for claim in paper.CLAIMS))
 
 
 def names() -> list[str]:

@@ -18,7 +18,7 @@ def run_claim(claim: Claim, size: str = "small", command: str = "") -> Run:
 
     Args:
       claim: from `get`.
-      size: "small", or "paper" for the sizes of the paper.
+      size: one of `SIZES`.
       command: the command that runs it again, for the page.
     """
     with jax.enable_x64(claim.float64):
@@ -42,12 +42,12 @@ def run_claims(
     index: bool = False,
     tell: Callable[[Run], None] = lambda run: None,
 ) -> list[Run]:
-    """Run all claims; if one fails, the others still run.
+    """Run claims and write the page of each; if one fails, the others still run.
 
     Args:
       claims: from `get`.
       out: folder; each claim writes into a folder of its own in it.
-      size: "small", or "paper" for the sizes of the paper.
+      size: one of `SIZES`.
       index: whether to write an index page to `out`, before the first entry and after each.
       tell: called with each run.
 
@@ -58,25 +58,23 @@ def run_claims(
     for place, claim in enumerate(claims):
         if index:
             write_index(runs, out)
+        folder, begin = out / claim.name, time.perf_counter()
         command = f"bilevel reproduce {claim.name}" + (f" --size {size}" if size != "small" else "")
-        begin = time.perf_counter()
         try:
             runs[place] = run_claim(claim, size, command)
         except Exception as error:
-            failure = " ".join(f"{type(error).__name__}: {error}".split())
-            seconds = time.perf_counter() - begin
             runs[place] = Run(
                 claim=claim,
                 size=size,
-                seconds=seconds,
+                seconds=time.perf_counter() - begin,
                 environment=environment(),
                 command=command,
-                failure=failure,
+                failure=" ".join(f"{type(error).__name__}: {error}".split()),
             )
-            write_files(out / claim.name, {"failure.txt": traceback.format_exc()})
+            write_files(folder, {"failure.txt": traceback.format_exc()})
         else:
-            write_run(runs[place], out / claim.name)
-            (out / claim.name / "failure.txt").unlink(missing_ok=True)
+            write_run(runs[place], folder)
+            (folder / "failure.txt").unlink(missing_ok=True)
         tell(runs[place])
     if index:
         write_index(runs, out)

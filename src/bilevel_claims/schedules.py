@@ -15,8 +15,8 @@ class ScheduledState(NamedTuple):
 
     Attributes:
       x, y: outer and inner variable.
-      state: that of the algorithm.
-      count: steps made.
+      state: state of the algorithm.
+      count: number of steps made.
     """
 
     x: PyTree
@@ -26,10 +26,9 @@ class ScheduledState(NamedTuple):
 
 
 def scheduled(build: Callable[..., Algorithm], rates: Callable[[Any, Any], Mapping[str, Any]]) -> Algorithm:
-    """The algorithm `build(**rates(x, count))`, built anew at every step.
+    """Return the algorithm `build(**rates(x, count))`, built anew at every step.
 
-    An optax schedule counts the steps of one optimiser, which a double loop starts afresh in each
-    outer step, and does not see x.
+    An optax schedule does not see x, and a double loop restarts its count in every outer step.
 
     Args:
       build: `(**rates) -> Algorithm`; the rates arrive traced.
@@ -51,9 +50,10 @@ def scheduled(build: Callable[..., Algorithm], rates: Callable[[Any, Any], Mappi
 
 
 def falling(build: Callable[..., Algorithm], **rates: Any) -> Algorithm:
-    """The algorithm with all `rates` divided by sqrt(step + 1)."""
+    """Return the algorithm with all `rates` divided by sqrt(step + 1)."""
+    return scheduled(build, lambda x, count: {name: power(0.5)(count) * rates[name] for name in rates})
 
-    def at(x, count):
-        return {name: power(0.5)(count) * rate for name, rate in rates.items()}
 
-    return scheduled(build, at)
+def by_ratio(build: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
+    """Return `(inner, ratio) -> Algorithm`, with the outer step `inner / ratio`."""
+    return lambda inner, ratio: build(inner_optimizer=inner, outer_optimizer=inner / ratio)

@@ -1,4 +1,4 @@
-"""Fair search: the same trials, the same budget and the same score for every method."""
+"""Searches with the same trials, the same budget and the same score for every method."""
 
 import itertools
 import math
@@ -35,29 +35,24 @@ def grid(
     steps: int | None = None,
     calls: int | None = None,
     points: int = 1,
-    at_once: int | None = None,
 ) -> Search:
-    """Search a grid of hyper-parameters for the best mean score over the seeds.
+    """Search a grid of hyper-parameters for the lowest mean score over the seeds.
 
-    Axes of floats are one call under `vmap`. Any other axis (whole numbers such as inner steps, words)
-    compiles once for each of its values. Give every method as many trials.
+    All trials along axes of floats run under one `vmap`. An axis of whole numbers or words compiles once
+    for each value. Give every method as many trials.
 
     Args:
       method: label of the method.
       build: `(**values) -> Algorithm`; floats arrive traced.
-      axes: the values to try, by argument of `build`.
-      experiment: the settings that all methods share; take other seeds than those that are shown. The
+      axes: values to try, by argument of `build`.
+      experiment: the settings that all methods share; take other seeds than those of the figures. The
         score of several experiments is their mean; they may differ only in their arrays of `data` and
         `held`.
-      score: a quantity of `experiment.measure`, taken at the end; or a function of all quantities, each
-        (points,), whose first docstring line the page shows. Lower is better; values that are not finite
-        count as infinite.
+      score: a quantity of `experiment.measure` at the end of the trial; or a function of all quantities,
+        each (points,), whose first docstring line the page shows. Values that are not finite count as
+        infinite.
       steps, calls: budget of each trial in outer steps, or in oracle calls; exactly one.
       points: number of measurements along a trial, evenly spaced.
-      at_once: trials under one `vmap`, fewer use less memory; default: all.
-
-    Returns:
-      A `Search`.
 
     Raises:
       ArithmeticError: if every trial diverged.
@@ -87,13 +82,13 @@ def grid(
             return jax.vmap(lambda v: v[score][-1] if isinstance(score, str) else score(v))(values)
 
         def trials(rows, data, held, trial=trial, example=example):
-            batch = 1 if shared.in_sequence(example) else at_once or len(columns)
+            batch = 1 if shared.in_sequence(example) else len(columns)
             return lax.map(lambda row: trial(row, data, held), rows, batch_size=batch)
 
         compiled, rows = jax.jit(trials), jnp.asarray(columns, dtype)
         found.append(np.mean([compiled(rows, each.data, each.held).mean(1) for each in experiments], 0))
     scores = np.asarray(jax.device_get(found), float).reshape([len(v) for v in (static | traced).values()])
-    # Static axes came first; back to the order given.
+    # Static axes came first: restore the order given.
     scores = np.transpose(scores, [list(static | traced).index(name) for name in axes])
     if not isinstance(score, str):
         score = (score.__doc__ or score.__name__).partition("\n")[0].rstrip(".")
@@ -112,15 +107,14 @@ def tune(
     seeds: Sequence[int] = (100, 101, 102),
     points: int = 1,
     shown: int = 60,
-    at_once: int | None = None,
 ) -> tuple[list[Search], list[Trajectory]]:
     """Search the same grid for every method, and run each method with its best values.
 
     Args:
       builds: by label, `(**values) -> Algorithm` as in `grid`.
-      axes, score, steps, calls, points, at_once: as in `grid`.
-      experiment: the settings that all methods share; its seeds are those of the runs.
-      seeds: of the trials; others than those of the experiment.
+      axes, score, steps, calls, points: as in `grid`.
+      experiment: the settings that all methods share, with the seeds of the runs.
+      seeds: seeds of the trials, others than those of the experiment.
       shown: number of points of a trajectory, evenly spaced.
 
     Returns:
@@ -129,9 +123,7 @@ def tune(
     searches, runs = [], []
     trials = experiment._replace(seeds=seeds)
     for label, build in builds.items():
-        search = grid(
-            label, build, axes, trials, score=score, steps=steps, calls=calls, points=points, at_once=at_once
-        )
+        search = grid(label, build, axes, trials, score=score, steps=steps, calls=calls, points=points)
         algorithm = build(**search.best)
         length = steps or (calls or 0) // algorithm.cost.total
         searches.append(search)
@@ -142,10 +134,9 @@ def tune(
 def chosen(
     method: str, axes: Mapping[str, Sequence[Any]], scores: np.ndarray, *, score: str, budget: str
 ) -> Search:
-    """Return the search with given scores and its best trial.
+    """Return the search with given scores and its best trial; the arguments are those of `Search`.
 
-    Args:
-      method, axes, scores, score, budget: as in `Search`; scores that are not finite count as infinite.
+    Scores that are not finite count as infinite.
 
     Raises:
       ArithmeticError: if no score is finite.

@@ -1,4 +1,4 @@
-"""Tables of findings: numbers by method, ends of runs, values along them and what they cost."""
+"""Tables of findings: last values, values along runs, and costs by method."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +11,9 @@ from bilevel_claims.experiment import Axis, Trajectory
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """Return a table of plain values.
+    """Return a table of plain values and cells.
 
     A column with a text in it sorts by text, all others by number.
-
-    Args:
-      titles: of the columns.
-      rows: values of each row; a `Cell` stays as it is.
 
     >>> table(["method", "loss"], [["soba", 0.12345]]).rows[0][1].text
     '0.1235'
@@ -32,11 +28,11 @@ def ends_table(
     quantities: Sequence[str] | Mapping[str, str],
     more: Sequence[Sequence[Any]] = (),
 ) -> Table:
-    """Return the last value of some quantities by method, medians over the seeds.
+    """Return the last values by method, medians over the seeds.
 
     Args:
-      runs: of the methods.
-      quantities: names of values, or such names by the title of their column.
+      runs: trajectories of the methods.
+      quantities: names of values, or names by the title of their column.
       more: further rows below.
     """
     titles = quantities if isinstance(quantities, Mapping) else {name: name for name in quantities}
@@ -44,19 +40,10 @@ def ends_table(
     return table(["method", *titles], [*rows, *more])
 
 
-def value_table(
-    runs: Sequence[Trajectory],
-    quantity: str,
-    places: Sequence[int],
-    along: Axis,
-) -> Table:
-    """Return a quantity by method at given places of an axis, medians over the seeds.
+def value_table(runs: Sequence[Trajectory], quantity: str, places: Sequence[int], along: Axis) -> Table:
+    """Return a quantity by method at places of an axis, medians over the seeds.
 
-    Args:
-      runs: of the methods.
-      quantity: of their values.
-      places: on the axis. A method that was not measured there shows its last value before.
-      along: the axis, such as `STEPS` or `CALLS`.
+    A method that was not measured at a place shows its last value before it.
     """
     rows = []
     for run in runs:
@@ -69,14 +56,6 @@ def cost_table(runs: Sequence[Trajectory]) -> Table:
     """Return the calls of one step, and the steps, calls and seconds of a whole run by method."""
     titles = ["method", "gradients a step", "Hessian products a step", "cross products a step"]
     titles += ["steps", "oracle calls", "seconds"]
-    rows = [
-        [
-            run.label,
-            *run.cost,
-            int(run.steps[-1]),
-            int(run.calls[-1]),
-            Cell(duration(run.seconds), run.seconds),
-        ]
-        for run in runs
-    ]
-    return table(titles, rows)
+    rows = [[run.label, *run.cost, int(run.steps[-1]), int(run.calls[-1])] for run in runs]
+    seconds = [Cell(duration(run.seconds), run.seconds) for run in runs]
+    return table(titles, [[*row, cell] for row, cell in zip(rows, seconds, strict=True)])

@@ -14,8 +14,8 @@ class Picture(NamedTuple):
     """A figure of a finding, see `figures.picture`.
 
     Attributes:
-      title: a few words; the name of the file, too.
-      png: the bytes of a PNG file.
+      title: a few words, which also name the file.
+      png: bytes of a PNG file.
       caption: what the figure shows and how to read it.
     """
 
@@ -29,12 +29,12 @@ class Search(NamedTuple):
 
     Attributes:
       method: label of the method.
-      axes: the values that were tried, by hyper-parameter.
-      scores: one number a trial, shaped as the axes; lower is better, inf where the trial diverged.
-      best: the chosen values.
+      axes: values that were tried, by hyper-parameter.
+      scores: score of each trial, shaped as the axes; lower is better, inf where the trial diverged.
+      best: chosen values.
       edge: hyper-parameters whose chosen value is the first or last of its axis.
-      score: the scored quantity, in words.
-      budget: of each trial, in words.
+      score: scored quantity, in words.
+      budget: budget of each trial, in words.
     """
 
     method: str
@@ -51,10 +51,10 @@ class Finding(NamedTuple):
 
     Attributes:
       words: two or three sentences; the first stands alone on the index.
-      numbers: the numbers that decide, by quantity: entries of `at_most`, `at_least`, `near`, `shown`.
-      figures: pictures, the one that shows the claim first.
-      tables: further numbers, `(title, table)`.
-      searches: how each method was tuned; empty when the claim fixes all settings.
+      numbers: numbers that decide, by quantity: entries of `at_most`, `at_least`, `near`, `shown`.
+      figures: pictures; the first one shows the claim.
+      tables: `(title, table)` of further numbers.
+      searches: searches of the methods; empty when the claim fixes all settings.
     """
 
     words: str
@@ -73,15 +73,15 @@ class Claim(NamedTuple):
     """A claim of a paper and the experiment that tests it.
 
     Attributes:
-      name: of the entry, as the command takes it: lower case with hyphens.
+      name: name of the entry for the command: lower case with hyphens.
       title: a few words.
       paper: a constant of `references`.
-      statement: the claim in our words, with its place in the paper in parentheses, or "not the
-        paper's word".
-      known: settings that the paper or its code gives, each with its source, see `cited`.
-      ours: settings that we chose. A name that is also in `known` shows beside it.
+      statement: the claim in our words, with its place in the paper or "not the paper's word" in
+        parentheses.
+      known: settings of the paper or its code, each with its source, see `cited`.
+      ours: our settings. The page shows a name that is also in `known` beside it.
       run: `size -> Finding`; size is one of `SIZES`.
-      float64: whether it runs in double precision, or in single, JAX's default.
+      float64: whether it runs in double precision.
     """
 
     name: str
@@ -95,16 +95,16 @@ class Claim(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One claim that was run, failed, or is still to run.
+    """Run of a claim: finished, failed, or still to come.
 
     Attributes:
       claim: the claim.
       size: one of `SIZES`.
-      finding: the result; None when it failed or has not been run.
+      finding: result; None if the run failed or has not started.
       seconds: time of the whole entry, compiling included.
       environment: versions, device, cores, precision.
       command: the command that runs it again.
-      failure: the error, "" when there was none.
+      failure: the error, or "".
     """
 
     claim: Claim
@@ -117,7 +117,7 @@ class Run(NamedTuple):
 
 
 def cited(source: str, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return settings with their common source in parentheses after each.
+    """Return settings with a common source in parentheses after each.
 
     >>> cited("official code", {"batch": "64"})
     {'batch': '64 (official code)'}

@@ -77,14 +77,6 @@ def test_exactly_one_budget():
             grid("follow", follow, {"outer_optimizer": [0.5]}, EXPERIMENT, score="size", **budget)
 
 
-def test_trials_under_fewer_vmaps_are_the_same():
-    axes = {"outer_optimizer": [0.25, 0.5, 0.75]}
-    together, alone = (
-        grid("f", follow, axes, EXPERIMENT, score="size", steps=5, at_once=n) for n in (None, 1)
-    )
-    np.testing.assert_array_equal(together.scores, alone.scores)
-
-
 def test_float32_stays_float32_under_traced_step_sizes():
     start = jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     experiment = EXPERIMENT._replace(start=lambda key: start)

@@ -15,10 +15,10 @@ class LeastSquares(NamedTuple):
 
     Attributes:
       problem: the two losses.
-      outer, inner: their rows, `(A, b)` and `(C, D, e)`.
+      outer, inner: rows of the two losses, `(A, b)` and `(C, D, e)`.
       best: the minimiser of Phi.
       curvature: the Hessian of Phi.
-      inner_top, outer_top: largest eigenvalues of H and of that Hessian.
+      inner_top, outer_top: largest eigenvalues of the Hessians of g in y and of Phi.
     """
 
     problem: Problem
@@ -34,22 +34,17 @@ class LeastSquares(NamedTuple):
         return batches(self.outer, self.inner, batch_size, seed)
 
 
-def least_squares(rows: int = 1000, entries: int = 5, *, seed: int = 0) -> LeastSquares:
+def least_squares(rows: int = 1000, entries: int = 5) -> LeastSquares:
     """Return least squares on uniform matrices with little noise.
 
         f = |A y - b|^2 / rows,   g = |C x + D y - e|^2 / rows
 
-    The matrices are nearly of rank one around their mean.
-
-    Args:
-      rows: number of rows of each loss.
-      entries: number of entries of x and of y.
-      seed: of the matrices.
+    Both losses have `rows` rows; x and y have `entries` entries. The matrices are nearly of rank one.
 
     Reference: following lindonroberts/inexact_hypergradients, quadratic_problem_example.py, which
     rebuilds Section 6.1 of arXiv:2112.04660; the factor 1 / rows is ours.
     """
-    rng = np.random.RandomState(seed)
+    rng = np.random.RandomState(0)
     A, truth = rng.uniform(size=(rows, entries)), rng.uniform(size=entries)
     b = A @ truth + 0.01 * rng.normal(size=rows)
     C, D = rng.uniform(size=(rows, entries)), rng.uniform(size=(rows, entries))

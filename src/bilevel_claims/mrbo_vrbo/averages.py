@@ -15,7 +15,7 @@ class Averages(NamedTuple):
 
     Attributes:
       problem: the two losses.
-      outer, inner: their rows, c and `(A, B)`.
+      outer, inner: rows of the two losses, c and `(A, B)`.
     """
 
     problem: Problem
@@ -32,17 +32,14 @@ class Averages(NamedTuple):
         return 0.1 * x + b @ ((b.T @ x / a - c) / a)
 
 
-def averages(rows: int = 200, entries: int = 8, *, seed: int = 0) -> Averages:
+def averages(rows: int = 200, entries: int = 8) -> Averages:
     """Return the problem on random diagonal matrices A, matrices B and targets c.
 
         g = y'A y / 2 - x'B y,   f = |y - c|^2 / 2 + 0.05 |x|^2,   A, B, c means over the rows
 
-    Args:
-      rows: number of rows of each loss.
-      entries: number of entries of x and of y.
-      seed: of the rows.
+    Both losses have `rows` rows; x and y have `entries` entries.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     a = rng.uniform(0.5, 1.5, size=(rows, entries))
     b = 0.15 * rng.normal(size=(rows, entries, entries)) + 0.5 * np.eye(entries)
     c = rng.normal(size=(rows, entries)) + 1

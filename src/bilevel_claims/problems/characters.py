@@ -1,4 +1,4 @@
-"""Few-shot tasks of handwritten characters: learn five characters from five drawings each."""
+"""Few-shot tasks of handwritten characters: five characters, five drawings each."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,9 +21,9 @@ INK, WIDTHS = 4, (128, 64)
 
 
 def drawings() -> tuple[np.ndarray, np.ndarray]:
-    """Return Omniglot as `(background, evaluation)`, each (characters, 20, 196), ink from 0 to 4.
+    """Return Omniglot as `(background, evaluation)`, each (characters, 20, 196).
 
-    A pixel counts the ink of 2x2 pixels of the 28x28 drawings.
+    A value, from 0 to 4, counts the inked pixels among 2x2 pixels of the 28x28 drawings.
 
     Raises:
       DataNotFoundError: if the prepared file is missing.
@@ -42,20 +42,20 @@ def drawings() -> tuple[np.ndarray, np.ndarray]:
 
 
 def tasks_of(characters: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return (count, 5, 10, pixels) random tasks: of five characters, five drawings to learn and to test."""
+    """Return (count, 5, 10, pixels) random tasks: five characters, five drawings to learn and to test."""
     rng = np.random.default_rng(seed)
     drawn = np.stack([rng.choice(len(characters), CLASSES, replace=False) for _ in range(count)])
     order = rng.permuted(np.tile(np.arange(characters.shape[1]), (count, CLASSES, 1)), axis=2)
     return characters[drawn[..., None], order[..., : 2 * SHOTS]]
 
 
-def splits(count: int, asked: int) -> tuple[np.ndarray, Any, Any]:
-    """Return `count` training tasks, and `asked` validation and test tasks.
+def splits(count: int, held: int) -> tuple[np.ndarray, Any, Any]:
+    """Return `count` training tasks, `held` validation tasks and `held` test tasks.
 
     The first 100 background characters are for validation, the evaluation alphabets for the test.
     """
     background, evaluation = drawings()
-    valid, test = (jnp.asarray(tasks_of(part, asked, 1)) for part in (background[:100], evaluation))
+    valid, test = (jnp.asarray(tasks_of(part, held, 1)) for part in (background[:100], evaluation))
     return tasks_of(background[100:], count, 0), valid, test
 
 
@@ -64,15 +64,14 @@ def search_inner_step(
 ) -> Search:
     """Search the inner step of a method by the error on held tasks after all steps.
 
-    The steps are tried one after another, since the measure trains on the held tasks with the inner step
-    of its trial.
+    The trials run one after another: each measures its error with its own inner step. Their seed is 100.
 
     Args:
-      label: of the method.
+      label: label of the method.
       build: `(rate, data, held, seeds) -> (algorithm, experiment)`, jax code; it measures "error".
       rates: inner steps to try.
       steps: outer steps of a trial.
-      data, held: of the experiment; one seed, 100.
+      data, held: arrays of the experiment.
     """
 
     def scores(rates, data, held):
@@ -114,7 +113,7 @@ def embed(layers: PyTree, images: Any) -> Any:
 
 
 def head_loss(features: Any, y: PyTree, penalty: float = 0.0) -> Any:
-    """Return the mean cross-entropy of a linear head on features (5, images, 64), plus penalty |y|^2 / 2."""
+    """Return the mean cross-entropy of a head on features (5, images, 64), plus penalty |y|^2 / 2."""
     chances = jax.nn.log_softmax(features @ y["weight"] + y["bias"])
     squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(y))
     return 0.5 * penalty * squares - jnp.mean(jnp.diagonal(chances, axis1=0, axis2=2))

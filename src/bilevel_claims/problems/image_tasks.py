@@ -1,11 +1,11 @@
-"""Few-shot tasks of images: key of the start, errors, their ratios and accuracies in words."""
+"""Few-shot tasks of images: errors, ratios of errors and accuracies in words."""
 
 import math
 from typing import Any
 
 import jax.numpy as jnp
 
-# Folded into the key of a start. It exceeds the number of measured tasks, whose keys are made alike.
+# Folded into the key of a start. It exceeds the number of measured tasks, whose keys are folded too.
 START = 10**6
 
 
@@ -19,7 +19,7 @@ def wrong(outputs: Any, labels: Any) -> Any:
 
 
 def over(error: float, other: float, images: int) -> float:
-    """Return the ratio of two error rates, each at least one image of those tested.
+    """Return the ratio of two error rates, each at least one of the tested images.
 
     >>> over(0.3, 0.6, 100), over(0.0, 0.0, 100), over(0.05, 0.0, 100)
     (0.5, 1.0, 5.0)

@@ -15,10 +15,10 @@ class Exact(NamedTuple):
     """Exact answers at one x.
 
     Attributes:
-      y: the inner solution.
-      v: the adjoint `H^-1 f_y` at y.
-      gradient: the hypergradient.
-      loss: the outer loss at y.
+      y: inner solution.
+      v: adjoint `H^-1 f_y` at y.
+      gradient: hypergradient.
+      loss: outer loss at y.
     """
 
     y: Any
@@ -73,10 +73,10 @@ class Ridge(NamedTuple):
             loss, gradient = value(jnp.asarray(x, held[0][0].dtype), held)
             return float(loss), np.asarray(gradient, float)
 
-        found = scipy.optimize.minimize(
-            on_host, start, jac=True, method="L-BFGS-B", options={"maxiter": steps}
+        options = {"maxiter": steps}
+        return float(
+            scipy.optimize.minimize(on_host, start, jac=True, method="L-BFGS-B", options=options).fun
         )
-        return float(found.fun)
 
 
 def logistic_ridge(
@@ -88,7 +88,7 @@ def logistic_ridge(
     direct: float = 0.0,
     seed: int = 0,
 ) -> Ridge:
-    """Return the problem on random rows and signs.
+    """Return the problem on random rows a and signs s.
 
         g = mean log(1 + exp(-s a'y)) + sum_j exp(x_j) y_j^2 / 2
         f = mean log(1 + exp(-s a'y)) on other rows + direct / 2 |x - 1|^2
@@ -99,7 +99,7 @@ def logistic_ridge(
       smallest: scale of the last feature; the scales fall evenly from 1.
       useful: number of features with a true weight; default: all.
       direct: strength of the term of f in x alone.
-      seed: of the rows and signs.
+      seed: seed of the rows and signs.
     """
     rng = np.random.default_rng(seed)
     scale = np.linspace(1, smallest, features)
@@ -110,7 +110,7 @@ def logistic_ridge(
 
 
 def ridge(train: Any, valid: Any, *, direct: float = 0.0) -> Ridge:
-    """Return the problem of `logistic_ridge` on given rows, `(table, signs)` of each loss."""
+    """Return the problem of `logistic_ridge` on given `(rows, signs)` of each loss."""
 
     def loss(y, batch):
         table, signs = batch

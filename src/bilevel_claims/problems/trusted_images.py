@@ -1,4 +1,4 @@
-"""Data hyper-cleaning with trusted images: one weight a training image, a linear model."""
+"""Hyper-cleaning with trusted images: one weight a training image, a linear model."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,13 +21,12 @@ PIXELS = 0.1307, 0.3081
 
 
 class TrustedImages(NamedTuple):
-    """A hyper-cleaning problem and which of its labels are wrong.
+    """A hyper-cleaning problem with a mask of the wrong labels.
 
     Attributes:
       problem: the two losses, see `cleaning.losses.per_row`.
       trusted, training: all rows of the two losses.
-      held: arrays that `measure` reads: trusted, tuning and test rows, and which training labels are
-        wrong.
+      held: arrays of `measure`: trusted, tuning and test rows, and a mask of the wrong training labels.
       columns, classes: shape of the model y.
     """
 
@@ -47,7 +46,7 @@ class TrustedImages(NamedTuple):
         return jnp.zeros(len(self.training["labels"])), jnp.zeros((self.columns, self.classes))
 
     def only_right_rows(self, key: Any) -> tuple[jax.Array, jax.Array]:
-        """Return the start with weight 0 on the wrong rows: the ideal for fixed weights."""
+        """Return the start with weight 0 on the wrong rows, the ideal for fixed weights."""
         x, y = self.start(key)
         return jnp.where(self.held[-1], -30.0, x), y
 
@@ -82,21 +81,19 @@ def trusted_images(
     penalty: float = 1e-3,
     seed: int = 0,
 ) -> TrustedImages:
-    """Return the problem on the first training, the last training and the first test images of a set.
+    """Return the problem on the first training, the last training and the first test images.
 
         g(x, y) = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f(x, y) = mean CE on trusted rows
 
-    Pixels are normalised; a column of ones, penalised like the rest, is the bias. The images before the
-    trusted ones, as many again, are for choosing step sizes: f itself would reward weights that overfit
-    it.
+    Pixels are normalised; a penalised column of ones is the bias. The images before the trusted ones, of
+    the same number, are for the choice of step sizes: f itself would reward weights that overfit it.
 
     Args:
-      source: of images, for example `datasets.load("mnist")`.
-      rows, trusted_rows, test_rows: number of rows of g, of f and of the test. Only labels of g are
-        wrong.
-      noise: share of the training labels replaced once by another class.
+      source: images, for example `datasets.load("mnist")`.
+      rows, trusted_rows, test_rows: number of rows of g, of f and of the test.
+      noise: share of the training labels (of g) replaced once by another class.
       penalty: factor of the squared norm of the model.
-      seed: of the noise.
+      seed: seed of the noise.
     """
     total = len(source.labels)
 
@@ -115,14 +112,12 @@ def trusted_images(
     tests: Any = source.test_features, source.test_labels
     test = table(*(rows[:test_rows] for rows in tests))
     held = trusted, tuning, test, jnp.asarray(labels != truth)
-    problem = per_row(lambda y, features: features @ y, penalty)
-    columns = training["features"].shape[1]
     return TrustedImages(
-        problem=problem,
+        problem=per_row(lambda y, features: features @ y, penalty),
         trusted=trusted,
         training=training,
         held=held,
-        columns=columns,
+        columns=training["features"].shape[1],
         classes=len(source.classes),
     )
 

@@ -18,7 +18,7 @@ from bilevel import algorithms, tasks
 from bilevel.driver import make_plan
 from bilevel.testing import count_calls
 from cases.algorithms import ALGORITHMS, META
-from cases.problems import CASES, quadratic_case, quartic_case
+from cases.problems import CASES, flat, quadratic_case, quartic_case
 
 KEY = jax.random.key(0)
 METRICS = {"outer_loss", "inner_loss", "inner_residual", "linear_residual", "gradient_norm"}
@@ -28,7 +28,7 @@ FREE, HALVED, BOXED = range(3)
 # A finite sum in minibatches of 8, the last one ragged.
 TASK = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 DATA = TASK.data(8)
-# One of each kind of state: double loop, single loop, tables, refreshes, a coin, Newton steps, memory of pairs.
+# One of each kind: double and single loop, tables, refreshes, a coin, Newton steps, stored pairs.
 RESUMED = ("aid_bio", "soba", "saba", "srba", "ufo_blo", "nbo", "shine")
 START = jnp.full(4, 0.25), TASK.start(jax.random.key(1))[1]
 

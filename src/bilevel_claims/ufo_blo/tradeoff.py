@@ -32,7 +32,7 @@ TOY_COST = Axis("cost in gradients", lambda run: _cost(run, KEPT).mean(0))
 def run(size: str) -> Finding:
     """Run the authors' two toys, and 20 quadratic tasks with fixed and with adaptive q."""
     starts, seeds = (1000, 8) if size == "small" else (2000, 20)
-    return report(*run_toy(starts), *best_probabilities(starts), *run_quadratics(seeds))
+    return report(*run_toy(starts), best_probabilities(starts), *run_quadratics(seeds))
 
 
 def toy(inner_step):

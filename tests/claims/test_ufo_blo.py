@@ -26,7 +26,6 @@ from bilevel_claims.ufo_blo.debiased_tasks import (
     KEPT,
     LABELS,
     Benchmark,
-    Outcome,
 )
 from cases.claims import prototype_episodes as episodes
 from cases.fewshot import Plain, noisy_prototypes, plain_network
@@ -139,10 +138,10 @@ def found(*outcomes, tested=100, start=0.99):
         seeds=3,
         tested=tested,
     )
-    outcomes = [
-        Outcome(ways, [search] * 5, [run(*pair) for pair in zip(LABELS, errors, strict=True)])
+    outcomes = {
+        ways: ([search] * 5, [run(*pair) for pair in zip(LABELS, errors, strict=True)])
         for ways, errors in outcomes
-    ]
+    }
     return debiased_tasks.report(benchmark, outcomes)
 
 

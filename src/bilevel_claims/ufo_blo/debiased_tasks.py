@@ -24,18 +24,13 @@ from bilevel_claims.figures import picture_of
 from bilevel_claims.problems.image_tasks import START, over, percent, wrong
 from bilevel_claims.search import chosen
 from bilevel_claims.tables import table
-from bilevel_claims.types import Finding, Search, at_most, cited, shown
-from bilevel_claims.ufo_blo.bent import exact_draws
+from bilevel_claims.types import Finding, Search, at_most, shown
+from bilevel_claims.ufo_blo.bent import DRAWS, exact_draws
 
-FO, DEBIASED, DEBIASED_KEPT, EXACT, KEPT = LABELS = (
-    "first order",
-    "debiased, recomputed",
-    "debiased, iterates kept",
-    "exact, recomputed",
-    "exact, iterates kept",
-)
-PROBABILITY, TASKS, QUERIES, POINTS, ERROR, DRAWS = 0.2, 5, 1, 3, "error", "exact draws"
-TRIAL_SEED = 100
+FO, DEBIASED, EXACT = "first order", "debiased, recomputed", "exact, recomputed"
+DEBIASED_KEPT, KEPT = "debiased, iterates kept", "exact, iterates kept"
+LABELS = FO, DEBIASED, DEBIASED_KEPT, EXACT, KEPT
+PROBABILITY, TASKS, QUERIES, POINTS, TRIAL_SEED, ERROR = 0.2, 5, 1, 3, 100, "error"
 # A better method errs at least a twentieth less, and a tenth less than before training. Seeds alone make
 # a few hundredths, and a difference between methods that learn nothing must not count.
 GAIN, LEARNS = 0.95, 0.9
@@ -45,13 +40,10 @@ STATEMENT = (
     "than exact gradients cost (the 2020 abstract names the experiment; that it is better at equal cost is "
     "not the paper's word, and its accuracies we do not know)."
 )
-KNOWN = cited(
-    "official code",
-    {
-        "q": "0 to 1 in fifths, later an adaptive one",
-        "clipping": "each Hessian product's entries to 0.1, which biases the exact gradient",
-    },
-)
+KNOWN = {
+    "q": "0 to 1 in fifths, later an adaptive one (official code)",
+    "clipping": "each Hessian product's entries to 0.1, which biases the exact gradient (official code)",
+}
 OURS = {
     "q": "0.2",
     "clipping": "none",
@@ -88,12 +80,8 @@ class Benchmark(NamedTuple):
     tested: int
 
 
-class Outcome(NamedTuple):
-    """Searches and runs at one number of ways, by method in the order of `LABELS`."""
-
-    ways: int
-    searches: list[Search]
-    runs: list[Trajectory]
+# Searches and runs, by method in the order of `LABELS`.
+Outcome = tuple[list[Search], list[Trajectory]]
 
 
 def halved(images: Any) -> Any:
@@ -123,7 +111,7 @@ def run(benchmark: Benchmark) -> Finding:
         for part, images in (("training", data.train), ("validation", data.validation), ("test", data.test)):
             Shape(ways, 1, QUERIES).validate(images, part)
     net = from_module("small", benchmark.module, data.train.shape[2:])
-    return report(benchmark, [outcome(benchmark, net, ways) for ways in benchmark.ways])
+    return report(benchmark, {ways: outcome(benchmark, net, ways) for ways in benchmark.ways})
 
 
 def outcome(benchmark: Benchmark, net: Network, ways: int) -> Outcome:
@@ -154,10 +142,8 @@ def outcome(benchmark: Benchmark, net: Network, ways: int) -> Outcome:
             experiment = Experiment(batches, start, measure_of(learner, ways), **shared)
             return each_seed(learner.algorithm, experiment, points)(batches, held)
 
-        trials = itertools.product(*axes.values())
-        scores = [
-            float(errors(*pair, jnp.asarray(TRIAL_SEED), batches, valid)[ERROR][0, -1]) for pair in trials
-        ]
+        trial, pairs = jnp.asarray(TRIAL_SEED), itertools.product(*axes.values())
+        scores = [float(errors(*pair, trial, batches, valid)[ERROR][0, -1]) for pair in pairs]
         scores = np.reshape(scores, [len(values) for values in axes.values()])
         searches.append(chosen(f"{label}, {ways}-way", axes, scores, **texts))
         best = searches[-1].best.values()
@@ -167,7 +153,7 @@ def outcome(benchmark: Benchmark, net: Network, ways: int) -> Outcome:
         seconds = time.perf_counter() - begin
         cost = method(net, ways, label, 0.1, benchmark.inner_steps, 0.1).algorithm.cost
         runs.append(Trajectory(label=label, steps=points, values=values, cost=cost, seconds=seconds))
-    return Outcome(ways, searches, runs)
+    return searches, runs
 
 
 def method(
@@ -203,73 +189,51 @@ def spent(run: Trajectory, inner_steps: int) -> float:
     return steps * (1 + inner_steps) + exact * _extra(run.label, inner_steps)
 
 
-def gain(error: float, other: float, start: float, images: int) -> dict[str, Any]:
-    """Return a number that holds where an error is clearly below another and below that of a start."""
-    number = at_most(over(error, other, images), GAIN)
-    rule = f"{number['rule']}, where the error is at most {LEARNS} of that before training"
-    return number | {"rule": rule, "holds": number["holds"] and error <= LEARNS * start}
-
-
-def report(benchmark: Benchmark, outcomes: Sequence[Outcome]) -> Finding:
-    """Return the finding from the outcomes at all numbers of ways."""
-    last = {o.ways: {run.label: run.last(ERROR) for run in o.runs} for o in outcomes}
+def report(benchmark: Benchmark, outcomes: Mapping[int, Outcome]) -> Finding:
+    """Return the finding from the searches and runs by number of ways."""
     numbers: dict[str, Any] = {}
     ahead: dict[str, list[str]] = {FO: [], EXACT: [], KEPT: []}
-    for o in outcomes:
-        images, errors = benchmark.tested * o.ways * QUERIES, last[o.ways]
+    last = {ways: {run.label: run.last(ERROR) for run in runs} for ways, (_, runs) in outcomes.items()}
+    for ways, errors in last.items():
+        images, untrained = benchmark.tested * ways * QUERIES, outcomes[ways][1][0].median(ERROR)[0]
         # All start alike; to come from below chance to chance is not to learn.
-        start = min(1 - 1 / o.ways, float(o.runs[0].median(ERROR)[0]))
+        start = min(1 - 1 / ways, float(untrained))
         for other, label in ((FO, DEBIASED), (EXACT, DEBIASED), (KEPT, DEBIASED_KEPT)):
-            number = gain(errors[label], errors[other], start, images)
-            ahead[other] += [str(o.ways)] if number["holds"] else []
-            decides = number if label == DEBIASED else shown(number["value"])
-            numbers[f"{o.ways}-way: last error of '{label}' over '{other}'"] = decides
+            number = at_most(over(errors[label], errors[other], images), GAIN)
+            holds = number["holds"] and errors[label] <= LEARNS * start
+            ahead[other] += [str(ways)] if holds else []
+            rule = f"{number['rule']}, where the error is at most {LEARNS} of that before training"
+            decides = number | {"rule": rule, "holds": holds} if label == DEBIASED else shown(number["value"])
+            numbers[f"{ways}-way: last error of '{label}' over '{other}'"] = decides
         trained = shown(over(errors[DEBIASED], start, images))
-        numbers[f"{o.ways}-way: last error of '{DEBIASED}' over that before training"] = trained
-    caption = "Median and range of the seeds, each method with its best steps. Debiased steps at mean cost."
-    cost = Axis(
-        "gradients and Hessian products a task",
-        lambda run: run.steps * price(run.label, benchmark.inner_steps),
-    )
-    looks: Any = {"y": "accuracy", "value": lambda error: 1 - error, "log": "", "height": 4.2}
-    figures = [
-        picture_of(f"Accuracy at {o.ways} ways", o.runs, ERROR, cost, caption, **looks) for o in outcomes
-    ]
-    return Finding(
-        words=_words(benchmark, outcomes, last, ahead),
-        numbers=numbers,
-        figures=figures,
-        tables=[("New classes", _table(benchmark, outcomes))],
-        searches=[search for o in outcomes for search in o.searches],
-    )
-
-
-def _words(benchmark, outcomes, last, ahead):
+        numbers[f"{ways}-way: last error of '{DEBIASED}' over that before training"] = trained
     where = {other: f"at {' and '.join(ways)} ways" if ways else "nowhere" for other, ways in ahead.items()}
     accuracies = "; ".join(
-        f"{ways}-way " + ", ".join(f"{percent(errors[label])} ({label})" for label in LABELS)
+        f"{ways}-way " + ", ".join(f"{percent(error)} ({label})" for label, error in errors.items())
         for ways, errors in last.items()
     )
-    ends = [run.values[ERROR][:, -1] for o in outcomes for run in o.runs]
+    ends = [run.values[ERROR][:, -1] for _, runs in outcomes.values() for run in runs]
     spread = max((np.ptp(end[np.isfinite(end)]) for end in ends if np.isfinite(end).any()), default=0.0)
     less = f"err at least {100 * (1 - GAIN):.0f} % less than"
-    return (
+    words = (
         f"At equal cost debiased steps that recompute paths {less} first-order ones {where[FO]}, and than "
         f"exact ones that recompute {where[EXACT]}; where both keep their iterates, debiased steps {less} "
         f"exact ones {where[KEPT]}. Accuracy on new classes: {accuracies}. Seeds of one method lie up to "
         f"{100 * spread:.1f} points apart."
     )
-
-
-def _table(benchmark, outcomes):
+    steps, rows, figures = benchmark.inner_steps, [], []
+    caption = "Median and range of the seeds, each method with its best steps. Debiased steps at mean cost."
+    cost = Axis("gradients and Hessian products a task", lambda run: run.steps * price(run.label, steps))
+    looks: Any = {"y": "accuracy", "value": lambda error: 1 - error, "log": "", "height": 4.2}
     titles = ["ways", "method", "cost of a step, a task", "steps", "spent a task, mean of the seeds"]
     titles += ["inner step", "outer step", "accuracy", "seconds a run, with measuring"]
-    rows = []
-    for o in outcomes:
-        for search, run in zip(o.searches, o.runs, strict=True):
-            error, steps = run.last(ERROR), benchmark.inner_steps
+    for ways, (searches, runs) in outcomes.items():
+        figures += [picture_of(f"Accuracy at {ways} ways", runs, ERROR, cost, caption, **looks)]
+        for search, run in zip(searches, runs, strict=True):
+            error, seconds = last[ways][run.label], run.seconds / benchmark.seeds
             accuracy = 1 - error if math.isfinite(error) else Cell("diverged", mark="alarm")
-            cost = price(run.label, steps), int(run.steps[-1]), spent(run, steps)
-            seconds = run.seconds / benchmark.seeds
-            rows.append([o.ways, run.label, *cost, *search.best.values(), accuracy, seconds])
-    return table(titles, rows)
+            row = ways, run.label, price(run.label, steps), int(run.steps[-1]), spent(run, steps)
+            rows.append([*row, *search.best.values(), accuracy, seconds])
+    tables = [("New classes", table(titles, rows))]
+    searches = [search for searches, _ in outcomes.values() for search in searches]
+    return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)

@@ -26,7 +26,6 @@ from bilevel_claims.ufo_blo.debiased_tasks import (
     KEPT,
     LABELS,
     Benchmark,
-    Outcome,
 )
 from cases.claims import prototype_episodes as episodes
 from cases.fewshot import Plain, noisy_prototypes, plain_network
@@ -40,7 +39,7 @@ def made(label, inner_steps=5):
 
 def small_benchmark(data, ways, axes):
     return Benchmark(
-        data=data, module=Plain(), ways=ways, inner_steps=2, axes=axes, budget=48, seeds=2, asked=6
+        data=data, module=Plain(), ways=ways, inner_steps=2, axes=axes, budget=48, seeds=2, tested=6
     )
 
 
@@ -107,7 +106,7 @@ def test_too_many_ways_are_refused_before_the_first_run(monkeypatch):
         debiased_tasks.run(small_benchmark(data, (3, 5), {}))
 
 
-def found(*outcomes, asked=100, start=0.99):
+def found(*outcomes, tested=100, start=0.99):
     """The report on last errors by ways, in the order of `LABELS`; one number, or one for each seed."""
 
     def run(label, errors):
@@ -137,12 +136,12 @@ def found(*outcomes, asked=100, start=0.99):
         axes={},
         budget=100,
         seeds=3,
-        asked=asked,
+        tested=tested,
     )
-    outcomes = [
-        Outcome(ways, [search] * 5, [run(*pair) for pair in zip(LABELS, errors, strict=True)])
+    outcomes = {
+        ways: ([search] * 5, [run(*pair) for pair in zip(LABELS, errors, strict=True)])
         for ways, errors in outcomes
-    ]
+    }
     return debiased_tasks.report(benchmark, outcomes)
 
 
@@ -150,7 +149,8 @@ def test_a_verdict_says_at_how_many_ways_the_debiased_steps_are_ahead():
     finding = found((20, (0.3, 0.4, 0.3, 0.5, 0.2)), (60, (0.6, 0.5, 0.3, 0.5, 0.4)))
     assert finding.verdict == "holds in part"
     assert "first-order ones at 60 ways" in finding.words and "that recompute at 20 ways" in finding.words
-    assert "costs 11.8 and not 19, an exact one 19 and not 55" in finding.words
+    # Cost of a step of each method.
+    assert [row[2].value for row in finding.tables[0][1].rows[:5]] == pytest.approx([10, 19, 11.8, 55, 19])
     assert "than exact ones at 60 ways" in finding.words
     assert found((20, (0.6, 0.5, 0.5, 0.6, 0.5))).verdict == "holds"
 
@@ -180,7 +180,7 @@ def test_a_gain_over_methods_that_learn_nothing_does_not_count():
 
 
 def test_a_zero_error_counts_as_one_image_and_a_diverged_rival_is_beaten():
-    finding = found((5, (0.01, 0.0, 0.0, np.nan, 0.0)), asked=100)
+    finding = found((5, (0.01, 0.0, 0.0, np.nan, 0.0)), tested=100)
     assert finding.verdict == "holds"
     assert finding.numbers[f"5-way: last error of '{DEBIASED}' over '{FO}'"]["value"] == pytest.approx(0.2)
     # The median counts a seed that diverged as infinite.

@@ -1,4 +1,4 @@
-"""Tasks in one dimension, quadratic around a centre and linear far from it: the toy of UFO-BLO's code."""
+"""Tasks in one dimension, quadratic near a centre and linear far from it, as in the code of UFO-BLO."""
 
 from typing import Any, NamedTuple
 
@@ -11,13 +11,15 @@ from bilevel.hypergradient import hypergradient
 from bilevel.inner import descend
 from bilevel.response import first_order, unrolled
 from bilevel.sampling import full, minibatches
-from bilevel.types import Algorithm, Batch, Problem
+from bilevel.types import Algorithm, Problem
+from bilevel_claims.experiment import Experiment
 
 STEPS = 10
+SLOPE, DRAWS = "|M'(x)|", "exact draws"
 
 
 class Bent(NamedTuple):
-    """One-dimensional tasks `(a, b, radius)`, each with the minimum b / a.
+    """One-dimensional tasks `(a, b, radius)`, each with its minimum at b / a.
 
     Attributes:
       tasks: three arrays with one entry a task.
@@ -27,20 +29,33 @@ class Bent(NamedTuple):
     tasks: Any
     inner_step: Any
 
-    def data(self, draws: int) -> Batch:
-        """One task a step, each with the same chance: no task is due before half the draws are made."""
-        return minibatches(jax.tree.map(lambda a: np.resize(a, draws), self.tasks), None, batch_size=1)
-
-    def algorithm(self, probability: Any, outer_optimizer: Any) -> Algorithm:
-        """First-order steps for probability 0, else debiased ones."""
-        settings = {"inner_optimizer": self.inner_step, "inner_steps": STEPS, "start": same, "tasks": True}
-        settings |= {"outer_optimizer": outer_optimizer, "vectorize": True}
+    def algorithm(self, probability: Any, c: Any) -> Algorithm:
+        """Return first-order steps of size c / k if the probability is 0.0, else debiased ones."""
+        settings = PATH | {"inner_optimizer": self.inner_step, "vectorize": True}
+        settings["outer_optimizer"] = lambda count: c / (count + 1.0)
         if isinstance(probability, float) and probability == 0:
             return fo_blo(LOSSES, **settings)
         return ufo_blo(LOSSES, probability=probability, **settings)
 
+    def experiment(self, low: float, high: float, draws: int, seeds: Any) -> Experiment:
+        """Return an experiment with uniform starts; it measures x, the true slope and the exact draws.
+
+        The data are `draws` tasks in random order, equally many of each. With twice as many as steps, all
+        tasks stay nearly equally likely.
+        """
+
+        def start(key):
+            return jax.random.uniform(key, minval=low, maxval=high), jnp.zeros(())
+
+        def measure(state, held):
+            slope = jnp.abs(self.slopes(state.x)[1].mean())
+            return {SLOPE: slope, "x": state.x, DRAWS: exact_draws(state)}
+
+        data = minibatches(jax.tree.map(lambda a: np.resize(a, draws), self.tasks), None, batch_size=1)
+        return Experiment(data, start, measure, seeds=seeds, seeds_in_sequence=False)
+
     def slopes(self, x: Any) -> tuple[Any, Any]:
-        """First-order and exact gradient of every task at the start x, jax code."""
+        """Return the first-order and the exact gradient of every task at the start x, in JAX code."""
         solver = descend(LOSSES, self.inner_step, STEPS)
         responses = first_order(solver, start=same), unrolled(solver, start=same)
 
@@ -50,24 +65,32 @@ class Bent(NamedTuple):
         return jax.vmap(pair)(jax.tree.map(jnp.asarray, self.tasks))
 
     def moments(self, points: Any) -> tuple[float, float]:
-        """V2 and D2, the largest means over the tasks of |e|^2 and |e - o|^2 at the points."""
+        """Return the largest means over the tasks of |e|^2 and |e - o|^2 at the points.
+
+        o is the first-order gradient of a task, e the exact one.
+        """
         o, e = jax.jit(jax.vmap(self.slopes))(jnp.asarray(points))
         return float((e**2).mean(1).max()), float(((e - o) ** 2).mean(1).max())
 
     def limits(self) -> tuple[float, float]:
-        """Where first-order steps settle and where M' is 0, all tasks within the radius."""
+        """Return the limit of first-order steps and the zero of M', with all tasks within the radius."""
         a, b, _ = (np.asarray(leaf, float) for leaf in self.tasks)
         p = (1 - float(self.inner_step) * a) ** STEPS
         return float(b @ p / (a @ p)), float(b @ p**2 / (a @ p**2))
 
 
-def same(x):
-    """Tasks start at x itself."""
+def same(x: Any) -> Any:
+    """Return x: each task starts at x itself."""
     return x
 
 
+def exact_draws(state: Any) -> Any:
+    """Return the number of exact gradients drawn so far, 0 for a method without a coin."""
+    return state.seen.exact_draws if hasattr(state, "seen") else jnp.zeros(())
+
+
 def bent_loss(y: Any, task: Any) -> Any:
-    """Quadratic around b / a up to the radius, then bending into a line within 1: twice differentiable."""
+    """Return a loss quadratic around b / a up to the radius, linear from radius + 1, and C2 between."""
     a, b, radius = task
     z = jnp.abs(y - b / a)
     between = -((z - radius) ** 3) / 6 + (z - radius) ** 2 / 2 + radius * z - radius**2 / 2
@@ -76,15 +99,16 @@ def bent_loss(y: Any, task: Any) -> Any:
 
 
 LOSSES = Problem(lambda x, y, task: bent_loss(y, task), lambda x, y, task: bent_loss(y, task))
+PATH: dict[str, Any] = {"inner_steps": STEPS, "start": same, "tasks": True}
 
 
 def bent_tasks(a: tuple, b: tuple, radius: float, inner_step: Any) -> Bent:
-    """The tasks of given curvatures a and centres b / a."""
+    """Return tasks of curvatures a around the centres b / a."""
     return Bent((np.array(a), np.array(b), np.full(len(a), radius)), inner_step)
 
 
 def counterexample(level: float, inner_step: float = 0.1) -> Bent:
-    """Two tasks for which M'^2 is 2 level where first-order steps settle."""
+    """Return two tasks for which M'^2 is twice the level where first-order steps settle."""
     a1, a2 = 0.5, 1.5
     p1, p2 = ((1 - inner_step * a) ** STEPS for a in (a1, a2))
     b2 = 2 * (2 * level) ** 0.5 / abs((a1 * p1**2 + a2 * p2**2) * p2 / (a1 * p1 + a2 * p2) - p2**2)

@@ -38,6 +38,7 @@ class Line:
     guide: bool = False
 
 
+@styled
 def picture(
     title: str,
     x: str,
@@ -50,7 +51,9 @@ def picture(
     height: float = 3.6,
     limits: tuple[float, float] | None = None,
 ) -> Picture:
-    """Return a figure of several lines, with its title and caption.
+    """Return a figure of several lines, with the legend below them.
+
+    A line ends with a cross where all runs have diverged.
 
     Args:
       title: a few words, which also name the file.
@@ -62,8 +65,36 @@ def picture(
       height: height in inches, at a width of 5.4.
       limits: limits of the y axis; default: those of the finite values.
     """
-    png = line_figure(heading or title, x, y, lines, log=log, height=height, limits=limits)
-    return Picture(title, png, caption)
+    figure, axes = panel(heading or title, x, y, width=5.4, height=height)
+    spans = [_span(line) for line in lines]
+    if log is None:
+        heights = [v for line, span in zip(lines, spans, strict=True) if not line.guide for v in span]
+        log = "x" * _decades([line.x for line in lines]) + "y" * _decades(heights)
+    place = 0
+    for line, (low, middle, high) in zip(lines, spans, strict=True):
+        at = np.asarray(line.x, float)
+        if line.guide:
+            dash = DASHES[1 if line.dash is None else line.dash]
+            axes.plot(at, middle, color=QUIET, linewidth=1.1, linestyle=dash, label=line.label, zorder=1)
+            continue
+        number = place if line.colour is None else line.colour
+        place += line.colour is None
+        colour = COLOURS[number % len(COLOURS)]
+        dash = DASHES[(number // len(COLOURS) if line.dash is None else line.dash) % len(DASHES)]
+        axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
+        dot = "o" if line.marked else ""
+        axes.plot(at, middle, color=colour, linestyle=dash, label=line.label, marker=dot, markersize=5)
+        fine = np.flatnonzero(np.isfinite(middle))
+        if 0 < fine.size < middle.size and fine[-1] + 1 < middle.size:
+            axes.plot(at[fine[-1]], middle[fine[-1]], "x", color=colour, markersize=8, markeredgewidth=2.2)
+    _scale(axes, log, lines, limits)
+    if any(line.label for line in lines):
+        # A dot would hide the gap of a short dash.
+        length = 4.0 if any(line.marked and line.dash for line in lines) else 2.7
+        figure.legend(
+            loc="outside lower center", ncols=_columns(lines), columnspacing=1.4, handlelength=length
+        )
+    return Picture(title, png(figure), caption)
 
 
 def picture_of(
@@ -100,53 +131,6 @@ def picture_of(
     ]
     looks: Any = {"heading": heading, "log": log, "height": height, "limits": limits}
     return picture(title, along.name, y or quantity, [*lines, *more], caption, **looks)
-
-
-@styled
-def line_figure(
-    title: str,
-    x: str,
-    y: str,
-    lines: Sequence[Line],
-    *,
-    log: str | None = None,
-    height: float = 3.6,
-    limits: tuple[float, float] | None = None,
-) -> bytes:
-    """Return a PNG of several lines, with the legend below; the arguments are those of `picture`.
-
-    A line ends with a cross where all runs have diverged.
-    """
-    figure, axes = panel(title, x, y, width=5.4, height=height)
-    spans = [_span(line) for line in lines]
-    if log is None:
-        heights = [v for line, span in zip(lines, spans, strict=True) if not line.guide for v in span]
-        log = "x" * _decades([line.x for line in lines]) + "y" * _decades(heights)
-    place = 0
-    for line, (low, middle, high) in zip(lines, spans, strict=True):
-        at = np.asarray(line.x, float)
-        if line.guide:
-            dash = DASHES[1 if line.dash is None else line.dash]
-            axes.plot(at, middle, color=QUIET, linewidth=1.1, linestyle=dash, label=line.label, zorder=1)
-            continue
-        number = place if line.colour is None else line.colour
-        place += line.colour is None
-        colour = COLOURS[number % len(COLOURS)]
-        dash = DASHES[(number // len(COLOURS) if line.dash is None else line.dash) % len(DASHES)]
-        axes.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
-        dot = "o" if line.marked else ""
-        axes.plot(at, middle, color=colour, linestyle=dash, label=line.label, marker=dot, markersize=5)
-        fine = np.flatnonzero(np.isfinite(middle))
-        if 0 < fine.size < middle.size and fine[-1] + 1 < middle.size:
-            axes.plot(at[fine[-1]], middle[fine[-1]], "x", color=colour, markersize=8, markeredgewidth=2.2)
-    _scale(axes, log, lines, limits)
-    if any(line.label for line in lines):
-        # A dot would hide the gap of a short dash.
-        length = 4.0 if any(line.marked and line.dash for line in lines) else 2.7
-        figure.legend(
-            loc="outside lower center", ncols=_columns(lines), columnspacing=1.4, handlelength=length
-        )
-    return png(figure)
 
 
 def _span(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from bilevel.report.strict import strict_json
 from bilevel.types import Cost
 from bilevel_claims import figures as claim_figures
 from bilevel_claims.experiment import CALLS, Trajectory
-from bilevel_claims.figures import Line, line_figure, picture_of
+from bilevel_claims.figures import Line, picture, picture_of
 from bilevel_claims.page import figure_files, finding_record, first_sentence, index_page, run_page
 from bilevel_claims.types import (
     VERDICTS,
@@ -117,18 +117,17 @@ def test_lines_draw_bands_guides_marks_and_diverged_runs(log):
         Line("few points", [1, 10], [0.5, 0.25], marked=True, colour=5, dash=1),
         Line("slope", [1, 100], [1, 0.01], guide=True),
     ]
-    assert line_figure("title", "steps", "loss", curves, log=log).startswith(b"\x89PNG")
+    assert picture("title", "steps", "loss", curves, "caption", log=log).png.startswith(b"\x89PNG")
 
 
 def test_a_picture_of_trajectories_has_one_line_a_method(monkeypatch):
     seen = []
-    monkeypatch.setattr(claim_figures, "line_figure", lambda *given, **looks: seen.append(given) or b"png")
+    monkeypatch.setattr(claim_figures, "picture", lambda *given, **looks: seen.append(given))
     run = Trajectory("soba", np.array([0, 10]), {"error": np.array([[1.0, 0.25]])}, Cost(gradients=2), 1.0)
     looks = {"value": lambda error: 1 - error, "styles": {"soba": {"dash": 1}}, "y": "accuracy", "log": ""}
-    made = picture_of("Title", [run], "error", CALLS, "caption", more=[Line("bound", [0], [1])], **looks)
-    title, x, y, (line, more) = seen[0]
-    assert made == ("Title", b"png", "caption")
-    assert (title, x, y) == ("Title", "oracle calls", "accuracy")
+    picture_of("Title", [run], "error", CALLS, "caption", more=[Line("bound", [0], [1])], **looks)
+    title, x, y, (line, more), caption = seen[0]
+    assert (title, x, y, caption) == ("Title", "oracle calls", "accuracy", "caption")
     assert (line.label, line.dash, more.label) == ("soba", 1, "bound")
     np.testing.assert_array_equal(line.x, [0, 20])
     np.testing.assert_array_equal(line.y, [[0, 0.75]])

@@ -40,7 +40,7 @@ def test_bilevel_list_shows_all_claims(capsys):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.claim
 @pytest.mark.parametrize("name", names())
 def test_every_entry_runs_and_reports_words_numbers_and_figures(name, tmp_path):
     # As users run it: the settings of the other tests would refuse what JAX allows.

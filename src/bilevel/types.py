@@ -7,7 +7,9 @@ import optax
 from jax.core import Tracer
 
 PyTree = Any
-Optimizer = float | optax.Schedule | optax.GradientTransformation
+Schedule = Callable[[Any], Any]
+"""A number that depends on the step: a function of the step number, which is traced."""
+Optimizer = float | Schedule | optax.GradientTransformation
 """An optax optimiser, or a step size of gradient descent (a number or a schedule)."""
 
 

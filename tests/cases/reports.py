@@ -13,10 +13,10 @@ HOSTILE = '<script>alert("$x")</script>'
 DIVERGED = "outer_loss is not finite at step 100; lower the step sizes"
 # Figures for tests of a page's text: drawing figures takes most of the time.
 PIXEL = picture_png(np.zeros((1, 1, 3), np.uint8))
-UNDRAWN = dict.fromkeys(
+UNDRAWN: dict[str, bytes] = dict.fromkeys(
     ("weights", "learning_curves", "test_accuracy", "precision_recall", "corrections"), PIXEL
 )
-EPISODES = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
+EPISODES: dict[str, bytes] = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
 COMPARISON = {
     f"{quantity}_by_{axis}": PIXEL
     for quantity in ("outer_loss", "accuracy", "inner_residual")
@@ -32,8 +32,9 @@ def example_cleaning(rows=240, truth=True, tested=True, image_shape=(8, 8), clas
     given = np.where(wrong, (right + random.integers(1, 10, rows)) % 10, right)
     weights = 1 / (1 + np.exp(np.where(wrong, 3.0, -3.0) + 1.5 * random.standard_normal(rows)))
     step = np.arange(0, 101, 10)
-    accuracy = {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93}
-    accuracy["oracle"] = 0.95 if truth else None
+    accuracy = {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93} | {
+        "oracle": 0.95 if truth else None
+    }
     numbers = {
         "source": "digits",
         "rows": rows,

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,7 +275,7 @@ def test_missing_miniimagenet(empty):
         (empty / f"miniimagenet32_jpeg_{missing}.npz").write_bytes(b"")
 
 
-def own(**changes):
+def own(**changes: Any) -> dict[str, Any]:
     """The arrays of a small file of the user's own; None leaves one out."""
     random = np.random.default_rng(0)
     arrays = {part: random.integers(0, 256, (n, 2, 5, 5, 3), np.uint8) for n, part in enumerate(PARTS, 2)}

@@ -8,7 +8,7 @@ from jax.core import Tracer
 
 PyTree = Any
 Schedule = Callable[[Any], Any]
-"""A number that depends on the step: a function of the step number, which is traced."""
+"""A function from the number of the step, a traced integer, to a number."""
 Optimizer = float | Schedule | optax.GradientTransformation
 """An optax optimiser, or a step size of gradient descent (a number or a schedule)."""
 

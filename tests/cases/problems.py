@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 def unread(x, y, batch):
-    """The outer loss of a problem whose inner loss alone is tested."""
+    """Raise an error; the outer loss of problems that are tested by their inner loss alone."""
     raise AssertionError("the outer loss must not be read")
 
 

@@ -94,7 +94,7 @@ def repeated(steps):
 
 
 def mrbo(toy="A", **settings: Any):
-    defaults = dict(terms=TERMS, rate=RATE[toy], inner_optimizer=0.9, outer_optimizer=0.6)
+    defaults: dict[str, Any] = dict(terms=TERMS, rate=RATE[toy], inner_optimizer=0.9, outer_optimizer=0.6)
     return b.mrbo(PROBLEMS[toy], **(defaults | settings))
 
 

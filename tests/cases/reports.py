@@ -1,6 +1,7 @@
 """Made-up runs for the tests of the reports."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -154,7 +155,7 @@ def example_run(text="plain", search=None, **changes):
     return Run(claim, "small", finding._replace(**changes), 12.3, environment, command)
 
 
-def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, seed=0):
+def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, seed=0) -> Any:
     """An episode of random images whose first query of each of the last `wrong` classes is wrong."""
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(ways), queries)
@@ -170,7 +171,7 @@ def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, see
     )
 
 
-def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, **summary):
+def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, **summary) -> Any:
     """A few-shot run that learns well, with every number a report can show."""
     step = np.arange(0, 3001, 300)
     accuracy = 0.97 - (0.97 - 1 / ways) * np.exp(-step / 400)

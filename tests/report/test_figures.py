@@ -1,7 +1,5 @@
 """Figures of the reports, and the statistics of a comparison that they draw."""
 
-from typing import Any
-
 import matplotlib
 import numpy as np
 import pytest
@@ -161,7 +159,9 @@ def test_learning_curves_skip_losses_that_are_not_finite():
         "held_out_loss": np.array([2.0, np.nan, 1.0, np.nan]),
         "best_step": 2,
     }
-    first, second, chosen = (list[Any](line.get_xdata()) for line in learning_curves(history).axes[0].lines)
+    first, second, chosen = (
+        np.asarray(line.get_xdata()).tolist() for line in learning_curves(history).axes[0].lines
+    )
     assert first == [0, 1, 2, 3] and second == [0, 2]
     assert chosen == [2, 2]
 

@@ -275,10 +275,11 @@ def test_missing_miniimagenet(empty):
         (empty / f"miniimagenet32_jpeg_{missing}.npz").write_bytes(b"")
 
 
-def own(**changes: Any) -> dict[str, Any]:
+def own(**changes):
     """The arrays of a small file of the user's own; None leaves one out."""
     random = np.random.default_rng(0)
-    arrays = {part: random.integers(0, 256, (n, 2, 5, 5, 3), np.uint8) for n, part in enumerate(PARTS, 2)}
+    sizes = enumerate(PARTS, 2)
+    arrays: dict[str, Any] = {part: random.integers(0, 256, (n, 2, 5, 5, 3), np.uint8) for n, part in sizes}
     return {name: array for name, array in (arrays | changes).items() if array is not None}
 
 

@@ -89,8 +89,8 @@ def test_host_data_give_the_same_path_as_the_same_data_on_the_device(key):
 
 def test_data_are_arguments_and_not_constants(key):
     algorithm = build()
-    plan = b.driver.make_plan(algorithm.draws, DATA, key, 0, 4)
-    text = b.driver._chunk.lower(algorithm, algorithm.init(X, Y), DATA, plan, 4, False).as_text()
+    plan = driver.make_plan(algorithm.draws, DATA, key, 0, 4)
+    text = driver._chunk.lower(algorithm, algorithm.init(X, Y), DATA, plan, 4, False).as_text()
     # A, the largest array, has 57 x 6 x 6 entries and must not stand in the program as numbers.
     assert len(text) < 60_000
 
@@ -159,13 +159,18 @@ def test_progress_is_quiet_when_the_output_is_not_a_terminal(key, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def compiled():
+    """Return the numbers of compiled chunks and of compiled log points."""
+    jitted: list[Any] = [driver._chunk, driver._observe]
+    return tuple(function._cache_size() for function in jitted)
+
+
 def test_under_a_mesh_the_steps_compile_once(key):
     mesh = jax.make_mesh((1,), ("tasks",), (jax.sharding.AxisType.Auto,))
-    algorithm, before = build(), (driver._chunk._cache_size(), driver._observe._cache_size())
+    algorithm, before = build(), compiled()
     with jax.set_mesh(mesh):
         spread = b.run(algorithm, X, Y, DATA, steps=12, key=key, log_every=3)
-    after = driver._chunk._cache_size(), driver._observe._cache_size()
-    assert after == (before[0] + 1, before[1] + 1)
+    assert compiled() == (before[0] + 1, before[1] + 1)
     same(spread.state, b.run(algorithm, X, Y, DATA, steps=12, key=key, log_every=3).state)
 
 
@@ -236,13 +241,16 @@ def test_saves_come_in_between_and_not_only_at_the_end(key, tmp_path):
     often = b.Checkpoint(tmp_path, every_seconds=0)
     with pytest.raises(RuntimeError):
         b.run(build(), X, Y, DATA, steps=30, key=key, log_every=5, callback=die, checkpoint=often)
-    assert often.restore("soba", build().init(X, Y), key)[0] == 10
+    restored = often.restore("soba", build().init(X, Y), key)
+    assert restored is not None and restored[0] == 10
 
 
 def test_a_diverging_run_saves_its_last_finite_state(key, tmp_path):
     with pytest.raises(b.DivergedError) as caught:
         b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=5, checkpoint=tmp_path)
-    step, state, _ = b.Checkpoint(tmp_path).restore("soba", build().init(X, Y), key)
+    restored = b.Checkpoint(tmp_path).restore("soba", build().init(X, Y), key)
+    assert restored is not None
+    step, state, _ = restored
     assert step == caught.value.steps[0]
     same(state, caught.value.state)
 
@@ -297,6 +305,7 @@ def test_a_damaged_point_log_is_refused(tmp_path):
     checkpoint.folder.mkdir()
     log = PointLog(checkpoint, X)
     log.add(0, X, accuracy=0.2)
+    assert log.file is not None
     whole = log.file.read_bytes()
     np.savez(tmp_path / "other.npz", steps=np.arange(3))
     for content in (b"", whole[:100], whole[:-100], (tmp_path / "other.npz").read_bytes()):
@@ -350,7 +359,7 @@ def test_kill_in_the_middle_of_a_save_resumes_from_the_save_before(tmp_path):
     assert len(list((tmp_path / "c").iterdir())) == 2  # the whole save and the torn one
     key = jax.random.key(0)
     algorithm = b.soba(TASK.problem, inner_optimizer=0.2, outer_optimizer=0.01)
-    steps_found, _, _ = b.Checkpoint(folder).restore("soba", algorithm.init(X, Y), key)
-    assert steps_found == 10
+    restored = b.Checkpoint(folder).restore("soba", algorithm.init(X, Y), key)
+    assert restored is not None and restored[0] == 10
     resumed = b.run(algorithm, X, Y, DATA, steps=20, key=key, log_every=5, checkpoint=folder)
     same(resumed.state, b.run(algorithm, X, Y, DATA, steps=20, key=key, log_every=5).state)

@@ -18,7 +18,9 @@ def _layers_promote():
 
 def scratch(function, *shapes):
     """Return the bytes that a compiled function needs besides its arguments and results."""
-    return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    memory = jax.jit(function).lower(*shapes).compile().memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
 
 def step_scratch(name, inner_steps, recompute):

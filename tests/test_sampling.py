@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bilevel as b
-from bilevel import tasks
+from bilevel import sampling, tasks
 from bilevel.newton import fixed_sides, gradient_steps, newton_loop
 from bilevel.sampling import Full, Shifted, Stacked
 from bilevel.types import Point
@@ -52,7 +52,7 @@ def test_products_of_strides_do_not_overflow():
     rng = np.random.default_rng(0)
     for modulus in (7, 4097, 2**24 + 3, 2**27 - 1):
         a, stride = rng.integers(0, modulus, 1000), rng.integers(1, 4097, 1000)
-        got = b.sampling._product_modulo(jnp.asarray(a, jnp.int32), jnp.asarray(stride, jnp.int32), modulus)
+        got = sampling._product_modulo(jnp.asarray(a, jnp.int32), jnp.asarray(stride, jnp.int32), modulus)
         np.testing.assert_array_equal(got, a * stride % modulus)
 
 
@@ -62,7 +62,7 @@ def test_a_level_without_data_may_be_none():
 
 
 def test_large_sets_are_planned_without_overflow():
-    source = b.sampling.Blocks(None, None, jnp.array([4095, 1], jnp.int32), rows=500_000_000, size=100)
+    source = sampling.Blocks(None, None, jnp.array([4095, 1], jnp.int32), rows=500_000_000, size=100)
     starts = np.asarray(source.plan(KEY, 4_900_000, 1000))
     assert starts.min() >= 0 and starts.max() < 500_000_000 and len(set(starts)) == 1000
 
@@ -174,7 +174,7 @@ def test_every_estimator_takes_every_source_or_refuses_in_one_line(loop, estimat
         if data == "host":  # as `run` does
             now = b.Batch(*(source.stack(0, 8, 8) for source in now))
         # The loop of `advance` refuses a state that changes its structure.
-        jax.eval_shape(lambda *new: b.advance(algorithm, *new, KEY, start=0, steps=2), state, now)
+        jax.eval_shape(lambda state, now: b.advance(algorithm, state, now, KEY, start=0, steps=2), state, now)
 
     rule = refusal(loop, estimator, data)
     if rule is None:
@@ -215,7 +215,9 @@ def test_a_shifted_source_reads_on_from_its_place():
     later = Shifted(view, 2)
     np.testing.assert_array_equal(later[1], view[3])
     assert later.entry(1)[0] == view.entry(3)[0] and later.count == 3 and not later.is_full
-    np.testing.assert_array_equal(later.tail()[0], view.tail()[0])
+    tail, rest = view.tail(), later.tail()
+    assert tail is not None and rest is not None
+    np.testing.assert_array_equal(rest[0], tail[0])
     np.testing.assert_array_equal(later.whole()[0], view.whole()[0])
     again = Shifted(source, 2)
     np.testing.assert_array_equal(again.view(again.plan(KEY, 0, 4, True))[1], view[3])

@@ -11,7 +11,7 @@ from bilevel.estimators import Estimator
 from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer
 from bilevel.response.types import Response
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, require
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, Schedule, require
 
 tree = optax.tree
 
@@ -174,7 +174,7 @@ def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformati
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def decayed(optimizer: Optimizer, factor: optax.Schedule) -> optax.GradientTransformation:
+def decayed(optimizer: Optimizer, factor: Schedule) -> optax.GradientTransformation:
     """Return an optax optimiser that receives `factor(step)` times the direction.
 
     The direction is scaled and not the update, so that a constraint at the end of the optimiser
@@ -187,7 +187,7 @@ def decayed(optimizer: Optimizer, factor: optax.Schedule) -> optax.GradientTrans
     return optax.chain(optax.scale_by_schedule(factor), as_optimizer(optimizer))
 
 
-def power(exponent: float, *, scale: float = 1.0, offset: float = 1.0) -> optax.Schedule:
+def power(exponent: float, *, scale: float = 1.0, offset: float = 1.0) -> Schedule:
     """Return the schedule `scale / (offset + step)^exponent` of stochastic methods.
 
     >>> [float(power(0.5)(step)) for step in (0, 3)]

@@ -7,7 +7,9 @@ import optax
 from jax.core import Tracer
 
 PyTree = Any
-Optimizer = float | optax.Schedule | optax.GradientTransformation
+Schedule = Callable[[Any], Any]
+"""A function from the number of the step, a traced integer, to a number."""
+Optimizer = float | Schedule | optax.GradientTransformation
 """An optax optimiser, or a step size of gradient descent (a number or a schedule)."""
 
 

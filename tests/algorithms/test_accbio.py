@@ -210,11 +210,13 @@ def test_accbio_reaches_a_gap_of_a_millionth_with_fewer_oracle_calls_than_aid_bi
     mu_x, mu_y, calls, count, aid_count
 ):
     task = tasks.worst_case(dim=200, outer_convexity=mu_x, inner_convexity=mu_y)
+    assert task.inner_condition is not None
     assert calls == np.ceil(15 * np.sqrt(task.inner_condition))
     algorithm = fitted(b.accbio, task, calls)
     accelerated = first_below(gaps(algorithm, task, 200), 1e-6)
     plain = first_below(gaps(aid(task), task, 1400), 1e-6)
     assert accelerated == near(count) and plain == near(aid_count)
+    assert accelerated is not None and plain is not None
     assert accelerated * (algorithm.cost.gradients - 1 + algorithm.cost.hessian_products) < plain * 50 / 3
 
 

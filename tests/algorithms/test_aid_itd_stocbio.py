@@ -4,6 +4,8 @@ Papers: Ji, Yang and Liang, ICML 2021 (AID-BiO, ITD-BiO, stocBiO); Shaban et al.
 Pedregosa, ICML 2016 (HOAG).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ import bilevel as b
 from bilevel import tasks
 from bilevel.calculus import gradient_and_products
 from bilevel.cleaning.losses import per_row
+from bilevel.sampling import Stacked
 from bilevel.testing import count_calls
 from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y, inner
 from cases.problems import quartic_case, relative_error
@@ -144,7 +147,7 @@ def test_aid_has_an_error_floor_unless_both_y_and_v_start_warm(inner_steps, prod
     ],
 )
 def test_itd_has_a_floor_that_falls_with_the_inner_steps_and_with_warm_starts(inner_steps, warm, cold):
-    settings = dict(
+    settings: dict[str, Any] = dict(
         inner_optimizer=TASK.inner_step, outer_optimizer=0.5 * TASK.outer_step, inner_steps=inner_steps
     )
     assert last_stationarity(b.itd_bio(TASK.problem, **settings), 2000) == pytest.approx(warm, rel=0.05)
@@ -154,7 +157,7 @@ def test_itd_has_a_floor_that_falls_with_the_inner_steps_and_with_warm_starts(in
 
 def test_itd_from_a_cold_start_is_reverse():
     case = quartic_case()
-    settings = dict(inner_optimizer=0.3, outer_optimizer=0.05, inner_steps=4)
+    settings: dict[str, Any] = dict(inner_optimizer=0.3, outer_optimizer=0.05, inner_steps=4)
     states = []
     for algorithm in (b.reverse(case.problem, **settings), b.itd_bio(case.problem, warm=False, **settings)):
         state = algorithm.init(case.x, case.y)
@@ -165,7 +168,7 @@ def test_itd_from_a_cold_start_is_reverse():
 
 
 def test_aid_by_fixed_point_has_the_floor_of_itd_unless_the_adjoint_starts_warm():
-    settings = dict(
+    settings: dict[str, Any] = dict(
         inner_optimizer=TASK.inner_step,
         outer_optimizer=0.5 * TASK.outer_step,
         linear_solver=b.richardson(10, TASK.inner_step),
@@ -191,7 +194,7 @@ def test_truncated_at_the_inner_solution_is_a_neumann_sum_of_the_same_length(las
 
 def test_truncated_to_all_steps_is_reverse_or_itd_with_a_warm_start():
     case = quartic_case()
-    settings = dict(inner_optimizer=0.3, outer_optimizer=0.05, inner_steps=6)
+    settings: dict[str, Any] = dict(inner_optimizer=0.3, outer_optimizer=0.05, inner_steps=6)
     pairs = [
         (b.truncated(case.problem, last=6, **settings), b.reverse(case.problem, **settings)),
         (b.truncated(case.problem, last=6, warm=True, **settings), b.itd_bio(case.problem, **settings)),
@@ -232,7 +235,7 @@ def test_k_fixed_point_steps_from_zero_are_k_terms_of_the_series_and_stocbio_has
     H, J, f_x, f_y, x, y = frozen()
     rate = TASK.inner_step
     total = rate * sum(np.linalg.matrix_power(np.eye(60) - rate * H, q) @ f_y for q in range(6))
-    settings = dict(inner_optimizer=rate, inner_steps=0)
+    settings: dict[str, Any] = dict(inner_optimizer=rate, inner_steps=0)
     fixed_point = gradient_of_one_step(
         b.aid_bio, TASK.problem, x, y, linear_solver=b.richardson(6, rate), **settings
     )
@@ -342,7 +345,7 @@ def test_products_with_counts_equal_the_declared_cost(key):
     case = quartic_case()
     problem, calls = count_calls(case.problem)
     algorithm = b.stocbio(problem, inner_steps=2, terms=3, counts=(3, 1, 2))
-    batch = b.Batch(b.full(None, None).outer, b.sampling.Stacked(jnp.zeros(algorithm.draws.inner)))
+    batch = b.Batch(b.full(None, None).outer, Stacked(jnp.zeros(algorithm.draws.inner)))
     jax.block_until_ready(
         jax.jit(lambda state: algorithm.step(state, batch, key)[0])(algorithm.init(case.x, case.y))
     )
@@ -409,7 +412,9 @@ def test_hoag_accepts_a_schedule_of_tolerances():
 
 
 def test_hoag_with_tolerance_zero_is_aid():
-    settings = dict(inner_optimizer=TASK.inner_step, outer_optimizer=0.5 * TASK.outer_step, inner_steps=7)
+    settings: dict[str, Any] = dict(
+        inner_optimizer=TASK.inner_step, outer_optimizer=0.5 * TASK.outer_step, inner_steps=7
+    )
     pair = (
         b.hoag(TASK.problem, tolerance=0.0, linear_steps=3, **settings),
         b.aid_bio(TASK.problem, linear_solver=b.cg(3), **settings),

@@ -4,6 +4,8 @@ Papers: Li, Gu and Huang, AAAI 2022 (FSLA); Dagréou et al., NeurIPS 2022 (SOBA,
 Chen, Xiao and Balasubramanian, JMLR 2024 (MA-SOBA).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ from cases.problems import logistic_case
 
 CASE = logistic_case(direct=True)
 RHO, ALPHA = 0.5, 0.1
-STEPS = dict(inner_optimizer=RHO, outer_optimizer=ALPHA)
+STEPS: dict[str, Any] = dict(inner_optimizer=RHO, outer_optimizer=ALPHA)
 
 
 def states(algorithm, steps, case=CASE, start=None):

@@ -1,5 +1,7 @@
 """Multi-step MAML and ANIL: smoothness, exact gradients, bias of resampling, adaptive steps."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,7 +200,7 @@ def test_without_inner_steps_the_meta_gradient_is_the_plain_one(steps, alpha, re
 
 def test_resampling_the_whole_task_is_the_finite_sum():
     case = few_tasks_case()
-    chosen = dict(inner_optimizer=case.step, outer_optimizer=1.0)
+    chosen: dict[str, Any] = dict(inner_optimizer=case.step, outer_optimizer=1.0)
     drawn = b.maml(case.problem, resample=lambda task, key: task, **chosen)
     got = step_of(drawn, case.x, case.data, jax.random.key(0))
     np.testing.assert_allclose(flat(got), case.exact(case.x)[1], rtol=1e-12)
@@ -258,7 +260,7 @@ def test_resampling_quadratics_is_unbiased_only_with_hessians_of_their_own():
         w -= 0.3 * (w - 0.5)
     exact = 0.7**5 * (w - 0.5)
     assert exact == pytest.approx(-0.0028248, abs=5e-8)
-    chosen = dict(inner_optimizer=0.3, outer_optimizer=1.0, inner_steps=5)
+    chosen: dict[str, Any] = dict(inner_optimizer=0.3, outer_optimizer=1.0, inner_steps=5)
     mean, error = drawn_directions(b.maml(problem, resample=resample, **chosen), 1_000_000)
     assert error < 1e-4 and abs(mean - exact) < 3 * error
     shared = nested_over_tasks(
@@ -328,7 +330,7 @@ def test_every_draw_of_a_task_is_its_own(vectorize):
 @pytest.mark.parametrize("vectorize, resample", [(True, None), (False, None), (True, lambda task, key: task)])
 def test_adaptive_step_is_one_over_the_local_smoothness_of_a_second_minibatch_of_tasks(vectorize, resample):
     tasks = cosine_tasks()
-    chosen = dict(inner_optimizer=0.2, outer_optimizer=1.0, inner_steps=3)
+    chosen: dict[str, Any] = dict(inner_optimizer=0.2, outer_optimizer=1.0, inner_steps=3)
     algorithm = b.maml(
         COSINES,
         smoothness=1.5,
@@ -402,10 +404,11 @@ def adaptive_runs(steps, alpha):
 def test_adaptive_steps_need_an_inner_step_size_and_constants_of_the_right_sign():
     with pytest.raises(ValueError, match="must be a step size when smoothness is given"):
         b.maml(COSINES, inner_optimizer=lambda count: 0.1, smoothness=1.0)
-    for chosen, rule in (
+    refused: list[tuple[dict[str, Any], str]] = [
         (dict(smoothness=0.0), "smoothness must be positive, got 0.0"),
         (dict(hessian_smoothness=-1.0), "hessian_smoothness must not be negative, got -1.0"),
         (dict(caution=0), "caution must be positive, got 0"),
-    ):
+    ]
+    for chosen, rule in refused:
         with pytest.raises(ValueError, match=rule):
             b.maml(COSINES, **chosen)

@@ -93,9 +93,9 @@ def repeated(steps):
     return tuple(np.broadcast_to(mean, (steps, *mean.shape)) for mean in MEANS)
 
 
-def mrbo(toy="A", **settings):
-    settings = dict(terms=TERMS, rate=RATE[toy], inner_optimizer=0.9, outer_optimizer=0.6) | settings
-    return b.mrbo(PROBLEMS[toy], **settings)
+def mrbo(toy="A", **settings: Any):
+    defaults: dict[str, Any] = dict(terms=TERMS, rate=RATE[toy], inner_optimizer=0.9, outer_optimizer=0.6)
+    return b.mrbo(PROBLEMS[toy], **(defaults | settings))
 
 
 def test_mrbo_on_full_batches_carries_the_exact_directions_whatever_the_weights():
@@ -111,7 +111,8 @@ def test_mrbo_on_full_batches_carries_the_exact_directions_whatever_the_weights(
     )
     memory = follow(algorithm, repeated(50), jnp.ones(DIM)).estimator
     for k in range(50):
-        v, u = est("B", *(np.asarray(memory.point[i][k]) for i in (0, 1)), MEANS)
+        x, y = (np.asarray(memory.point[i][k]) for i in (0, 1))
+        v, u = est("B", x, y, MEANS)
         np.testing.assert_allclose(memory.direction.x[k], v, atol=1e-12)
         np.testing.assert_allclose(memory.direction.y[k], u, atol=1e-12)
 
@@ -119,7 +120,7 @@ def test_mrbo_on_full_batches_carries_the_exact_directions_whatever_the_weights(
 def mrbo_in_numpy(first, second, weight=2.0, offset=8.0):
     """Return the path of MRBO with `first` samples at the new and `second` samples at the old point."""
     x = y = np.zeros(DIM)
-    last, path, before = None, [], None
+    last, path, before = None, [], 0.0
     for k in range(len(first[0])):
         now = np.array(est("A", x, y, [m[k] for m in first]))
         if last is not None:
@@ -162,7 +163,7 @@ def test_mrbo_momentum_lowers_the_error_floor(size, with_momentum, without):
 
 
 def test_mrbo_weights_follow_the_step_before_and_are_cut_at_one():
-    settings = dict(inner_weight=2.0, outer_weight=0.5, scale=2, offset=9.0)
+    settings: dict[str, Any] = dict(inner_weight=2.0, outer_weight=0.5, scale=2, offset=9.0)
     algorithm = mrbo(outer_optimizer=0.0, inner_optimizer=0.0, **settings)
     directions = follow(algorithm, samples(1, 4, 4)).estimator.direction
     fresh = [est("A", np.zeros(DIM), np.zeros(DIM), [m[k] for m in samples(1, 4, 4)]) for k in range(4)]
@@ -188,7 +189,7 @@ def noisy():
 
 def test_mrbo_with_weights_of_one_is_plain_sgd_and_equal_keys_give_equal_iterates(noisy, key):
     problem, batches = noisy
-    settings = dict(inner_optimizer=0.3, outer_optimizer=0.2)
+    settings: dict[str, Any] = dict(inner_optimizer=0.3, outer_optimizer=0.2)
     one = b.mrbo(problem, terms=5, rate=0.3, exponent=0, scale=1, **settings)
     plain = b.single_loop(
         problem, b.neumann_direction(problem, b.neumann(5, 0.3)), b.plain(), Point(0.2, 0.3, 0.0)
@@ -270,7 +271,7 @@ def vrbo_in_numpy(steps, period, moves, correct_x=True, correct_last=True, alpha
 
 
 def test_vrbo_on_full_batches_carries_the_exact_directions_of_its_pair():
-    settings = dict(terms=TERMS, rate=0.3, inner_optimizer=0.3, outer_optimizer=0.2)
+    settings: dict[str, Any] = dict(terms=TERMS, rate=0.3, inner_optimizer=0.3, outer_optimizer=0.2)
     states = follow(b.vrbo(PROBLEMS["B"], period=7, inner_steps=6, **settings), repeated(50), jnp.ones(DIM))
     for k in range(50):
         v, u = est("B", np.asarray(states.x[k]), np.asarray(states.y[k]), MEANS)

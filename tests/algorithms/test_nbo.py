@@ -1,6 +1,7 @@
 """NBO, its stochastic variants and AmIGO: their update rules, in numbers."""
 
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +176,7 @@ def test_conjugate_gradients_share_no_scalars_between_the_two_systems():
 
 
 def test_without_extra_steps_x_moves_neither_as_in_soba_nor_as_in_fsla():
-    settings = dict(inner_optimizer=0.5, outer_optimizer=0.1)
+    settings: dict[str, Any] = dict(inner_optimizer=0.5, outer_optimizer=0.1)
     nbo = path(b.nbo(DIRECT.problem, extra_steps=0, **settings), DIRECT, 3000)
     soba = path(b.soba(DIRECT.problem, **settings), DIRECT, 3000)
     fsla = path(b.fsla(DIRECT.problem, **settings), DIRECT, 3)
@@ -220,7 +221,11 @@ def test_calls_of_a_step_are_those_that_cost_declares(factory, calls, full):
 def test_damping_enters_both_systems():
     g_y, f_y, H, *_ = derivatives(LOGISTIC, LOGISTIC.x, NEAR)
     damped = H + 0.2 * np.eye(10)
-    for settings in (dict(linear_solver=b.cg(30)), dict(inner_optimizer=1.5, extra_steps=200)):
+    systems: list[dict[str, Any]] = [
+        dict(linear_solver=b.cg(30)),
+        dict(inner_optimizer=1.5, extra_steps=200),
+    ]
+    for settings in systems:
         got = after_one_step(b.nbo(LOGISTIC.problem, damping=0.2, **settings), LOGISTIC, NEAR, ADJOINT)
         # 200 gradient steps leave (1 - 1.5 * 0.3)^200 of the error.
         np.testing.assert_allclose(got.y, NEAR - np.linalg.solve(damped, g_y), atol=1e-12)
@@ -251,7 +256,7 @@ def test_warm_up_moves_y_and_v_alone_by_plain_steps(settings):
 
 @pytest.mark.parametrize("settings", [dict(damping=0.2), dict(warm_up=2), dict(damping=0.2, fresh=False)])
 def test_nsbo_damps_and_warms_up_as_nbo_does(settings):
-    steps = dict(inner_optimizer=0.5, outer_optimizer=0.1, extra_steps=3)
+    steps: dict[str, Any] = dict(inner_optimizer=0.5, outer_optimizer=0.1, extra_steps=3)
     got = path(b.nsbo(DIRECT.problem, **steps, **settings), DIRECT, 5)
     settings = {name: value for name, value in settings.items() if name != "fresh"}
     np.testing.assert_allclose(got, path(b.nbo(DIRECT.problem, **steps, **settings), DIRECT, 5), atol=1e-14)
@@ -268,10 +273,10 @@ def test_nbo_refuses_linear_solvers_that_need_several_minibatches():
 
 def test_refuses_negative_numbers():
     for name in ("extra_steps", "damping", "warm_up"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
-            b.nbo(LOGISTIC.problem, **{name: -1})
-        with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
-            b.nsbo(LOGISTIC.problem, **{name: -1})
+        for factory in (b.nbo, b.nsbo):
+            with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+                settings: dict[str, Any] = {name: -1}
+                factory(LOGISTIC.problem, **settings)
 
 
 # The comparison with AmIGO
@@ -310,7 +315,7 @@ def test_hypergradient_errors_and_costs_along_300_steps(factory, errors, gradien
 
 
 def test_amigo_of_one_step_is_the_gauss_seidel_fsla_on_full_data():
-    settings = dict(inner_optimizer=0.5, outer_optimizer=0.1)
+    settings: dict[str, Any] = dict(inner_optimizer=0.5, outer_optimizer=0.1)
     amigo = path(b.amigo(DIRECT.problem, inner_steps=1, **settings), DIRECT, 50)
     fsla = path(b.fsla(DIRECT.problem, weight=0.3, **settings), DIRECT, 50)
     np.testing.assert_allclose(amigo, fsla, atol=1e-12)
@@ -350,7 +355,7 @@ def test_nsbo_reads_a_minibatch_for_each_inner_step_and_one_more_for_x(extra_ste
         y, v = y - s, v - e
         return x - ALPHA * (E[last] - C[last].T @ v), y, v
 
-    settings = dict(inner_optimizer=RHO, outer_optimizer=ALPHA, extra_steps=extra_steps)
+    settings: dict[str, Any] = dict(inner_optimizer=RHO, outer_optimizer=ALPHA, extra_steps=extra_steps)
     algorithm = b.nsbo(PROBLEM, **settings)
     assert algorithm.draws == b.Draws(extra_steps + 2, extra_steps + 2)
     steps_match(algorithm, reference)
@@ -367,7 +372,7 @@ def frozen(x, y, v, products, last):
 
 
 def test_nsbo_without_fresh_minibatches_and_nbo_read_the_documented_minibatches():
-    settings = dict(inner_optimizer=RHO, outer_optimizer=ALPHA, extra_steps=3)
+    settings: dict[str, Any] = dict(inner_optimizer=RHO, outer_optimizer=ALPHA, extra_steps=3)
     reuse, nbo = b.nsbo(PROBLEM, fresh=False, **settings), b.nbo(PROBLEM, **settings)
     assert reuse.draws == b.Draws(2, 2) and nbo.draws == b.Draws(1, 1)
     steps_match(reuse, lambda x, y, v: frozen(x, y, v, [0, 0, 0], last=1))
@@ -450,7 +455,7 @@ def finite_sum(rows=ROWS):
 
 
 def test_saga_on_full_data_is_nsbo():
-    settings = dict(inner_optimizer=0.5, outer_optimizer=0.1, extra_steps=2)
+    settings: dict[str, Any] = dict(inner_optimizer=0.5, outer_optimizer=0.1, extra_steps=2)
     want = path(b.nbo(DIRECT.problem, **settings), DIRECT, 40)
     for factory in (b.nsbo_saga, partial(b.ma_nsbo_saga, weight=1.0)):
         np.testing.assert_allclose(path(factory(DIRECT.problem, **settings), DIRECT, 40), want, atol=1e-12)
@@ -461,7 +466,7 @@ def test_saga_tables_hold_sides_and_directions_of_each_block_and_count_only_true
     data = b.minibatches(outer, inner, batch_size=SIZE)
     targets, slopes = (np.asarray(a) for a in data.outer.arrays)
     hessians, couplings = (np.asarray(a) for a in data.inner.arrays)
-    settings = dict(inner_optimizer=RHO, outer_optimizer=ALPHA, extra_steps=2)
+    settings: dict[str, Any] = dict(inner_optimizer=RHO, outer_optimizer=ALPHA, extra_steps=2)
     algorithm = b.ma_nsbo_saga(problem, weight=0.25, **settings)
     state = algorithm.init(jnp.asarray(X), jnp.asarray(Y), BLOCKS)
     step = jax.jit(algorithm.step)

@@ -3,6 +3,8 @@
 The letters are the library's: y is trained on g alone, z sees f too.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def test_a_penalty_built_from_increments_grows_by_their_sum():
 @pytest.mark.parametrize("weight", [1.0, 0.2])
 def test_f3sa_on_full_batches_is_f2sa_with_one_inner_step(weight):
     case = quartic_case()
-    settings = dict(inner_optimizer=0.3, outer_optimizer=0.05, penalty=5.0)
+    settings: dict[str, Any] = dict(inner_optimizer=0.3, outer_optimizer=0.05, penalty=5.0)
     paths = []
     for algorithm in (
         b.f2sa(case.problem, inner_steps=1, **settings),
@@ -323,7 +325,7 @@ def test_adam_derivative_is_that_of_optax_after_many_steps():
     rng = np.random.default_rng(0)
     mu, g = {"a": jnp.asarray(rng.normal(size=5))}, {"a": jnp.asarray(rng.normal(size=5))}
     nu = {"a": jnp.asarray(rng.uniform(0.5, 2, size=5))}
-    adam = optax.chain(optax.clip(10.0), optax.adam(0.02, b1=0.8, b2=0.99))
+    adam: Any = optax.chain(optax.clip(10.0), optax.adam(0.02, b1=0.8, b2=0.99))
     derivative = b.adam_derivative(0.02, b1=0.8, b2=0.99)
     errors = []
     for count in (10, 100_000):
@@ -384,7 +386,7 @@ def test_error_of_constrained_first_order_is_proportional_to_the_perturbation():
 def test_constrained_first_order_without_constraints_is_f2sa():
     """Here f does not depend on x directly, so the point at which f_x is taken does not matter."""
     case = logistic_case()
-    settings = dict(inner_optimizer=0.5, outer_optimizer=1.0, inner_steps=5)
+    settings: dict[str, Any] = dict(inner_optimizer=0.5, outer_optimizer=1.0, inner_steps=5)
     got, _ = direction(
         b.constrained_first_order(case.problem, perturbation=0.1, **settings), case.x, case.y, case.data
     )
@@ -501,7 +503,7 @@ def bome(x, memory):
     return x - ALPHA * d[:2], y, z - RHO * d[2:]
 
 
-def v_pbgd(x, memory, scale=1 / 7, level=7):
+def v_pbgd(x, memory, scale=1 / 7, level=7.0):
     y, z = memory or (Y, Y)
     for t in range(2):
         y = y - RHO * g_y(t, x, y)
@@ -571,7 +573,7 @@ def line(x, y):
     return jnp.asarray([[1.0, 2.0, -1.0]]) @ y - jnp.asarray([[0.5, 3.0]]) @ x
 
 
-ADAM = dict(inner_optimizer=optax.adam(0.05), adaptation=b.adam_derivative(0.05))
+ADAM: dict[str, Any] = dict(inner_optimizer=optax.adam(0.05), adaptation=b.adam_derivative(0.05))
 MINIBATCHES = {
     f2sa: (b.f2sa, dict(penalty=7.0, inner_steps=2)),
     f2sa_paired: (b.f2sa, dict(penalty=7.0, inner_steps=2, paired=True)),

@@ -5,6 +5,7 @@ exact one. x has p entries, and there are Q directions of length mu.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from bilevel.response import gaussian, orthogonal, sphere
 from bilevel.sampling import Stacked
 from bilevel_claims.pzobo.hozog import hozog
 from bilevel_claims.pzobo.laws import one_draw, unit_tensors
+from cases.problems import unread
 
 RNG = np.random.default_rng(0)
 NO_DATA = b.full(None, None)
@@ -26,7 +28,7 @@ def affine(p, d, seed=0):
     """Return a solver that reaches B x + c in one step, x, a cotangent f_y and the exact term B'f_y."""
     rng = np.random.default_rng(seed)
     B, c, f_y = (jnp.asarray(rng.normal(size=shape)) for shape in ((d, p), (d,), (d,)))
-    problem = b.Problem(None, lambda x, y, batch: 0.5 * jnp.sum((y - B @ x - c) ** 2))
+    problem = b.Problem(unread, lambda x, y, batch: 0.5 * jnp.sum((y - B @ x - c) ** 2))
     return b.descend(problem, 1.0, steps=1), jnp.asarray(rng.normal(size=p)), f_y, B.T @ f_y
 
 
@@ -175,7 +177,7 @@ def test_more_orthogonal_directions_than_entries_are_refused_and_trees_are_one_v
 def test_smoothing_leaves_a_bias_from_odd_terms_of_the_path_only(power, smoothing, mean):
     """y = x^2 has no bias; y = x^3 at x = 1 has 3 mu^2. Means are by 20-point Gauss-Hermite quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(20)
-    problem = b.Problem(None, lambda x, y, batch: 0.5 * (y - x**power) ** 2)
+    problem = b.Problem(unread, lambda x, y, batch: 0.5 * (y - x**power) ** 2)
     solver = b.descend(problem, 1.0, steps=1)
 
     def term(u):
@@ -230,7 +232,7 @@ def test_paths_share_their_minibatches_so_that_noise_is_not_divided_by_the_smoot
         jnp.zeros(p),
         jnp.asarray(rng.normal(size=d)),
     )
-    problem = b.Problem(None, lambda x, y, noise: 0.5 * y @ H_ @ y - y @ C @ x + noise @ y)
+    problem = b.Problem(unread, lambda x, y, noise: 0.5 * y @ H_ @ y - y @ C @ x + noise @ y)
     solver = b.descend(problem, float(rate), steps=steps)
     silent = b.Batch(None, Stacked(jnp.zeros((steps, d))))
     w = b.unrolled(solver).respond(x, jnp.zeros(d), silent, None)[1](f_y, ()).x
@@ -262,7 +264,7 @@ def test_rounding_of_float32_is_divided_by_the_smoothing(smoothing, error):
     rng = np.random.default_rng(0)
     B, c, x, u = (rng.normal(size=s) for s in ((50, 30), 50, 30, 30))
     B32, c32, x32, u32 = (jnp.asarray(a, jnp.float32) for a in (B, 10 * c, x, u))
-    problem = b.Problem(None, lambda x, y, batch: 0.5 * jnp.sum((y - B32 @ x - c32) ** 2))
+    problem = b.Problem(unread, lambda x, y, batch: 0.5 * jnp.sum((y - B32 @ x - c32) ** 2))
     solve = b.descend(problem, 0.5, steps=20).solve
     start = jnp.zeros(50, jnp.float32)
     delta = (solve(x32 + smoothing * u32, start, NO_DATA) - solve(x32, start, NO_DATA)) / smoothing
@@ -288,7 +290,7 @@ def test_a_missing_factor_p_only_rescales_the_step_where_there_is_no_direct_term
 
 def test_pzobo_s_is_pzobo_whose_paths_read_minibatches(key):
     """Two steps are equal bit for bit, with all settings."""
-    chosen = dict(inner_steps=3, directions=2, smoothing=0.5, warm=False, law=sphere)
+    chosen: dict[str, Any] = dict(inner_steps=3, directions=2, smoothing=0.5, warm=False, law=sphere)
     task = tasks.quadratic(rows=40, outer_dim=4, inner_dim=6)
     x, y = task.start(key)
     ends = []

@@ -16,7 +16,7 @@ from bilevel.quasi_newton import (
     solve_quadratic,
 )
 from cases.minibatches import ALPHA, BATCH, KEY, PROBLEM, RHO, A, B, C, E, P, Q, X, Y
-from cases.problems import logistic_case, quadratic_case, quartic_case, relative_error
+from cases.problems import logistic_case, quadratic_case, quartic_case, relative_error, unread
 
 SIZE = 8
 RNG = np.random.default_rng(0)
@@ -24,7 +24,7 @@ BASIS = np.linalg.qr(RNG.normal(size=(SIZE, SIZE)))[0]
 H = jnp.asarray(BASIS * np.geomspace(0.1, 10, SIZE) @ BASIS.T)
 LINEAR, RIGHT = jnp.asarray(RNG.normal(size=SIZE)), jnp.asarray(RNG.normal(size=SIZE))
 TRUTH = np.linalg.solve(H, RIGHT)
-QUADRATIC = b.Problem(None, lambda x, y, batch: 0.5 * y @ H @ y - LINEAR @ y)
+QUADRATIC = b.Problem(unread, lambda x, y, batch: 0.5 * y @ H @ y - LINEAR @ y)
 
 
 def trained(steps, **settings):

@@ -1,5 +1,7 @@
 """BSA, TTSA, SUSTAIN, STABLE, MRBO and VRBO: their parts, and the minibatches that they read."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 import bilevel as b
+from bilevel.driver import make_plan
 from bilevel.estimators.momentum import StormState
 from bilevel.sampling import Stacked
 from bilevel.types import Point
@@ -93,7 +96,7 @@ def test_stable_prediction_of_the_inner_solution_is_second_order():
     """From an exact y and without an inner step, y follows x up to the square of the move."""
     lengths, plain, predicted = (0.1, 0.01, 0.001), [], []
     for length in lengths:
-        step = length / np.linalg.norm(LOGISTIC.exact(LOGISTIC.x)[1])
+        step = float(length / np.linalg.norm(LOGISTIC.exact(LOGISTIC.x)[1]))
         algorithm = b.stable(LOGISTIC.problem, inner_optimizer=0.0, outer_optimizer=step)
         state, _ = jax.jit(algorithm.step)(algorithm.init(LOGISTIC.x, jnp.asarray(STAR)), LOGISTIC.data, None)
         assert np.linalg.norm(state.x - LOGISTIC.x) == pytest.approx(length, rel=1e-6)
@@ -161,7 +164,7 @@ def test_stable_refuses_wrong_settings(settings, rule):
 
 
 def test_mrbo_and_vrbo_refuse_wrong_settings():
-    for factory, settings, rule in (
+    refused: list[tuple[Any, dict[str, Any], str]] = [
         (b.mrbo, dict(inner_weight=0.0), "inner_weight must be positive, got 0"),
         (b.mrbo, dict(outer_weight=-1.0), "outer_weight must be positive, got -1"),
         (b.mrbo, dict(scale=0.0), "scale must be positive, got 0"),
@@ -170,7 +173,8 @@ def test_mrbo_and_vrbo_refuse_wrong_settings():
         (b.vrbo, dict(period=0), "period must be at least 1, got 0"),
         (b.vrbo, dict(inner_steps=-1), "inner_steps must be at least 0, got -1"),
         (b.vrbo, dict(refresh=0), "refresh must be at least 1, got 0"),
-    ):
+    ]
+    for factory, settings, rule in refused:
         with pytest.raises(ValueError, match=rule):
             factory(PROBLEM, **settings)
 
@@ -190,7 +194,7 @@ def variance(problem, data, terms, weight, **settings):
         weight_exponent=0,
         **settings,
     )
-    plan = b.driver.make_plan(algorithm.draws, data, jax.random.key(0), 0, 20_000)
+    plan = make_plan(algorithm.draws, data, jax.random.key(0), 0, 20_000)
 
     def step(state, i):
         state, _ = algorithm.step(state, *plan.read(data, i))
@@ -369,7 +373,7 @@ def test_vrbo_refreshes_on_the_whole_set_every_period():
         lambda x, y, batch: 0.5 * y @ batch[0].mean(0) @ y + y @ batch[1].mean(0) @ x,
     )
     algorithm = b.vrbo(problem, inner_optimizer=RHO, outer_optimizer=ALPHA, inner_steps=1, period=3, terms=2)
-    plan = b.driver.make_plan(algorithm.draws, data, jax.random.key(0), 0, 7)
+    plan = make_plan(algorithm.draws, data, jax.random.key(0), 0, 7)
     H, J, c = A[rows].mean(0), C[rows].mean(0).T, B[rows].mean(0)
 
     def exact(x, y):

@@ -1,12 +1,14 @@
 """UFO-BLO: the unbiased estimate, the best probability of its coin, and the counterexample of its paper."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 import bilevel as b
 from bilevel.response import Pulled, Response, stepwise
@@ -77,7 +79,7 @@ def coin_keys(probability):
     return keys[coins.index(True)], keys[coins.index(False)]
 
 
-def settings(**changes):
+def settings(**changes: Any) -> dict[str, Any]:
     return dict(inner_optimizer=0.3, outer_optimizer=1.0, inner_steps=8, start=None) | changes
 
 
@@ -168,7 +170,7 @@ def test_steps_over_tasks_are_unbiased_and_coins_of_their_own_have_less_noise(ve
     @jax.jit
     @jax.vmap
     def draw(key):
-        return jax.flatten_util.ravel_pytree(algorithm.step(state, case.data, key)[0].x)[0]
+        return ravel_pytree(algorithm.step(state, case.data, key)[0].x)[0]
 
     draws = flat(case.x) - np.asarray(draw(jax.random.split(jax.random.key(0), 20_000)))
     corrections = np.array([e - o for o, e in gradients_of_four_tasks(case)])
@@ -295,7 +297,7 @@ def test_solution_follows_the_coin_and_an_adjoint_is_carried_past_tails():
 def test_tails_skip_the_products_at_run_time(tasks):
     case = few_tasks_case() if tasks else quartic_case()
     problem, counts = count_calls(case.problem)
-    several = dict(tasks=True, vectorize=True, start=same) if tasks else {}
+    several: dict[str, Any] = dict(tasks=True, vectorize=True, start=same) if tasks else {}
     algorithm = b.ufo_blo(problem, inner_optimizer=0.3, inner_steps=6, probability=0.5, **several)
     state, step = (
         algorithm.init(case.x, case.y),
@@ -582,7 +584,7 @@ def test_a_coin_keeps_state_stable_resumes_vmaps_over_steps_and_stays_float32(pr
 
 
 def flat_of(pytree):
-    return jax.flatten_util.ravel_pytree(pytree)[0]
+    return ravel_pytree(pytree)[0]
 
 
 # Steps on explicit minibatches, in numpy
@@ -627,7 +629,7 @@ def counterexample(D):
     return tasks, centres @ p / (a @ p), centres @ p**2 / (a @ p**2), centres[1], radius
 
 
-OVER_TOYS = dict(inner_optimizer=0.1, outer_optimizer=1.0, start=same, tasks=True)
+OVER_TOYS: dict[str, Any] = dict(inner_optimizer=0.1, outer_optimizer=1.0, start=same, tasks=True)
 
 
 @pytest.mark.parametrize(
@@ -718,7 +720,7 @@ def test_quadratic_tasks_have_the_closed_forms_of_both_gradients():
     O, E = H @ P, P @ H @ P
     x = np.full(d, 5.0)
     data = b.full((jnp.asarray(H), jnp.asarray(c)), None)
-    chosen = dict(inner_optimizer=alpha, outer_optimizer=1.0, start=same, tasks=True)
+    chosen: dict[str, Any] = dict(inner_optimizer=alpha, outer_optimizer=1.0, start=same, tasks=True)
     problem = b.Problem(loss, loss)
     for algorithm, matrices in (
         (b.fo_blo(problem, **chosen), O),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import bilevel as b
 
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
     factory: Callable
     shrink: float = 1e-6
-    outer: object = 0.02
+    outer: Any = 0.02
     steps: int = 3000
 
 

@@ -1,6 +1,7 @@
 """Made-up runs for the tests of the reports."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,10 @@ HOSTILE = '<script>alert("$x")</script>'
 DIVERGED = "outer_loss is not finite at step 100; lower the step sizes"
 # Figures for tests of a page's text: drawing figures takes most of the time.
 PIXEL = picture_png(np.zeros((1, 1, 3), np.uint8))
-UNDRAWN = dict.fromkeys(
+UNDRAWN: dict[str, bytes] = dict.fromkeys(
     ("weights", "learning_curves", "test_accuracy", "precision_recall", "corrections"), PIXEL
 )
-EPISODES = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
+EPISODES: dict[str, bytes] = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
 COMPARISON = {
     f"{quantity}_by_{axis}": PIXEL
     for quantity in ("outer_loss", "accuracy", "inner_residual")
@@ -32,8 +33,9 @@ def example_cleaning(rows=240, truth=True, tested=True, image_shape=(8, 8), clas
     given = np.where(wrong, (right + random.integers(1, 10, rows)) % 10, right)
     weights = 1 / (1 + np.exp(np.where(wrong, 3.0, -3.0) + 1.5 * random.standard_normal(rows)))
     step = np.arange(0, 101, 10)
-    accuracy = {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93}
-    accuracy["oracle"] = 0.95 if truth else None
+    accuracy = {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93} | {
+        "oracle": 0.95 if truth else None
+    }
     numbers = {
         "source": "digits",
         "rows": rows,
@@ -153,7 +155,7 @@ def example_run(text="plain", search=None, **changes):
     return Run(claim, "small", finding._replace(**changes), 12.3, environment, command)
 
 
-def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, seed=0):
+def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, seed=0) -> Any:
     """An episode of random images whose first query of each of the last `wrong` classes is wrong."""
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(ways), queries)
@@ -169,7 +171,7 @@ def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, see
     )
 
 
-def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, **summary):
+def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, **summary) -> Any:
     """A few-shot run that learns well, with every number a report can show."""
     step = np.arange(0, 3001, 300)
     accuracy = 0.97 - (0.97 - 1 / ways) * np.exp(-step / 400)

@@ -1,5 +1,7 @@
 """Cleaning: noise, scores, input rules, and the whole job on the digits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -96,10 +98,12 @@ def test_split_keeps_trusted_rows_clean_and_apart():
     features = np.arange(100, dtype=np.float32)[:, None]
     dataset = Dataset("numbers", features, (np.arange(100) % 5).astype(np.int32), list("abcde"))
     bench, truth = cleaning.split(dataset, rows=60, trusted_rows=30, noise=0.5)
-    np.testing.assert_array_equal(bench.trusted_labels, bench.trusted_features[:, 0] % 5)
+    trusted = bench.trusted_features
+    assert trusted is not None
+    np.testing.assert_array_equal(bench.trusted_labels, trusted[:, 0] % 5)
     np.testing.assert_array_equal(truth, bench.features[:, 0] % 5)
     assert (bench.labels != truth).sum() == 30
-    assert not set(bench.features[:, 0]) & set(bench.trusted_features[:, 0])
+    assert not set(bench.features[:, 0]) & set(trusted[:, 0])
     with pytest.raises(
         ValueError, match="together at most 100, the rows of numbers, got 90 and 30; change --rows"
     ):
@@ -184,13 +188,14 @@ def test_linear_fit_is_the_minimum_and_sparse_equals_dense():
 
 def test_fits_of_equal_shapes_share_one_compilation():
     """Rows, weights and penalties are arguments of the compiled function."""
+    solver: Any = _lbfgs
     model, sizes = CLASSIFIERS["linear"](), []
     for seed in range(3):
         random = np.random.default_rng(seed)
         rows = to_device(random.normal(size=(37, 4)).astype(np.float32), random.integers(0, 2, 37))
         y0 = initial_parameters(model, rows.features, 2, 0)
         fit(model, rows, random.random(37), 0.1 / (1 + seed), y0)
-        sizes.append(_lbfgs._cache_size())
+        sizes.append(solver._cache_size())
     assert sizes[1:] == sizes[:1] * 2
 
 
@@ -290,7 +295,8 @@ def test_every_kind_of_algorithm_learns_weights(prepared, bench, name):
     learnt = learn(prepared, "shared", name, steps=60)
     wrong = bench[0].labels != bench[1]
     # A random order has 0.5; these are a few steps.
-    assert detection(learnt.logits < 0, -learnt.logits, wrong)["auroc"] > 0.9
+    auroc = detection(learnt.logits < 0, -learnt.logits, wrong)["auroc"]
+    assert auroc is not None and auroc > 0.9
 
 
 @pytest.mark.parametrize("kind", ["per-row", "shared"])
@@ -300,7 +306,8 @@ def test_every_pair_of_weights_and_model_learns(prepared, bench, kind):
     wrong = bench[0].labels != bench[1]
     # Free weights of a network that can memorise its rows learn least in so few steps.
     bound = 0.7 if network and kind == "per-row" else 0.8
-    assert detection(learnt.logits < 0, -learnt.logits, wrong)["auroc"] > bound
+    auroc = detection(learnt.logits < 0, -learnt.logits, wrong)["auroc"]
+    assert auroc is not None and auroc > bound
 
 
 def test_the_chosen_model_weights_and_algorithm_are_used(bench):

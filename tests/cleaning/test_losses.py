@@ -1,5 +1,7 @@
 """The hyper-cleaning losses against closed forms, and sparse rows against dense ones."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from bilevel.sparse import sparse_blocks, times
 
 ROWS, COLUMNS, CLASSES, PENALTY = 12, 5, 3, 0.02
 # Closed form against automatic differentiation, both in float64.
-EXACT = {"rtol": 1e-12, "atol": 1e-14}
+EXACT: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}
 
 
 def logits(y, features):

@@ -24,6 +24,7 @@ needs_data = pytest.mark.skipif("BILEVEL_DATA" not in os.environ, reason="BILEVE
 def test_digits_have_a_fixed_test_part():
     digits = datasets.load("digits")
     assert digits.features.shape == (1400, 8, 8) and digits.image_shape == (8, 8)
+    assert digits.test_features is not None and digits.test_labels is not None
     assert digits.test_features.shape == (397, 8, 8)
     assert digits.features.dtype == np.float32 and digits.labels.dtype == np.int32
     assert digits.features.min() == 0 and digits.features.max() == 1
@@ -34,6 +35,7 @@ def test_digits_have_a_fixed_test_part():
 
 def test_breast_cancer_is_standardised():
     cancer = datasets.load("breast_cancer")
+    assert isinstance(cancer.features, np.ndarray) and isinstance(cancer.test_features, np.ndarray)
     assert cancer.features.shape == (455, 30) and cancer.test_features.shape == (114, 30)
     np.testing.assert_allclose(cancer.features.mean(0), 0, atol=1e-5)  # float32 rounding of 455 terms
     np.testing.assert_allclose(cancer.features.std(0), 1, atol=1e-5)
@@ -55,6 +57,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_mnist_and_fashion_mnist_are_complete(name):
     data = datasets.load(name)
+    assert data.test_features is not None
     assert data.features.shape == (60_000, 28, 28) and data.test_features.shape == (10_000, 28, 28)
     assert data.features.dtype == np.float32 and data.features.max() == 1
     assert data.image_shape == (28, 28) and len(data.classes) == 10
@@ -65,6 +68,7 @@ def test_mnist_and_fashion_mnist_are_complete(name):
 def test_newsgroups_are_complete_and_of_unit_norm():
     data = datasets.load("newsgroups")
     assert scipy.sparse.issparse(data.features) and data.features.shape == (11_314, 130_107)
+    assert data.test_features is not None
     assert data.test_features.shape == (7_532, 130_107) and len(data.classes) == 20
     assert data.features.dtype == data.test_features.dtype == np.float32
     np.testing.assert_allclose(scipy.sparse.linalg.norm(data.features, axis=1), 1, atol=1e-5)
@@ -74,6 +78,7 @@ def test_newsgroups_are_complete_and_of_unit_norm():
 @needs_data
 def test_ijcnn1_is_complete():
     data = datasets.load("ijcnn1")
+    assert data.test_features is not None
     assert data.features.shape == (49_990, 22) and data.test_features.shape == (91_701, 22)
     assert data.classes == ["-1", "1"] and np.bincount(data.labels).tolist() == [45_137, 4_853]
 
@@ -187,6 +192,7 @@ def test_newsgroups_are_read_from_the_published_messages(cache, home, monkeypatc
     source = newsgroups.NEWSGROUPS._replace(homes=(address,), files={"20news-bydate.tar.gz": None})
     monkeypatch.setattr(newsgroups, "NEWSGROUPS", source)
     data = datasets.load("newsgroups")
+    assert isinstance(data.test_features, scipy.sparse.csr_matrix)
     assert data.classes == ["alt.a", "sci.b"] and data.labels.tolist() == [0, 0, 1]
     # Words of the training part: apple, caf\xe9, pear, plum; the test message shares one of them.
     assert data.features.shape == (3, 4) and data.test_features.toarray().tolist() == [[0, 0, 1, 0]]
@@ -232,6 +238,8 @@ def test_ijcnn1_is_read_from_the_collection_and_checked(cache, home, monkeypatch
 @needs_data
 def test_prepared_ijcnn1_has_the_published_fingerprints(monkeypatch):
     data = datasets.load("ijcnn1")
+    assert isinstance(data.features, np.ndarray) and isinstance(data.test_features, np.ndarray)
+    assert data.test_labels is not None
     signs = 2 * data.labels - 1, 2 * data.test_labels - 1
     assert ijcnn1.fingerprint(data.features, signs[0]) == ijcnn1.FINGERPRINTS["train"]
     assert ijcnn1.fingerprint(data.test_features, signs[1]) == ijcnn1.FINGERPRINTS["test"]

@@ -1,5 +1,7 @@
 """Files of the user: what is read from them, and one clear line for each fault."""
 
+from typing import Any
+
 import numpy as np
 import polars
 import pytest
@@ -33,7 +35,9 @@ def csr(prefix, matrix):
 
 def test_vectors_are_standardised_by_the_training_rows(tmp_path):
     arrays = good()
-    data = read_file(save(tmp_path / "mine.npz", **arrays, test_features=np.ones((2, 3)), test_labels=[1, 5]))
+    data: Any = read_file(
+        save(tmp_path / "mine.npz", **arrays, test_features=np.ones((2, 3)), test_labels=[1, 5])
+    )
     assert data.name == "mine" and data.classes == ["1", "5"] and data.image_shape is None
     assert data.labels.tolist() == [0, 1] * 6 and data.trusted_labels.tolist() == [1, 0, 0, 1]
     assert {rows.dtype for rows in (data.features, data.trusted_features, data.test_features)} == {
@@ -55,16 +59,18 @@ def test_string_labels_become_sorted_classes(tmp_path):
     labels = np.array(["dog", "cat"] * 6)
     data = read_file(save(tmp_path / "a.npz", labels=labels, trusted_labels=np.array([b"cat", b"dog"] * 2)))
     assert data.classes == ["cat", "dog"] and data.labels.tolist() == [1, 0] * 6
-    assert data.trusted_labels.tolist() == [0, 1, 0, 1]
+    assert data.trusted_labels is not None and data.trusted_labels.tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("shape", [(12, 4, 5), (12, 4, 5, 3)])
 def test_images_of_integers_are_divided_by_255(tmp_path, shape):
     images = RANDOM.integers(0, 256, shape, np.uint8)
     data = read_file(save(tmp_path / "a.npz", features=images, trusted_features=images[:4]))
+    assert isinstance(data.features, np.ndarray)
     assert data.image_shape == shape[1:] and data.features.dtype == np.float32
     np.testing.assert_allclose(data.features, images / 255, rtol=1e-6)
     floats = read_file(save(tmp_path / "b.npz", features=images / 7, trusted_features=images[:4] / 7))
+    assert isinstance(floats.features, np.ndarray)
     np.testing.assert_allclose(floats.features, images / 7, rtol=1e-6)
 
 
@@ -73,7 +79,9 @@ def test_sparse_rows_stay_sparse_and_are_scaled_by_column(tmp_path):
     matrix.data -= 0.5
     arrays = csr("features", matrix) | csr("trusted_features", matrix[:4])
     data = read_file(save(tmp_path / "a.npz", features=None, trusted_features=None, **arrays))
-    assert scipy.sparse.issparse(data.features) and data.features.dtype == np.float32
+    assert isinstance(data.features, scipy.sparse.csr_matrix)
+    assert isinstance(data.trusted_features, scipy.sparse.csr_matrix)
+    assert data.features.dtype == np.float32
     assert data.features.nnz == matrix.nnz and data.trusted_features.shape == (4, 1_000_000)
     greatest = abs(data.features).max(axis=0).toarray()
     np.testing.assert_allclose(greatest[greatest > 0], 1, rtol=1e-6)
@@ -203,6 +211,7 @@ def test_tables_are_matched_by_column_name(tmp_path, suffix):
     data = read_file(path, label="kind", trusted=write(tmp_path / f"trusted{suffix}", shuffled))
     assert data.name == "rows" and data.classes == ["a", "b"] and data.labels.tolist() == [1, 0, 1, 0]
     # size, old, colour=blue, colour=red, standardised; the trusted columns are matched by name.
+    assert isinstance(data.features, np.ndarray) and isinstance(data.trusted_features, np.ndarray)
     assert data.features.shape == (4, 4) and data.trusted_features.shape == (4, 4)
     np.testing.assert_array_equal(data.trusted_features, data.features[::-1])
     np.testing.assert_allclose(data.features[:, 2], [-1, 1, -1, 1])
@@ -212,6 +221,7 @@ def test_tables_are_matched_by_column_name(tmp_path, suffix):
 def test_integer_labels_of_a_table_are_sorted_as_numbers(tmp_path):
     path = write(tmp_path / "rows.csv", ROWS | {"kind": [10, 9, 10, 9]})
     data = read_file(path, label="kind", trusted=path)
+    assert data.trusted_labels is not None
     assert data.classes == ["9", "10"] and data.trusted_labels.tolist() == [1, 0, 1, 0]
 
 

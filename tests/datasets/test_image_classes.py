@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -277,7 +278,8 @@ def test_missing_miniimagenet(empty):
 def own(**changes):
     """Return the arrays of a small file of a user; None removes one."""
     random = np.random.default_rng(0)
-    arrays = {part: random.integers(0, 256, (n, 2, 5, 5, 3), np.uint8) for n, part in enumerate(PARTS, 2)}
+    sizes = enumerate(PARTS, 2)
+    arrays: dict[str, Any] = {part: random.integers(0, 256, (n, 2, 5, 5, 3), np.uint8) for n, part in sizes}
     return {name: array for name, array in (arrays | changes).items() if array is not None}
 
 

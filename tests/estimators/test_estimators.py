@@ -68,15 +68,17 @@ def test_an_oracle_obeys_the_protocol(name):
 
 
 def noisy_oracle(point, batch):
-    return b.directions.Terms(
-        jax.tree.map(lambda leaf: leaf + batch, point), jax.tree.map(jnp.zeros_like, point), 0.0
-    )
+    return b.Terms(jax.tree.map(lambda leaf: leaf + batch, point), jax.tree.map(jnp.zeros_like, point), 0.0)
+
+
+# `noisy_oracle` takes numbers for minibatches.
+NOISES: list[Any] = [0.5, -1.0, 2.0]
 
 
 def test_momentum_is_the_exponential_average_from_the_first_direction():
     estimator, point = b.momentum(0.25), Point(jnp.ones(()), jnp.ones(()), jnp.ones(()))
     state, want = estimator.init(point, (1, 1)), None
-    for noise in (0.5, -1.0, 2.0):
+    for noise in NOISES:
         direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
         want = 1 + noise if want is None else 0.75 * want + 0.25 * (1 + noise)
         assert direction.x == pytest.approx(want, rel=1e-14)
@@ -85,8 +87,8 @@ def test_momentum_is_the_exponential_average_from_the_first_direction():
 def test_storm_corrects_the_last_direction_on_the_current_minibatch():
     estimator = b.storm(0.25)
     points = [Point(*[jnp.asarray(value)] * 3) for value in (1.0, 3.0, -2.0)]
-    state, want, last = estimator.init(points[0], (1, 1)), None, None
-    for point, noise in zip(points, (0.5, -1.0, 2.0), strict=True):
+    state, want, last = estimator.init(points[0], (1, 1)), None, points[0]
+    for point, noise in zip(points, NOISES, strict=True):
         direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
         fresh = float(point.x) + noise
         want = fresh if want is None else fresh + 0.75 * (want - (float(last.x) + noise))
@@ -111,7 +113,7 @@ def test_refreshes_come_with_their_period_or_probability_and_corrections_in_betw
 ):
     def oracle(point, batch):
         outer = jax.tree.map(lambda leaf: (1 + batch.noise) * leaf, point)
-        return b.directions.Terms(outer, jax.tree.map(jnp.zeros_like, point), 0.0)
+        return b.Terms(outer, jax.tree.map(jnp.zeros_like, point), 0.0)
 
     def step(state, read):
         p, noise, key = read
@@ -144,14 +146,14 @@ def test_a_ragged_minibatch_costs_saga_no_more_than_a_whole_one(last):
 
 def test_weights_may_follow_a_schedule_and_must_be_in_0_to_1():
     estimator, point = b.momentum(lambda count: 1.0 / (count.astype(float) + 1)), Point(*[jnp.zeros(())] * 3)
-    state = estimator.init(point, (1, 1))
-    for noise in (1.0, 2.0, 6.0):
+    state, noises = estimator.init(point, (1, 1)), list[Any]((1.0, 2.0, 6.0))
+    for noise in noises:
         direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
     assert direction.x == pytest.approx(3.0)  # the plain average
     for make in (b.momentum, b.storm):
         estimator = make(optax.constant_schedule(3.0))  # cut at 1
         state = estimator.init(point, (1, 1))
-        for noise in (0.5, -1.0):
+        for noise in NOISES[:2]:
             direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
         assert direction.x == -1.0
         with pytest.raises(ValueError, match=r"weight must be in \(0, 1\], got 0"):

@@ -11,6 +11,7 @@ from flax import nnx
 
 import bilevel as b
 from bilevel import tasks
+from cases.problems import unread
 
 RNG = np.random.default_rng(0)
 FEATURES = jnp.asarray(RNG.normal(size=(40, 3)))
@@ -113,7 +114,7 @@ def test_any_optax_optimiser_at_both_levels(name, key):
 def test_a_solver_inside_a_larger_program(key):
     """Use y*(x) as one layer, differentiated twice, vmapped over tasks."""
     ridge = b.Problem(
-        None, lambda x, y, batch: jnp.mean((batch[0] @ y - batch[1]) ** 2) + jnp.exp(x) * jnp.sum(y**2)
+        unread, lambda x, y, batch: jnp.mean((batch[0] @ y - batch[1]) ** 2) + jnp.exp(x) * jnp.sum(y**2)
     )
     fit = b.solution(b.implicit(ridge, b.descend(ridge, 0.1, 300), b.cg(3)))
 

@@ -159,9 +159,11 @@ def test_learning_curves_skip_losses_that_are_not_finite():
         "held_out_loss": np.array([2.0, np.nan, 1.0, np.nan]),
         "best_step": 2,
     }
-    first, second, chosen = learning_curves(history).axes[0].lines
-    assert first.get_xdata().tolist() == [0, 1, 2, 3] and second.get_xdata().tolist() == [0, 2]
-    assert chosen.get_xdata() == [2, 2]
+    first, second, chosen = (
+        np.asarray(line.get_xdata()).tolist() for line in learning_curves(history).axes[0].lines
+    )
+    assert first == [0, 1, 2, 3] and second == [0, 2]
+    assert chosen == [2, 2]
 
 
 def test_curves_are_logarithmic_where_values_span_decades():
@@ -183,7 +185,7 @@ def test_the_cross_of_a_diverged_run_stays_inside_the_axes():
     records[1]["history"]["outer_loss"] = [1.0, 1.0, 1e9, 1e20, 1e30, *[1e40] * 5]
     axes = curves(records, "outer_loss", "step").axes[0]
     (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
-    (x, y) = cross.get_xydata()[0]
+    (x, y) = np.asarray(cross.get_xydata())[0]
     assert x == 20 and axes.get_ylim()[0] <= y <= axes.get_ylim()[1]
 
 

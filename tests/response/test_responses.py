@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import bilevel as b
 from bilevel.quasi_newton import apply_inverse, quasi_newton
 from bilevel.response import Response, orthogonal, stepwise
 from bilevel.response.shared_inverse import shared_inverse
+from bilevel.sampling import Stacked
 from bilevel.testing import check_response
 from cases.problems import CASES, central_difference, flat, quadratic_case, quartic_case, relative_error
 
@@ -101,7 +103,7 @@ def test_hypergradient_of_a_converged_inner_problem_is_exact(name):
 @pytest.mark.parametrize("problem", CASES)
 def test_second_derivative_through_the_solution(problem, name):
     case = CASES[problem]()
-    vector, unravel = jax.flatten_util.ravel_pytree(case.x)
+    vector, unravel = ravel_pytree(case.x)
     phi = objective(case, responses(case)[name])
     hessian = jax.jacrev(jax.grad(lambda vector: phi(unravel(vector))))(vector)
     step = 1e-5
@@ -171,7 +173,7 @@ def test_unrolled_sees_the_starting_point_and_implicit_does_not():
 def test_truncated_at_the_solution_equals_the_neumann_sum():
     case = quadratic_case()
     exact_y, _ = case.exact(case.x)
-    y = jax.flatten_util.ravel_pytree(case.y)[1](jnp.asarray(exact_y))
+    y = ravel_pytree(case.y)[1](jnp.asarray(exact_y))
     truncated = b.unrolled(b.descend(case.problem, 0.5, 9, last=4))
     series = b.implicit(case.problem, b.descend(case.problem, 0.5, 9), b.neumann(3, 0.5))
     got = b.hypergradient(case.problem, truncated, case.x, y, case.data)[0]
@@ -250,7 +252,7 @@ def test_zeroth_order_is_unbiased_on_affine_paths_with_error_p_plus_one_over_q()
 
 def test_zeroth_order_paths_see_the_same_minibatches():
     """With common minibatches the error does not grow as the smoothing shrinks."""
-    noise = b.sampling.Stacked(jnp.asarray(np.random.default_rng(0).normal(size=(20, 5))))
+    noise = Stacked(jnp.asarray(np.random.default_rng(0).normal(size=(20, 5))))
     H = jnp.diag(jnp.linspace(0.5, 1.0, 5))
     B, w = jnp.asarray(np.random.default_rng(1).normal(size=(5, 10))), jnp.ones(5)
 

@@ -189,11 +189,11 @@ def test_identity_diagonal_and_first_order_are_one_term_or_none():
 
 def test_weights_may_be_a_list_or_of_wider_dtype_than_the_variables():
     same(unified(X, Y, dict(add=[0.4, 0.4], product=0.4)), -cross(Y, neumann_sum(2)))
-    single = [a.astype(jnp.float32) for a in (X, Y)]
+    x, y = X.astype(jnp.float32), Y.astype(jnp.float32)
     plain = b.Problem(lambda x, y, batch: jnp.sum(y**2), lambda x, y, batch: 0.5 * jnp.sum((y - x) ** 2))
-    got = b.unified_hypergradient(plain, *single, b.full(None, None), add=jnp.ones(2), product=0.5)
+    got = b.unified_hypergradient(plain, x, y, b.full(None, None), add=jnp.ones(2), product=0.5)
     assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, 3 * single[1], rtol=1e-6)
+    np.testing.assert_allclose(got, 3 * y, rtol=1e-6)
 
 
 def test_a_state_carried_at_a_frozen_point_is_a_neumann_sum():

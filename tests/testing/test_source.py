@@ -7,6 +7,7 @@ import pytest
 
 import bilevel as b
 from bilevel.fewshot import Episodes, Shape
+from bilevel.sampling import Blocks
 from bilevel.testing import check_source
 from cases.sources import RandomRows
 
@@ -75,7 +76,7 @@ def test_broken_sources_are_found(kind, rule, key):
 
 
 def test_a_table_of_wrong_shares_is_found(key):
-    class Wrong(b.sampling.Blocks):
+    class Wrong(Blocks):
         def entry(self, i):
             return super().entry(i)[0], 0.5
 

@@ -12,7 +12,7 @@ from bilevel.combinators import move
 from bilevel.directions.penalty import check_penalty, penalty_at
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, Schedule, require
 
 tree = optax.tree
 
@@ -48,7 +48,7 @@ def f2sa(
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 10,
-    penalty: float | optax.Schedule = 10.0,
+    penalty: float | Schedule = 10.0,
     order: int = 1,
     paired: bool = False,
 ) -> Algorithm:

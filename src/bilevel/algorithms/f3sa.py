@@ -12,7 +12,7 @@ from bilevel.directions.penalty import check_penalty, penalty_at
 from bilevel.estimators import check_weight, remember
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, Schedule
 
 tree = optax.tree
 
@@ -49,8 +49,8 @@ def f3sa(
     *,
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
-    penalty: float | optax.Schedule = 10.0,
-    weight: float | optax.Schedule = 0.1,
+    penalty: float | Schedule = 10.0,
+    weight: float | Schedule = 0.1,
 ) -> Algorithm:
     """Return F3SA: F2SA in one loop, with recursive momentum on each gradient.
 

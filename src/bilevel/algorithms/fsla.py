@@ -14,7 +14,7 @@ from bilevel.estimators import check_weight, remember, storm
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
 from bilevel.linear import relative_norm
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, Schedule
 
 tree = optax.tree
 
@@ -51,7 +51,7 @@ def fsla(
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
     adjoint_optimizer: Optimizer | None = None,
-    weight: float | optax.Schedule = 0.1,
+    weight: float | Schedule = 0.1,
     momentum: str = "outer",
 ) -> Algorithm:
     """Return FSLA: one step on y, on v, then on x along a recursive momentum.

@@ -12,7 +12,7 @@ from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer, descend_until
 from bilevel.linear import cg
 from bilevel.response import implicit
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, Schedule
 
 tree = optax.tree
 
@@ -45,7 +45,7 @@ def hoag(
     outer_optimizer: Optimizer = 0.1,
     inner_steps: int = 1000,
     linear_steps: int = 100,
-    tolerance: float | optax.Schedule = 0.1,
+    tolerance: float | Schedule = 0.1,
     decay: float = 0.9,
 ) -> Algorithm:
     """Return HOAG: inner and linear solves to a tolerance that falls every step.

@@ -1,11 +1,9 @@
 """MA-NSBO-SAGA: NSBO-SAGA with a moving average of the outer direction."""
 
-import optax
-
 from bilevel.algorithms.record import describe
 from bilevel.estimators import momentum, saga
 from bilevel.newton import fixed_sides, gradient_steps, newton_loop
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, Schedule
 
 
 @describe(
@@ -20,7 +18,7 @@ def ma_nsbo_saga(
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
     extra_steps: int = 1,
-    weight: float | optax.Schedule = 0.1,
+    weight: float | Schedule = 0.1,
 ) -> Algorithm:
     """Return MA-NSBO-SAGA: NSBO-SAGA with a moving average of the outer direction.
 

@@ -1,12 +1,10 @@
 """MA-SOBA: SOBA with a moving average of the outer direction."""
 
-import optax
-
 from bilevel.algorithms.record import describe
 from bilevel.combinators import single_loop
 from bilevel.directions import implicit_direction
 from bilevel.estimators import momentum
-from bilevel.types import Algorithm, Optimizer, Point, Problem
+from bilevel.types import Algorithm, Optimizer, Point, Problem, Schedule
 
 
 @describe(
@@ -21,7 +19,7 @@ def ma_soba(
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
     adjoint_optimizer: Optimizer | None = None,
-    weight: float | optax.Schedule = 0.1,
+    weight: float | Schedule = 0.1,
 ) -> Algorithm:
     """Return MA-SOBA: SOBA with a moving average of the outer direction.
 

@@ -51,7 +51,7 @@ def about(factory: Callable[..., Any]) -> About:
     >>> about(soba).family
     'single loop, implicit, stochastic'
     """
-    return factory.about  # pyright: ignore[reportFunctionMemberAccess]
+    return factory.about
 
 
 def hyperparameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -15,7 +15,7 @@ from bilevel.estimators import check_weight, remember
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
 from bilevel.linear import relative_norm
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, require
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, Schedule, require
 
 tree = optax.tree
 
@@ -51,7 +51,7 @@ def stable(
     *,
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
-    weight: float | optax.Schedule = 0.5,
+    weight: float | Schedule = 0.5,
     convexity: float | None = None,
     inner_size: int = 1,
 ) -> Algorithm:

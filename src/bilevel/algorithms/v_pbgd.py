@@ -12,7 +12,7 @@ from bilevel.combinators import move
 from bilevel.directions.penalty import penalty_at
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, Schedule, require
 
 tree = optax.tree
 
@@ -48,7 +48,7 @@ def v_pbgd(
     outer_optimizer: Optimizer = 0.1,
     penalised_optimizer: Optimizer | None = None,
     inner_steps: int = 1,
-    penalty: float | optax.Schedule = 10.0,
+    penalty: float | Schedule = 10.0,
 ) -> Algorithm:
     """Return V-PBGD: gradient descent on f with the value gap of g as a penalty.
 

@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 
 from bilevel.datasets.source import Source, originals, packed, reject
 from bilevel.datasets.types import Dataset
@@ -45,7 +46,7 @@ def ijcnn1() -> Dataset:
     )
 
 
-def fingerprint(features: np.ndarray, labels: np.ndarray) -> str:
+def fingerprint(features: npt.ArrayLike, labels: npt.ArrayLike) -> str:
     """Return the SHA-256 of the float32 features followed by the labels, -1 or 1."""
     # Adding zero turns -0.0 into 0.0, so that equal numbers are equal bytes.
     digest = hashlib.sha256((np.ascontiguousarray(features, np.float32) + np.float32(0)).tobytes())

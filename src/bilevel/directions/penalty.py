@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.directions.types import Oracle, Terms
-from bilevel.types import Cost, Draws, Point, Problem, PyTree, require
+from bilevel.types import Cost, Draws, Point, Problem, PyTree, Schedule, require
 
 tree = optax.tree
 
@@ -54,12 +54,12 @@ def penalty_direction(problem: Problem, penalty: float) -> Oracle:
     return Oracle(evaluate=evaluate, adjoint=lambda y: y, draws=Draws(1, 1), cost=Cost(gradients=3))
 
 
-def check_penalty(penalty: float | optax.Schedule) -> None:
+def check_penalty(penalty: float | Schedule) -> None:
     """Raise `ValueError` unless `penalty` is positive, traced or a schedule."""
     if not callable(penalty):
         require(penalty > 0, "penalty must be positive", penalty)
 
 
-def penalty_at(penalty: float | optax.Schedule, count: jax.Array, like: PyTree) -> Any:
+def penalty_at(penalty: float | Schedule, count: jax.Array, like: PyTree) -> Any:
     """Return the penalty of step `count`; a schedule's is cast to the dtype of `like`."""
     return jnp.asarray(penalty(count), jax.tree.leaves(like)[0].dtype) if callable(penalty) else penalty

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.estimators.types import Estimator
-from bilevel.types import Point, PyTree, require
+from bilevel.types import Point, PyTree, Schedule, require
 
 tree = optax.tree
-Weight = float | optax.Schedule | Point
+Weight = float | Schedule | Point
 """Share of the fresh direction: a number, a schedule `step -> number`, or a `Point` of these."""
 
 

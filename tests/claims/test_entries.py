@@ -48,6 +48,7 @@ def test_every_entry_runs_and_reports_words_numbers_and_figures(name, tmp_path):
         (found,) = run_claims([get(name)], tmp_path)
     assert not found.failure, (tmp_path / name / "failure.txt").read_text()
     finding = found.finding
+    assert finding is not None
     assert finding.verdict in VERDICTS and finding.words and finding.figures and finding.tables
     assert any(number["holds"] is not None for number in finding.numbers.values())
     assert len(figure_files(found)) == len(finding.figures)

@@ -53,7 +53,7 @@ def test_tables_of_costs_and_of_values():
     table = value_table([found], "size", [8, 31, 32], CALLS)
     assert [column.title for column in table.columns] == ["method", "8", "31", "32"]
     np.testing.assert_allclose(
-        [cell.value for cell in table.rows[0][1:]], [0.5**2, 0.5**6, 0.5**8], rtol=1e-12
+        np.array([cell.value for cell in table.rows[0][1:]], float), [0.5**2, 0.5**6, 0.5**8], rtol=1e-12
     )
     assert [cell.text for cell in ends_table([found], {"end": "size"}, [["by hand", 0.25]]).rows[1]] == [
         "by hand",

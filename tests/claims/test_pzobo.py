@@ -109,5 +109,5 @@ def test_resnet12_at_the_sizes_of_the_paper(resnet12, monkeypatch):
 
 
 def test_published_adam_falls_twice():
-    rates = [float(pzobo_resnet12.RATE(step)) for step in (0, 1499, 1501, 3499, 3501)]
+    rates = [float(np.asarray(pzobo_resnet12.RATE(step))) for step in (0, 1499, 1501, 3499, 3501)]
     np.testing.assert_allclose(rates, [0.01, 0.01, 1e-3, 1e-3, 1e-4], rtol=1e-5)

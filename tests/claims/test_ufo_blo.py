@@ -211,7 +211,8 @@ def test_sizes_of_the_paper_fit_the_data(monkeypatch, claim, sizes, image, exact
         return np.broadcast_to(np.zeros((), np.uint8), (classes, 20, *image))
 
     channels = (0.5,) * image[-1]
-    data = ImageClasses("toy", *map(empty, sizes), channels, channels)
+    train, validation, test = map(empty, sizes)
+    data = ImageClasses("toy", train, validation, test, channels, channels)
     seen = []
     monkeypatch.setattr(claim, "load_classes", lambda name: data)
     monkeypatch.setattr(debiased_tasks, "outcome", lambda benchmark, net, ways: seen.append((net, ways)))

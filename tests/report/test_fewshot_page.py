@@ -19,7 +19,7 @@ from bilevel.report.figures import png
 from bilevel.report.page import png_size
 from cases.reports import HOSTILE, PIXEL, example_episode, example_fewshot
 
-UNDRAWN = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
+UNDRAWN: dict[str, bytes] = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
 
 
 @pytest.fixture(autouse=True)
@@ -157,15 +157,15 @@ def test_curves_show_the_band_chance_and_the_best_checkpoint():
     figure = learning_curves(result.history, 2700, 0.2)
     above, below = figure.axes
     curve, star, chance = above.lines
-    np.testing.assert_allclose(curve.get_ydata(), result.history["validation_accuracy"])
-    assert star.get_xdata()[0] == pytest.approx(0.1608 * 2700)
-    assert star.get_ydata()[0] == result.history["validation_accuracy"][9]
-    assert set(chance.get_ydata()) == {0.2}
-    band = above.collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose(np.asarray(curve.get_ydata()), result.history["validation_accuracy"])
+    assert np.asarray(star.get_xdata())[0] == pytest.approx(0.1608 * 2700)
+    assert np.asarray(star.get_ydata())[0] == result.history["validation_accuracy"][9]
+    assert set(np.asarray(chance.get_ydata())) == {0.2}
+    band = np.asarray(above.collections[0].get_paths()[0].vertices)
     assert band[:, 1].max() == pytest.approx(
         (np.add(result.history["validation_accuracy"], result.history["validation_interval"])).max()
     )
-    np.testing.assert_allclose(below.lines[0].get_ydata(), result.history["outer_loss"])
+    np.testing.assert_allclose(np.asarray(below.lines[0].get_ydata()), result.history["outer_loss"])
 
 
 def test_curves_skip_missing_points_and_a_cross_marks_the_last_finite_loss():
@@ -175,9 +175,9 @@ def test_curves_skip_missing_points_and_a_cross_marks_the_last_finite_loss():
     figure = learning_curves(result.history | {"validation_accuracy": accuracy, "outer_loss": loss}, 600, 0.2)
     above, below = figure.axes
     # The curve and chance; the star of step 600 has no accuracy.
-    assert len(above.lines) == 2 and len(above.lines[0].get_xdata()) == 9
+    assert len(above.lines) == 2 and len(np.asarray(above.lines[0].get_xdata())) == 9
     assert below.lines[1].get_marker() == "x"
-    assert below.lines[1].get_xdata() == result.history["seconds"][5]
+    assert np.asarray(below.lines[1].get_xdata()) == result.history["seconds"][5]
 
 
 @pytest.mark.parametrize("length", [1, 2])
@@ -194,8 +194,8 @@ def test_ways_have_their_own_chance():
     rows = example_fewshot().summary["accuracy_by_ways"]
     axes = ways_chart(rows, 5).axes[0]
     dots, *_, dashes = axes.lines  # the caps of the intervals come between
-    np.testing.assert_allclose(dots.get_ydata(), [0.982, 0.97, 0.95, 0.91])
-    np.testing.assert_allclose(dashes.get_ydata(), [1 / 2, 1 / 5, 1 / 10, 1 / 20])
+    np.testing.assert_allclose(np.asarray(dots.get_ydata()), [0.982, 0.97, 0.95, 0.91])
+    np.testing.assert_allclose(np.asarray(dashes.get_ydata()), [1 / 2, 1 / 5, 1 / 10, 1 / 20])
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels == ["2", "5\nas trained", "10", "20"]
 

@@ -70,7 +70,7 @@ def training(method: Callable[..., Any]) -> Training:
     >>> training(METHODS["reptile"]).outer_step
     1.0
     """
-    return method.training  # pyright: ignore[reportFunctionMemberAccess]
+    return method.training
 
 
 def gradient_descent(step_size: Any, momentum: float) -> optax.GradientTransformation:

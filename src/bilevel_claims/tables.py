@@ -23,11 +23,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     return Table([Column(title, not text) for title, text in zip(titles, texts, strict=True)], cells)
 
 
-def ends_table(
-    runs: Sequence[Trajectory],
-    quantities: Sequence[str] | Mapping[str, str],
-    more: Sequence[Sequence[Any]] = (),
-) -> Table:
+def ends_table(runs: Sequence[Trajectory], quantities: Any, more: Sequence[Any] = ()) -> Table:
     """Return the last values by method, medians over the seeds, above rows of `more`.
 
     The quantities are names of values, or names by the title of their column.

@@ -46,10 +46,7 @@ def run(size: str) -> Finding:
 
 
 def heads() -> tuple[Problem, InnerSolver]:
-    """Return problem and solver: x are features, y one head for each task of a meta-batch.
-
-    The inner loss is the sum over tasks, so that each head trains as if alone.
-    """
+    """Return problem and solver: x are features, y one head a task, trained as if alone."""
 
     def on_features(features, y, tasks):
         return jnp.sum(jax.vmap(partial(head_loss, penalty=PENALTY))(features, y))
@@ -65,7 +62,7 @@ def heads() -> tuple[Problem, InnerSolver]:
 
 
 def zeros(count: int) -> dict[str, Any]:
-    """Return the first heads."""
+    """Return the heads at the start of training."""
     return {"weight": jnp.zeros((count, WIDTHS[1], CLASSES)), "bias": jnp.zeros((count, CLASSES))}
 
 
@@ -95,17 +92,15 @@ def report(given: list, searches: list, tuned: list) -> Finding:
     words = (
         f"In {given[0].steps[-1]:,} meta-steps with the code's settings the accuracy on new characters goes "
         f"from {percent(first)} to {percent(end[CODE])} with the code's PZOBO, {percent(end[DIRECT])} with "
-        f"its direct term and {percent(end[ITD])} with ITD. Tuned, PZOBO ends at {percent(best[ONE])} (Q = 1) "
-        f"and {percent(best[TEN])} (Q = 10), the direct term at {percent(best[DIRECT])}."
+        f"its direct term and {percent(end[ITD])} with ITD. Tuned, PZOBO ends at {percent(best[ONE])} (Q = 1)"
+        f" and {percent(best[TEN])} (Q = 10), the direct term at {percent(best[DIRECT])}."
     )
-    title, heading = "The official curve and its direct term", "New characters, 5-way 5-shot"
+    title, other = "The official curve and its direct term", "Each with its own outer step"
     code = "Median of the seeds and their range, Adam 0.01. The black dashed line is the code's PZOBO."
     own = "Each method with the best step of Adam on validation characters, at equal meta-steps."
     looks: Any = {"value": lambda e: 1 - e, "styles": STYLES, "y": "accuracy", "log": "", "height": 4.2}
-    figures = [
-        picture_of(title, given, ERROR, STEPS, code, heading=f"{heading}, the code's settings", **looks),
-        picture_of("Each with its own outer step", tuned, ERROR, STEPS, own, heading=heading, **looks),
-    ]
+    figures = [picture_of(title, given, ERROR, STEPS, code, **looks)]
+    figures += [picture_of(other, tuned, ERROR, STEPS, own, **looks)]
     rates = [search.best[OUTER] for search in searches]
     rows = [[label, 1 - end[label], rate, 1 - best[label]] for label, rate in zip(end, rates, strict=True)]
     titles = ["method", "accuracy, Adam 0.01", "best step of Adam", "accuracy, tuned"]

@@ -164,7 +164,7 @@ OFFICIAL = {
     "length of the perturbation": "0.01",
 }
 HERE = {
-    "features": "convolutions 1-6-16, strides of 2 for pools, dense 256-84: p = 24,160 (size paper: the code's)",
+    "features": "convolutions 1-6-16, strides for pools, dense 256-84: p = 24,160 (size paper: the code's)",
     "data": "inner rows: the last 10,000 of the training part, outer rows: the others; batch 32 (size paper: "
     "256); error on the first 1,000 test images (size paper: all)",
     "inner solve": "the same; eps_root = 1e-8 in Adam for ITD, which is not finite without it",

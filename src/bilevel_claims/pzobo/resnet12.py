@@ -48,10 +48,9 @@ def run(size: str) -> Finding:
 
 
 def heads(net: Network, tasks: int) -> tuple[Problem, InnerSolver, Any]:
-    """Return problem, solver and outputs: x are features, y one linear head a task.
+    """Return problem, solver and outputs: x are features, y one linear head a task, as if alone.
 
     A meta-batch is one episode of `5 tasks` classes, cut into tasks: it has one x, and one direction.
-    The inner loss is the sum over tasks, so that each head trains as if alone.
     """
 
     def features(x, images):
@@ -88,7 +87,7 @@ def heads(net: Network, tasks: int) -> tuple[Problem, InnerSolver, Any]:
 
 
 def zeros(net: Network, tasks: int) -> dict[str, Any]:
-    """Return the first heads."""
+    """Return the heads at the start of training."""
     return {"kernel": jnp.zeros((tasks, net.width, CLASSES)), "bias": jnp.zeros((tasks, CLASSES))}
 
 
@@ -173,7 +172,7 @@ OFFICIAL = {
     "tasks": "miniImageNet at 84x84, 5-way 5-shot, 5 queries a class",
     "network": "ResNet-12 with 640 features",
     "inner solve": "30 steps of 0.01 with momentum 0.9, 0.5 |y|^2 / 2, features computed once",
-    "outer step": "Adam 0.01, at most 10,000 steps, a tenth from 1,500 and 3,500 on; 16 tasks, one direction",
+    "outer step": "Adam 0.01, at most 10,000, a tenth from 1,500 and 3,500 on; 16 tasks, one direction",
     "length of the perturbation": "0.1",
 }
 HERE = {
@@ -182,7 +181,7 @@ HERE = {
     "network": "12.4 million parameters for the time of a step; trained with 195,376 (size paper: all)",
     "outer step": "40 (size paper: 10,000, two weeks for all runs on two cores) of 2 tasks without a common "
     "class (size paper: 12; 16 would need 80 classes of 64)",
-    "length of the perturbation": "the same, moves x by 0.7; for normal ones 0.01, which moves x by 4.4 of 40",
+    "length of the perturbation": "the same, moves x by 0.7; for normal ones 0.01, moves x by 4.4 of 40",
     "time": "least of three steps of a compiled program, after one that warms up",
     "compared with": "ITD, exact for 30 steps; AID-CG with 10 steps of CG, for its time alone",
     "seeds": "2 (size paper: 3)",

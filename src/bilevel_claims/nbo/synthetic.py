@@ -10,7 +10,7 @@ import numpy as np
 from bilevel.algorithms import amigo, nbo, soba
 from bilevel.linear import cg
 from bilevel_claims import experiment, references
-from bilevel_claims.experiment import CALLS, STEPS, Experiment, even_points
+from bilevel_claims.experiment import CALLS, STEPS, Experiment, Trajectory, even_points
 from bilevel_claims.figures import picture_of
 from bilevel_claims.problems.ridge import logistic_ridge
 from bilevel_claims.schedules import scheduled
@@ -72,9 +72,7 @@ def run(size: str) -> Finding:
         for rates in all_rates:
             method, found = build(label, **rates), {ABOVE: values(rates, held_out)}
             time = steps * experiment.seconds_per_step(method, experiments[0], steps)
-            yield experiment.Trajectory(
-                label=label, steps=points, values=found, cost=method.cost, seconds=time
-            )
+            yield Trajectory(label=label, steps=points, values=found, cost=method.cost, seconds=time)
 
     searches = [search(label) for label in METHODS]
     equal = {"share": 1.0, "outer_optimizer": 100.0}

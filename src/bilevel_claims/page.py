@@ -16,10 +16,10 @@ from bilevel.report.strict import strict_json
 from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims.types import VERDICTS, Run, Search
 
-UNTRIED, FAILED = "not run", "failed"
+UNRUN, FAILED = "not run", "failed"
 # Classes of the style sheet, and the plurals of the verdicts.
-MARKS = dict(zip((*VERDICTS, FAILED, UNTRIED), ("holds", "part", "fails", "fails", "open"), strict=True))
-PLURALS = dict(zip(VERDICTS, ("hold", "hold in part", "do not hold"), strict=True))
+MARKS = {"holds": "holds", "holds in part": "part", "does not hold": "fails", FAILED: "fails", UNRUN: "open"}
+PLURALS = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}
 AXES = {"inner": "inner step", "ratio": "ratio of inner to outer step"}
 ANSWERS = {None: Cell(ABSENT), True: Cell("yes", mark="right"), False: Cell("no", mark="alarm")}
 
@@ -123,11 +123,12 @@ def _trial_value(value) -> str:
 
 
 def _verdict(run: Run) -> str:
-    return run.finding.verdict if run.finding else FAILED if run.failure else UNTRIED
+    return run.finding.verdict if run.finding else FAILED if run.failure else UNRUN
 
 
 def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns, rows = [Column(name, name == "value") for name in ("holds", "quantity", "value", "needed")], []
+    columns = [Column(title, title == "value") for title in ("holds", "quantity", "value", "needed")]
+    rows = []
     for name, number in numbers.items():
         value = Cell.of(number["value"]) if is_number(number["value"]) else Cell("not finite", mark="alarm")
         rows.append([ANSWERS[number["holds"]], Cell(name), value, Cell(number["rule"] or "shown only")])

@@ -114,8 +114,8 @@ def tune(
         search = grid(label, build, axes, trials, score=score, steps=steps, calls=calls, points=points)
         algorithm = build(**search.best)
         length = steps or (calls or 0) // algorithm.cost.total
-        searches += [search]
-        runs += [trajectory(label, algorithm, experiment, even_points(length, shown))]
+        searches.append(search)
+        runs.append(trajectory(label, algorithm, experiment, even_points(length, shown)))
     return searches, runs
 
 

@@ -11,7 +11,7 @@ VERDICTS = ("holds", "holds in part", "does not hold")
 
 
 class Picture(NamedTuple):
-    """A figure of a finding: the bytes of a PNG file, and a title that also names the file."""
+    """A figure of a finding: the bytes of a PNG file, its caption, and a title that names it."""
 
     title: str
     png: bytes
@@ -64,9 +64,9 @@ class Claim(NamedTuple):
     """A claim of a paper and the experiment that tests it.
 
     Attributes:
-      name, title: lower case with hyphens for the command; a few words.
+      name, title: for the command, lower case with hyphens; for readers, a few words.
       paper: a constant of `references`.
-      statement: in our words; in parentheses its place in the paper or "not the paper's word".
+      statement: the claim in our words, in parentheses its place or "not the paper's word".
       known, ours: settings of the paper or its code, each with its source, see `cited`; and ours.
       run: `size -> Finding`; size is one of `SIZES`.
       float64: whether it runs in double precision.

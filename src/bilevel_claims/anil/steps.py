@@ -135,9 +135,9 @@ def report(searches: list, runs: list, norms: np.ndarray, bound: np.ndarray) -> 
         picture("Gradient of the head", "inner steps N", "|d/dw|", [measured, guide], begin, log="y"),
     ]
     alphas = [search.best["inner_optimizer"] for search in searches]
-    ends = [[run.label, run.last(ERROR), run.last(LOSS)] for run in runs]
-    rows = [[*end, alpha, error] for end, alpha, error in zip(ends, alphas, equal, strict=True)]
-    titles = ["method", "error", "query loss", "alpha", "error after equal calls"]
+    ends = [(run.last(ERROR), run.last(LOSS)) for run in runs]
+    rows = [[run.label, a, *end, e] for run, a, end, e in zip(runs, alphas, ends, equal, strict=True)]
+    titles = ["method", "alpha", "error", "query loss", "error after equal calls"]
     tables = [("New characters", table(titles, rows)), ("What it cost, a task", cost_table(runs))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 

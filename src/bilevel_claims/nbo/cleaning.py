@@ -61,7 +61,8 @@ def report(name, baselines, searches, runs) -> Finding:
     words = (
         f"On {name} the test errors after {runs[0].calls[-1]:,} oracle calls are {ranked}, against "
         f"{baselines[UNCLEANED]:.3f} without cleaning and {baselines[RIGHT_ONLY]:.3f} with the right rows "
-        f"only. NSBO is within {CLOSE} of the lowest after {calls[NSBO]:,.0f} calls, others {soonest:,.0f}."
+        f"only. NSBO comes within {CLOSE} of the lowest after {calls[NSBO]:,.0f} calls, the soonest other "
+        f"after {soonest:,.0f}."
     )
     tuned = "All tuned alike, by validation loss. Median and range of three runs."
     figures = [noisy.errors_of(f"{name}, test error", runs, baselines, tuned)]

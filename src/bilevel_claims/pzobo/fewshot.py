@@ -92,8 +92,9 @@ def report(given: list, searches: list, tuned: list) -> Finding:
     words = (
         f"In {given[0].steps[-1]:,} meta-steps with the code's settings the accuracy on new characters goes "
         f"from {percent(first)} to {percent(end[CODE])} with the code's PZOBO, {percent(end[DIRECT])} with "
-        f"its direct term and {percent(end[ITD])} with ITD. Tuned, PZOBO ends at {percent(best[ONE])} (Q = 1)"
-        f" and {percent(best[TEN])} (Q = 10), the direct term at {percent(best[DIRECT])}."
+        f"its direct term and {percent(end[ITD])} with ITD. Tuned, the paper's PZOBO ends at "
+        f"{percent(best[ONE])} (Q = 1) and {percent(best[TEN])} (Q = 10), its direct term at "
+        f"{percent(best[DIRECT])}."
     )
     title, other = "The official curve and its direct term", "Each with its own outer step"
     code = "Median of the seeds and their range, Adam 0.01. The black dashed line is the code's PZOBO."

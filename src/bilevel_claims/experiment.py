@@ -18,12 +18,10 @@ class Experiment(NamedTuple):
 
     Attributes:
       data: from `full` or `minibatches`.
-      start: `key -> (x, y)`, jax code.
-      measure: `(state, held) -> dict` of scalars, jax code.
+      start, measure: jax code, `key -> (x, y)` and `(state, held) -> dict` of scalars.
       held: arrays that only `measure` reads.
-      seeds: seeds of the runs: of the start, the minibatches and the random directions.
-      seeds_in_sequence: whether the seeds run one after another instead of under `vmap`; None means the
-        choice of the algorithm.
+      seeds: of the start, the minibatches and the random directions, one a run.
+      seeds_in_sequence: whether not to `vmap` the seeds; None means the choice of the algorithm.
     """
 
     data: Batch
@@ -44,8 +42,7 @@ class Trajectory(NamedTuple):
 
     Attributes:
       label: label of the method.
-      steps: (points,) outer steps at each point.
-      values: (seeds, points) by quantity.
+      steps, values: outer steps at each of (points,); (seeds, points) by quantity.
       cost: oracle calls of one step.
       seconds: time of all runs, measuring included, compiling excluded.
     """
@@ -87,18 +84,12 @@ class Trajectory(NamedTuple):
         below = np.flatnonzero(middle <= level)
         if not below.size:
             return float("inf")
-        end = below[0]
-        near = slice(max(end - 1, 0), end + 1)
+        near = slice(max(below[0] - 1, 0), below[0] + 1)
         return float(np.interp(-level, -middle[near], np.asarray(along, float)[near]))
 
 
 class Axis(NamedTuple):
-    """Horizontal axis of trajectories.
-
-    Attributes:
-      name: label of the axis.
-      of: `trajectory -> (points,)`.
-    """
+    """Horizontal axis of trajectories: its label, and `of`, `trajectory -> (points,)`."""
 
     name: str
     of: Callable[[Trajectory], np.ndarray]
@@ -131,22 +122,16 @@ def even_points(steps: int, count: int = 60) -> np.ndarray:
     return np.unique(np.round(np.linspace(0, steps, count + 1)).astype(int))
 
 
-def trajectory(
-    label: str, algorithm: Algorithm, experiment: Experiment, points: Sequence[int] | np.ndarray
-) -> Trajectory:
+def trajectory(label: str, algorithm: Algorithm, experiment: Experiment, points: Any) -> Trajectory:
     """Run one method with every seed and return the values measured along its path.
 
-    Args:
-      label: label of the method.
-      algorithm: the method with its hyper-parameters.
-      experiment: the settings that all methods share.
-      points: outer steps at which to measure, ascending, such as `log_points` or `even_points`.
+    The outer steps `points`, at which to measure, ascend, such as `log_points` or `even_points`.
     """
     return trajectories(label, algorithm, [experiment], points)[0]
 
 
 def trajectories(
-    label: str, algorithm: Algorithm, experiments: Sequence[Experiment], points: Sequence[int] | np.ndarray
+    label: str, algorithm: Algorithm, experiments: Sequence[Experiment], points: Any
 ) -> list[Trajectory]:
     """Return a `trajectory` in each experiment, from one compiled program.
 

@@ -22,10 +22,8 @@ class Line:
       x: (points,).
       y: (points,), or (seeds, points) for the median with a band over the finite values.
       colour: index into `report.figures.COLOURS`; None means the next one.
-      dash: index into `report.figures.DASHES`; None means solid, dashed once the colours are used up;
-        dashed for a guide.
-      marked: whether each point has a dot, for a few measured points.
-      guide: whether it is a thin grey line to compare with: a bound, a slope, a threshold.
+      dash: index into `report.figures.DASHES`; None: solid, dashed after the last colour or for a guide.
+      marked, guide: whether each point has a dot; whether it is a thin grey line to compare with.
     """
 
     label: str
@@ -51,19 +49,15 @@ def picture(
     height: float = 3.6,
     limits: tuple[float, float] | None = None,
 ) -> Picture:
-    """Return a figure of several lines, with the legend below them.
+    """Return a figure of several lines, at most a dozen, with the legend below them.
 
     A line ends with a cross where all runs have diverged.
 
     Args:
-      title: a few words, which also name the file.
-      x, y: labels of the axes.
-      lines: at most a dozen.
-      caption: what the figure shows and how to read it.
-      heading: text above the axes; default: the title.
+      title, caption: a few words, which also name the file; how to read the figure.
+      x, y, heading: labels of the axes; text above them, by default the title.
       log: "x", "y", "xy" or "" for logarithmic axes; None decides by the spread of the values.
-      height: height in inches, at a width of 5.4.
-      limits: limits of the y axis; default: those of the finite values.
+      height, limits: in inches, at a width of 5.4; limits of the y axis, by default of the values.
     """
     figure, axes = panel(heading or title, x, y, width=5.4, height=height)
     spans = [_span(line) for line in lines]
@@ -90,10 +84,8 @@ def picture(
     _scale(axes, log, lines, limits)
     if any(line.label for line in lines):
         # A dot would hide the gap of a short dash.
-        length = 4.0 if any(line.marked and line.dash for line in lines) else 2.7
-        figure.legend(
-            loc="outside lower center", ncols=_columns(lines), columnspacing=1.4, handlelength=length
-        )
+        size = 4.0 if any(line.marked and line.dash for line in lines) else 2.7
+        figure.legend(loc="outside lower center", ncols=_columns(lines), columnspacing=1.4, handlelength=size)
     return Picture(title, png(figure), caption)
 
 
@@ -108,28 +100,21 @@ def picture_of(
     value: Callable[[Any], Any] = lambda values: values,
     styles: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     more: Sequence[Line] = (),
-    heading: str = "",
-    log: str | None = None,
-    height: float = 3.6,
-    limits: tuple[float, float] | None = None,
+    **looks: Any,
 ) -> Picture:
     """Return a figure of one quantity of several methods along an axis.
 
     Args:
-      title, caption, heading, log, height, limits: as in `picture`.
-      runs: trajectories, one line each; at most a dozen.
-      quantity: name of the values.
-      along: horizontal axis, such as `STEPS` or `CALLS`.
+      title, caption, looks: as in `picture`; looks are `heading`, `log`, `height` and `limits`.
+      runs, quantity, along: trajectories, name of their values, and an axis such as `STEPS`.
       y: label of the vertical axis; default: the quantity.
       value: function of the values, for example from error to accuracy.
-      styles: further fields of `Line` by label of the method.
-      more: further lines, such as guides.
+      styles, more: further fields of `Line` by label of the method; further lines, such as guides.
     """
     lines = [
         Line(run.label, along.of(run), value(run.values[quantity]), **styles.get(run.label, {}))
         for run in runs
     ]
-    looks: Any = {"heading": heading, "log": log, "height": height, "limits": limits}
     return picture(title, along.name, y or quantity, [*lines, *more], caption, **looks)
 
 

@@ -16,15 +16,9 @@ from bilevel.report.strict import strict_json
 from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims.types import VERDICTS, Run, Search
 
-UNTRIED, FAILED = "not run", "failed"
+UNRUN, FAILED = "not run", "failed"
 # Classes of the style sheet, and the plurals of the verdicts.
-MARKS = {
-    "holds": "holds",
-    "holds in part": "part",
-    "does not hold": "fails",
-    FAILED: "fails",
-    UNTRIED: "open",
-}
+MARKS = {"holds": "holds", "holds in part": "part", "does not hold": "fails", FAILED: "fails", UNRUN: "open"}
 PLURALS = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}
 AXES = {"inner": "inner step", "ratio": "ratio of inner to outer step"}
 ANSWERS = {None: Cell(ABSENT), True: Cell("yes", mark="right"), False: Cell("no", mark="alarm")}
@@ -45,22 +39,13 @@ def write_index(runs: Sequence[Run], out: str | os.PathLike) -> list[Path]:
 def finding_record(run: Run) -> dict[str, Any]:
     """Return a run as plain data, with figures by file name."""
     finding, facts = run.finding, ("name", "title", "paper", "statement", "known", "ours")
-    record = {name: getattr(run.claim, name) for name in facts} | {
-        "size": run.size,
-        "verdict": _verdict(run),
-        "failure": run.failure or None,
-        "seconds": run.seconds,
-        "environment": run.environment,
-        "command": run.command,
-    }
+    record = {name: getattr(run.claim, name) for name in facts}
+    record |= {"size": run.size, "verdict": _verdict(run), "failure": run.failure or None}
+    record |= {name: getattr(run, name) for name in ("seconds", "environment", "command")}
     if finding:
-        record |= {
-            "words": finding.words,
-            "numbers": finding.numbers,
-            "figures": list(figure_files(run)),
-            "tables": {title: _plain_table(table) for title, table in finding.tables},
-            "searches": [search._asdict() for search in finding.searches],
-        }
+        tables = {title: _plain_table(table) for title, table in finding.tables}
+        record |= {"words": finding.words, "numbers": finding.numbers, "figures": list(figure_files(run))}
+        record |= {"tables": tables, "searches": [search._asdict() for search in finding.searches]}
     return record
 
 
@@ -99,18 +84,12 @@ def index_page(runs: Sequence[Run]) -> str:
     verdicts = [run.finding.verdict for run in runs if run.finding]
     done = len(verdicts) + sum(bool(run.failure) for run in runs)
     counts = [(name, verdicts.count(name)) for name in VERDICTS if name in verdicts]
-    entries = [
-        {
-            "claim": run.claim,
-            "verdict": _verdict(run),
-            "mark": MARKS[_verdict(run)],
-            "words": first_sentence(run.finding.words) if run.finding else run.failure,
-            "link": f"{run.claim.name}/report.html" if run.finding else "",
-            "seconds": duration(run.seconds),
-            "value": run.seconds,
-        }
-        for run in runs
-    ]
+    entries = []
+    for run in runs:
+        entry = {"claim": run.claim, "verdict": _verdict(run), "mark": MARKS[_verdict(run)]}
+        entry["words"] = first_sentence(run.finding.words) if run.finding else run.failure
+        entry["link"] = f"{run.claim.name}/report.html" if run.finding else ""
+        entries.append(entry | {"seconds": duration(run.seconds), "value": run.seconds})
     return render(
         "index.html.jinja",
         folder=Path(__file__).parent,
@@ -135,26 +114,20 @@ def summary(run: Run) -> str:
 
 
 def first_sentence(words: str) -> str:
-    """Return the first sentence of some words.
-
-    >>> first_sentence("It falls to 0.5, e.g. 1e-3. Then it stops.")
-    'It falls to 0.5, e.g. 1e-3.'
-    """
+    """Return the first sentence of some words."""
     return re.split(r"(?<=[.!?]) (?=[A-Z])", words, maxsplit=1)[0]
 
 
-def trial_value(value: Any) -> str:
-    """Format a value of a search with three digits."""
+def _trial_value(value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _verdict(run: Run) -> str:
-    return run.finding.verdict if run.finding else FAILED if run.failure else UNTRIED
+    return run.finding.verdict if run.finding else FAILED if run.failure else UNRUN
 
 
 def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns = [Column("holds", numeric=False), Column("quantity", numeric=False)]
-    columns += [Column("value"), Column("needed", numeric=False)]
+    columns = [Column(title, title == "value") for title in ("holds", "quantity", "value", "needed")]
     rows = []
     for name, number in numbers.items():
         value = Cell.of(number["value"]) if is_number(number["value"]) else Cell("not finite", mark="alarm")
@@ -168,12 +141,11 @@ def _settings(claim) -> list[tuple[str, str, str]]:
 
 
 def _axis(name: str) -> str:
-    """Return the name of a hyper-parameter for readers."""
     return AXES.get(name, name.replace("_optimizer", "_step").replace("_", " "))
 
 
 def _best(search: Search) -> str:
-    return ", ".join(f"{_axis(name)} {trial_value(value)}" for name, value in search.best.items())
+    return ", ".join(f"{_axis(name)} {_trial_value(value)}" for name, value in search.best.items())
 
 
 def _edge(search: Search) -> str:
@@ -187,18 +159,16 @@ def _trials(search: Search) -> Table:
     titles = [_axis(name) for name in down[:-1]]
     titles.append(f"{_axis(down[-1])} ↓, {_axis(across)} →" if down else f"{_axis(across)} →")
     columns = [Column(title, numeric=False) for title in titles]
-    columns += [Column(trial_value(value)) for value in search.axes[across]]
+    columns += [Column(_trial_value(value)) for value in search.axes[across]]
     scores = np.asarray(search.scores, float)
     best, rows = np.argmin(scores), []
     for place in np.ndindex(scores.shape[:-1]):
-        cells = [Cell(trial_value(search.axes[name][i])) for name, i in zip(down, place, strict=True)]
+        cells = [Cell(_trial_value(search.axes[name][i])) for name, i in zip(down, place, strict=True)]
         cells = cells or [Cell("score")]
         for j, score in enumerate(scores[place]):
             chosen = np.ravel_multi_index((*place, j), scores.shape) == best
-            known = bool(np.isfinite(score))
-            text = f"{score:.4g}" if known else "diverged"
-            mark = "best" if chosen else "" if known else "alarm"
-            cells.append(Cell(text, float(score) if known else None, mark))
+            value, text = (float(score), f"{score:.4g}") if np.isfinite(score) else (None, "diverged")
+            cells.append(Cell(text, value, "best" if chosen else "alarm" if value is None else ""))
         rows.append(cells)
     return Table(columns, rows)
 

@@ -14,24 +14,12 @@ from bilevel_claims.types import Claim, Run
 
 
 def run_claim(claim: Claim, size: str = "small", command: str = "") -> Run:
-    """Run a claim; return its finding with seconds and environment.
-
-    Args:
-      claim: from `get`.
-      size: one of `SIZES`.
-      command: the command that runs it again, for the page.
-    """
+    """Run a claim; return its finding with seconds, environment and `command`, for the page."""
     with jax.enable_x64(claim.float64):
         begin = time.perf_counter()
         finding = claim.run(size)
-        return Run(
-            claim=claim,
-            size=size,
-            finding=finding,
-            seconds=time.perf_counter() - begin,
-            environment=environment(),
-            command=command,
-        )
+        seconds, run = time.perf_counter() - begin, Run(claim=claim, size=size, command=command)
+        return run._replace(finding=finding, seconds=seconds, environment=environment())
 
 
 def run_claims(
@@ -45,9 +33,8 @@ def run_claims(
     """Run claims and write the page of each; if one fails, the others still run.
 
     Args:
-      claims: from `get`.
+      claims, size: from `get`; one of `SIZES`.
       out: folder; each claim writes into a folder of its own in it.
-      size: one of `SIZES`.
       index: whether to write an index page to `out`, before the first entry and after each.
       tell: called with each run.
 
@@ -63,14 +50,9 @@ def run_claims(
         try:
             runs[place] = run_claim(claim, size, command)
         except Exception as error:
-            runs[place] = Run(
-                claim=claim,
-                size=size,
-                seconds=time.perf_counter() - begin,
-                environment=environment(),
-                command=command,
-                failure=" ".join(f"{type(error).__name__}: {error}".split()),
-            )
+            failure = " ".join(f"{type(error).__name__}: {error}".split())
+            run = runs[place]._replace(seconds=time.perf_counter() - begin, environment=environment())
+            runs[place] = run._replace(command=command, failure=failure)
             write_files(folder, {"failure.txt": traceback.format_exc()})
         else:
             write_run(runs[place], folder)

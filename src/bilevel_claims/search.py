@@ -38,19 +38,15 @@ def grid(
 ) -> Search:
     """Search a grid of hyper-parameters for the lowest mean score over the seeds.
 
-    All trials along axes of floats run under one `vmap`. An axis of whole numbers or words compiles once
-    for each value. Give every method as many trials.
+    All trials along axes of floats run under one `vmap`; other axes compile once for each value.
 
     Args:
       method: label of the method.
-      build: `(**values) -> Algorithm`; floats arrive traced.
-      axes: values to try, by argument of `build`.
-      experiment: the settings that all methods share; take other seeds than those of the figures. The
-        score of several experiments is their mean; they may differ only in their arrays of `data` and
-        `held`.
-      score: a quantity of `experiment.measure` at the end of the trial; or a function of all quantities,
-        each (points,), whose first docstring line the page shows. Values that are not finite count as
-        infinite.
+      build, axes: `(**values) -> Algorithm`, floats arrive traced; values to try, by argument.
+      experiment: the settings that all methods share, with other seeds than those of the figures. The
+        score of several is their mean; they may differ only in their arrays of `data` and `held`.
+      score: a quantity at the end of the trial; or a function of all quantities, each (points,), whose
+        first docstring line the page shows. Values that are not finite count as infinite.
       steps, calls: budget of each trial in outer steps, or in oracle calls; exactly one.
       points: number of measurements along a trial, evenly spaced.
 
@@ -110,18 +106,10 @@ def tune(
 ) -> tuple[list[Search], list[Trajectory]]:
     """Search the same grid for every method, and run each method with its best values.
 
-    Args:
-      builds: by label, `(**values) -> Algorithm` as in `grid`.
-      axes, score, steps, calls, points: as in `grid`.
-      experiment: the settings that all methods share, with the seeds of the runs.
-      seeds: seeds of the trials, others than those of the experiment.
-      shown: number of points of a trajectory, evenly spaced.
-
-    Returns:
-      `(searches, trajectories)`, in the order of the methods.
+    The arguments are those of `grid`, with `builds` by label. The runs have the seeds of the experiment,
+    the trials `seeds`. A trajectory has `shown` points, evenly spaced.
     """
-    searches, runs = [], []
-    trials = experiment._replace(seeds=seeds)
+    searches, runs, trials = [], [], experiment._replace(seeds=seeds)
     for label, build in builds.items():
         search = grid(label, build, axes, trials, score=score, steps=steps, calls=calls, points=points)
         algorithm = build(**search.best)
@@ -131,26 +119,16 @@ def tune(
     return searches, runs
 
 
-def chosen(
-    method: str, axes: Mapping[str, Sequence[Any]], scores: np.ndarray, *, score: str, budget: str
-) -> Search:
+def chosen(method: str, axes: Mapping[str, Any], scores: np.ndarray, *, score: str, budget: str) -> Search:
     """Return the search with given scores and its best trial; the arguments are those of `Search`.
 
-    Scores that are not finite count as infinite.
-
-    Raises:
-      ArithmeticError: if no score is finite.
+    Scores that are not finite count as infinite; an `ArithmeticError` says that none is finite.
     """
     scores = np.where(np.isfinite(scores), scores, math.inf)
     if not np.isfinite(scores).any():
         raise ArithmeticError(f"every trial of {method} diverged; try smaller values of {', '.join(axes)}")
-    place = [int(i) for i in np.unravel_index(np.argmin(scores), scores.shape)]
-    best = {name: values[i] for (name, values), i in zip(axes.items(), place, strict=True)}
-    edge = tuple(
-        name
-        for (name, values), i in zip(axes.items(), place, strict=True)
-        if len(values) > 2 and i in (0, len(values) - 1) and isinstance(values[0], float)
-    )
-    return Search(
-        method=method, axes=dict(axes), scores=scores, best=best, edge=edge, score=score, budget=budget
-    )
+    place = dict(zip(axes, map(int, np.unravel_index(np.argmin(scores), scores.shape)), strict=True))
+    best, axes = {name: axes[name][i] for name, i in place.items()}, dict(axes)
+    ends = {name: (values[0], values[-1]) for name, values in axes.items() if len(values) > 2}
+    edge = tuple(name for name in ends if isinstance(best[name], float) and best[name] in ends[name])
+    return Search(method=method, axes=axes, scores=scores, best=best, edge=edge, score=score, budget=budget)

@@ -23,17 +23,10 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     return Table([Column(title, not text) for title, text in zip(titles, texts, strict=True)], cells)
 
 
-def ends_table(
-    runs: Sequence[Trajectory],
-    quantities: Sequence[str] | Mapping[str, str],
-    more: Sequence[Sequence[Any]] = (),
-) -> Table:
-    """Return the last values by method, medians over the seeds.
+def ends_table(runs: Sequence[Trajectory], quantities: Any, more: Sequence[Any] = ()) -> Table:
+    """Return the last values by method, medians over the seeds, above rows of `more`.
 
-    Args:
-      runs: trajectories of the methods.
-      quantities: names of values, or names by the title of their column.
-      more: further rows below.
+    The quantities are names of values, or names by the title of their column.
     """
     titles = quantities if isinstance(quantities, Mapping) else {name: name for name in quantities}
     rows = [[run.label, *map(run.last, titles.values())] for run in runs]
@@ -45,10 +38,8 @@ def value_table(runs: Sequence[Trajectory], quantity: str, places: Sequence[int]
 
     A method that was not measured at a place shows its last value before it.
     """
-    rows = []
-    for run in runs:
-        at = np.searchsorted(along.of(run), places, side="right") - 1
-        rows.append([run.label, *run.median(quantity)[at]])
+    at = [np.searchsorted(along.of(run), places, side="right") - 1 for run in runs]
+    rows = [[run.label, *run.median(quantity)[last]] for run, last in zip(runs, at, strict=True)]
     return table(["method", *(f"{place:,}" for place in places)], rows)
 
 
@@ -57,5 +48,5 @@ def cost_table(runs: Sequence[Trajectory]) -> Table:
     titles = ["method", "gradients a step", "Hessian products a step", "cross products a step"]
     titles += ["steps", "oracle calls", "seconds"]
     rows = [[run.label, *run.cost, int(run.steps[-1]), int(run.calls[-1])] for run in runs]
-    seconds = [Cell(duration(run.seconds), run.seconds) for run in runs]
-    return table(titles, [[*row, cell] for row, cell in zip(rows, seconds, strict=True)])
+    seconds = [[Cell(duration(run.seconds), run.seconds)] for run in runs]
+    return table(titles, [row + cell for row, cell in zip(rows, seconds, strict=True)])

@@ -11,13 +11,7 @@ VERDICTS = ("holds", "holds in part", "does not hold")
 
 
 class Picture(NamedTuple):
-    """A figure of a finding, see `figures.picture`.
-
-    Attributes:
-      title: a few words, which also name the file.
-      png: bytes of a PNG file.
-      caption: what the figure shows and how to read it.
-    """
+    """A figure of a finding: the bytes of a PNG file, its caption, and a title that names it."""
 
     title: str
     png: bytes
@@ -29,12 +23,10 @@ class Search(NamedTuple):
 
     Attributes:
       method: label of the method.
-      axes: values that were tried, by hyper-parameter.
+      axes, best: values that were tried, and those chosen, by hyper-parameter.
       scores: score of each trial, shaped as the axes; lower is better, inf where the trial diverged.
-      best: chosen values.
       edge: hyper-parameters whose chosen value is the first or last of its axis.
-      score: scored quantity, in words.
-      budget: budget of each trial, in words.
+      score, budget: scored quantity and budget of each trial, in words.
     """
 
     method: str
@@ -52,8 +44,7 @@ class Finding(NamedTuple):
     Attributes:
       words: two or three sentences; the first stands alone on the index.
       numbers: numbers that decide, by quantity: entries of `at_most`, `at_least`, `near`, `shown`.
-      figures: pictures; the first one shows the claim.
-      tables: `(title, table)` of further numbers.
+      figures, tables: pictures, the first of which shows the claim; `(title, table)` of further numbers.
       searches: searches of the methods; empty when the claim fixes all settings.
     """
 
@@ -73,13 +64,10 @@ class Claim(NamedTuple):
     """A claim of a paper and the experiment that tests it.
 
     Attributes:
-      name: name of the entry for the command: lower case with hyphens.
-      title: a few words.
+      name, title: for the command, lower case with hyphens; for readers, a few words.
       paper: a constant of `references`.
-      statement: the claim in our words, with its place in the paper or "not the paper's word" in
-        parentheses.
-      known: settings of the paper or its code, each with its source, see `cited`.
-      ours: our settings. The page shows a name that is also in `known` beside it.
+      statement: the claim in our words, in parentheses its place or "not the paper's word".
+      known, ours: settings of the paper or its code, each with its source, see `cited`; and ours.
       run: `size -> Finding`; size is one of `SIZES`.
       float64: whether it runs in double precision.
     """
@@ -98,12 +86,10 @@ class Run(NamedTuple):
     """Run of a claim: finished, failed, or still to come.
 
     Attributes:
-      claim: the claim.
-      size: one of `SIZES`.
+      claim, size: what runs; the size is one of `SIZES`.
       finding: result; None if the run failed or has not started.
       seconds: time of the whole entry, compiling included.
-      environment: versions, device, cores, precision.
-      command: the command that runs it again.
+      environment, command: versions, device, cores and precision; the command that runs it again.
       failure: the error, or "".
     """
 

@@ -19,7 +19,7 @@ from bilevel_claims.figures import Line, picture, picture_of
 from bilevel_claims.problems import characters
 from bilevel_claims.problems.characters import SHOTS, embed, head_error, head_loss, linear_layer
 from bilevel_claims.tables import cost_table, table
-from bilevel_claims.types import Claim, Finding, at_least, at_most, shown
+from bilevel_claims.types import Claim, Finding, at_least, at_most, cited, shown
 
 COUNTS, WIDTH, PENALTY, META_BATCH, RATES = (1, 3, 10), 64, 0.1, 8, (0.1, 0.3, 1.0, 3.0)
 CONVEX, FREE, ERROR, LOSS = "head alone", "last two layers", "error", "loss"
@@ -42,10 +42,7 @@ def run(size: str) -> Finding:
 
 
 def _experiment(kind, inner_steps, rate, data, held, seeds):
-    """Return ANIL and its experiment; y is the last layer, or the last two.
-
-    The error on tasks is that after the N steps that x was trained for.
-    """
+    """Return ANIL and its experiment; y is the last layer, or the last two."""
     penalty = PENALTY if kind == CONVEX else 0.0
 
     def outer(x, y, task):
@@ -121,9 +118,9 @@ def report(searches: list, runs: list, norms: np.ndarray, bound: np.ndarray) -> 
     words = (
         f"After {runs[0].steps[-1]:,} outer steps, each N with its best inner step, the error on new "
         f"characters with N = 10 is {more[CONVEX]:.2f} times that with N = 1 when the head alone adapts (a "
-        f"strongly convex inner loss) and {more[FREE]:.2f} times when the last two layers do. After "
-        f"{calls:,} oracle calls a task it is {fair[CONVEX]:.2f} and {fair[FREE]:.2f} times. On a strongly "
-        f"convex toy the gradient of the head goes from {norms[0]:.2f} (N = 1) to {norms[-1]:.4f} (N = 40)."
+        f"strongly convex inner loss) and {more[FREE]:.2f} times when the last two layers do; after "
+        f"{calls:,} oracle calls {fair[CONVEX]:.2f} and {fair[FREE]:.2f} times. On a strongly convex toy the "
+        f"gradient of the head goes from {norms[0]:.2f} (N = 1) to {norms[-1]:.4f} (N = 40)."
     )
     measured = Line("measured", TOY_COUNTS, norms, marked=True)
     guide = Line("(1 - alpha mu)^N", TOY_COUNTS, bound * norms[0] / bound[0], guide=True)
@@ -131,40 +128,38 @@ def report(searches: list, runs: list, norms: np.ndarray, bound: np.ndarray) -> 
     looks: Any = {"styles": styles, "heading": "New characters, 5-way 5-shot", "height": 4.2}
     solid = "Solid: the head alone adapts; dashed: the last two layers. Each with its own inner step."
     each = "Gradients, Hessian and cross products of a task count one each."
-    begin = "Strongly convex toy. The dashed line starts at the first point."
+    begin = "Strongly convex toy."
     figures = [
         picture_of("Error by outer steps", runs, ERROR, STEPS, solid, log="", **looks),
         picture_of("Error by oracle calls", runs, ERROR, CALLS, each, log="x", **looks),
         picture("Gradient of the head", "inner steps N", "|d/dw|", [measured, guide], begin, log="y"),
     ]
-    rows = [
-        [run.label, search.best["inner_optimizer"], run.last(ERROR), run.last(LOSS), error]
-        for run, search, error in zip(runs, searches, equal, strict=True)
-    ]
+    alphas = [search.best["inner_optimizer"] for search in searches]
+    ends = [(run.last(ERROR), run.last(LOSS)) for run in runs]
+    rows = [[run.label, a, *end, e] for run, a, end, e in zip(runs, alphas, ends, equal, strict=True)]
     titles = ["method", "alpha", "error", "query loss", "error after equal calls"]
     tables = [("New characters", table(titles, rows)), ("What it cost, a task", cost_table(runs))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
+KNOWN = {
+    "tasks": "FC100 and miniImageNet, 5-way 5-shot",
+    "network": "four convolutions",
+    "adapted": "the last layer with an l2 term, strongly convex; the last two, not convex",
+}
 CLAIM = Claim(
     name="anil-steps",
     title="ANIL with more inner steps: faster if convex, slower if not",
     paper=references.ANIL,
     statement="ANIL converges faster with more inner steps N where the inner loss is strongly convex, and "
     "slower where it is not (abstract). What the paper's figures plot is not known to us.",
-    known={
-        "tasks": "FC100 and miniImageNet, 5-way 5-shot (from memory)",
-        "network": "four convolutions (from memory)",
-        "adapted": "the last layer with an l2 term, strongly convex; the last two, not convex (from memory)",
-    },
+    known=cited("from memory", KNOWN),
     ours={
-        "tasks": "Omniglot at 14x14, 5-way 5-shot, 5 queries a class: 864 background characters, inner step "
-        "from 100 others; error on 100 tasks of the evaluation alphabets (size paper: 600). Data: "
-        "omniglot.npz in BILEVEL_DATA",
+        "tasks": "Omniglot at 14x14: 864 background characters, inner step from 100 others; error on 100 "
+        "tasks of the evaluation alphabets (size paper: 600). Data: omniglot.npz in BILEVEL_DATA",
         "network": "196-64-64, each layer linear, layer norm, rectifier; then 64-5",
         "adapted": "the same; 0.1 |y|^2 / 2 for the last layer alone",
-        "N, inner and outer steps": "N = 1, 3, 10; inner step searched for each; 300 outer steps (size "
-        "paper: 2,000) of Adam 1e-3 over 8 tasks",
+        "steps": "inner searched for each N; 300 outer (size paper: 2,000) of Adam 1e-3 over 8 tasks",
         "seeds": "3 (size paper: 5), and another for the search",
     },
     run=run,

@@ -24,16 +24,12 @@ def drawings() -> tuple[np.ndarray, np.ndarray]:
     """Return Omniglot as `(background, evaluation)`, each (characters, 20, 196).
 
     A value, from 0 to 4, counts the inked pixels among 2x2 pixels of the 28x28 drawings.
-
-    Raises:
-      DataNotFoundError: if the prepared file is missing.
     """
     path = packed("omniglot.npz")
     if path is None:
         raise DataNotFoundError(
-            f"omniglot: there is no omniglot.npz in {named_folder()}; it holds `bits` "
-            "(1623, 20, 98), the 28x28 drawings packed by numpy.packbits, and `evaluation` (1623,), whether "
-            "a character is one of the evaluation alphabets"
+            f"omniglot: there is no omniglot.npz in {named_folder()}; it holds `bits` (1623, 20, 98), the "
+            "28x28 drawings of numpy.packbits, and `evaluation` (1623,), true in the evaluation alphabets"
         )
     ink, _, evaluation = read_drawings(path)
     pixels = ink.reshape(*ink.shape[:2], SIDE, 2, SIDE, 2)
@@ -64,14 +60,8 @@ def search_inner_step(
 ) -> Search:
     """Search the inner step of a method by the error on held tasks after all steps.
 
-    The trials run one after another: each measures its error with its own inner step. Their seed is 100.
-
-    Args:
-      label: label of the method.
-      build: `(rate, data, held, seeds) -> (algorithm, experiment)`, jax code; it measures "error".
-      rates: inner steps to try.
-      steps: outer steps of a trial.
-      data, held: arrays of the experiment.
+    The trials run one after another, with seed 100: each measures "error" with its own inner step. `build`
+    is `(rate, data, held, seeds) -> (algorithm, experiment)`, jax code; a trial has `steps` outer steps.
     """
 
     def scores(rates, data, held):
@@ -88,10 +78,8 @@ def search_inner_step(
 
 def linear_layer(key: Any, inputs: int, outputs: int, scale: float = 2.0) -> dict[str, Any]:
     """Return a random linear layer; its weights have variance scale / inputs."""
-    return {
-        "weight": jax.random.normal(key, (inputs, outputs)) * (scale / inputs) ** 0.5,
-        "bias": jnp.zeros(outputs),
-    }
+    weight = jax.random.normal(key, (inputs, outputs)) * (scale / inputs) ** 0.5
+    return {"weight": weight, "bias": jnp.zeros(outputs)}
 
 
 def hidden_layer(parameters: PyTree, values: Any) -> Any:

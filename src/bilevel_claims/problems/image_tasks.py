@@ -24,8 +24,7 @@ def over(error: float, other: float, images: int) -> float:
     >>> over(0.3, 0.6, 100), over(0.0, 0.0, 100), over(0.05, 0.0, 100)
     (0.5, 1.0, 5.0)
     """
-    least = 1 / images
-    return max(error, least) / max(other, least)
+    return max(error, 1 / images) / max(other, 1 / images)
 
 
 def percent(error: float) -> str:

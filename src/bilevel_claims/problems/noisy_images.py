@@ -36,29 +36,24 @@ SHARED_WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # Settings of the entries.
 KNOWN = {
     "rows": "20,000 training, 5,000 validation, 10,000 test (code of the SOBA authors)",
-    "problem": "each label drawn anew among all classes with probability 0.5; mean of sigmoid(x_i) CE_i, "
-    "plus 0.2 |y|^2; start x = -2, y = 0; batch 64 (code of the SOBA authors)",
+    "problem": "each label drawn anew with probability 0.5; mean of sigmoid(x_i) CE_i, plus 0.2 |y|^2; "
+    "start x = -2, y = 0; batch 64 (code of the SOBA authors)",
 }
 OURS = {
     "rows": "2,000 training, 1,000 validation, 5,000 test (size paper: as known)",
     "problem": "the same; exactly half of the labels are drawn anew",
     "as good": f"at most {TIE} above: half a standard error of an error rate on 5,000 rows",
-    "without cleaning": "one weight for all rows, chosen by validation error (by validation loss it would "
-    "be a weaker baseline); also for the right rows only",
+    "without cleaning": "one weight for all rows, or the right ones, chosen by validation error",
     "seeds": "3",
 }
 
 
 class NoisyImages(NamedTuple):
-    """A hyper-cleaning problem with its baselines.
+    """A hyper-cleaning problem with an experiment that measures `MEASURES`, and its baselines.
 
-    Attributes:
-      problem: the two losses.
-      experiment: data, start, measures of `MEASURES`, three seeds.
-      baselines: test errors with fixed weights. `UNCLEANED`: one weight for all rows. `RIGHT_ONLY`: one
-        weight for the rows whose label is right. Both weights are the best of `SHARED_WEIGHTS` by
-        validation error. `RESTING`: the weight of the start for all rows; the direct term of the
-        hypergradient, which is 0 here, never moves it.
+    The baselines are test errors with fixed weights. `UNCLEANED`: one weight for all rows; `RIGHT_ONLY`: for
+    the rows whose label is right; both are the best of `SHARED_WEIGHTS` by validation error. `RESTING`: the
+    weight of the start, which the direct term of the hypergradient, 0 here, never moves.
     """
 
     problem: Problem
@@ -141,7 +136,7 @@ def tune_all(
 
 
 def _fit(train, weight, held, classes):
-    """Return validation and test error of the model of weighted rows, by L-BFGS-B."""
+    """Return validation and test error."""
     shape = train["features"].shape[1], classes
 
     def on_host(flat):

@@ -12,14 +12,7 @@ from bilevel_claims.problems.batches import batches
 
 
 class Exact(NamedTuple):
-    """Exact answers at one x.
-
-    Attributes:
-      y: inner solution.
-      v: adjoint `H^-1 f_y` at y.
-      gradient: hypergradient.
-      loss: outer loss at y.
-    """
+    """Exact answers at one x: inner solution, adjoint `H^-1 f_y`, hypergradient and outer loss."""
 
     y: Any
     v: Any
@@ -28,12 +21,7 @@ class Exact(NamedTuple):
 
 
 class Ridge(NamedTuple):
-    """Logistic regression with one L2 strength `exp(x_j)` a weight.
-
-    Attributes:
-      problem: the two losses, on `(rows, signs)`.
-      train, valid: all rows of the two losses.
-    """
+    """Logistic regression with one L2 strength `exp(x_j)` a weight, and `(rows, signs)` of each loss."""
 
     problem: Problem
     train: Any
@@ -60,7 +48,7 @@ class Ridge(NamedTuple):
         v = jnp.linalg.solve(hessian(y), f_y)
         return Exact(y, v, f_x - jnp.exp(x) * y * v, loss)
 
-    def lowest(self, start: Any, steps: int = 300) -> float:
+    def lowest(self, start: Any) -> float:
         """Return the lowest Phi that L-BFGS-B on exact hypergradients finds from `start`."""
         held = self.train, self.valid
 
@@ -73,10 +61,8 @@ class Ridge(NamedTuple):
             loss, gradient = value(jnp.asarray(x, held[0][0].dtype), held)
             return float(loss), np.asarray(gradient, float)
 
-        options = {"maxiter": steps}
-        return float(
-            scipy.optimize.minimize(on_host, start, jac=True, method="L-BFGS-B", options=options).fun
-        )
+        options: Any = {"jac": True, "method": "L-BFGS-B", "options": {"maxiter": 300}}
+        return float(scipy.optimize.minimize(on_host, start, **options).fun)
 
 
 def logistic_ridge(
@@ -93,16 +79,10 @@ def logistic_ridge(
         g = mean log(1 + exp(-s a'y)) + sum_j exp(x_j) y_j^2 / 2
         f = mean log(1 + exp(-s a'y)) on other rows + direct / 2 |x - 1|^2
 
-    Args:
-      rows: number of rows of each loss.
-      features: number of entries of x and of y.
-      smallest: scale of the last feature; the scales fall evenly from 1.
-      useful: number of features with a true weight; default: all.
-      direct: strength of the term of f in x alone.
-      seed: seed of the rows and signs.
+    The scales of the features fall evenly from 1 to `smallest`. Only the first `useful` features have a
+    true weight (default: all). The `seed` draws the rows and signs.
     """
-    rng = np.random.default_rng(seed)
-    scale = np.linspace(1, smallest, features)
+    rng, scale = np.random.default_rng(seed), np.linspace(1, smallest, features)
     tables = [rng.normal(size=(rows, features)) * scale for _ in range(2)]
     truth = rng.normal(size=features) * (np.arange(features) < (features if useful is None else useful))
     parts = [(table, np.sign(table @ truth + 0.5 * rng.normal(size=rows))) for table in tables]

@@ -24,8 +24,7 @@ class TrustedImages(NamedTuple):
     """A hyper-cleaning problem with a mask of the wrong labels.
 
     Attributes:
-      problem: the two losses, see `cleaning.losses.per_row`.
-      trusted, training: all rows of the two losses.
+      problem, trusted, training: the two losses of `cleaning.losses.per_row`, and all rows of each.
       held: arrays of `measure`: trusted, tuning and test rows, and a mask of the wrong training labels.
       columns, classes: shape of the model y.
     """
@@ -72,28 +71,15 @@ class TrustedImages(NamedTuple):
 
 
 def trusted_images(
-    source: Dataset,
-    *,
-    rows: int = 2000,
-    trusted_rows: int = 1000,
-    test_rows: int = 2000,
-    noise: float = 0.4,
-    penalty: float = 1e-3,
-    seed: int = 0,
+    source: Dataset, *, rows: int, trusted_rows: int, test_rows: int, noise: float, seed: int = 0
 ) -> TrustedImages:
     """Return the problem on the first training, the last training and the first test images.
 
-        g(x, y) = mean_i sigmoid(x_i) CE_i(y) + penalty |y|^2,   f(x, y) = mean CE on trusted rows
+        g(x, y) = mean_i sigmoid(x_i) CE_i(y) + |y|^2 / 1000,   f(x, y) = mean CE on trusted rows
 
     Pixels are normalised; a penalised column of ones is the bias. The images before the trusted ones, of
-    the same number, are for the choice of step sizes: f itself would reward weights that overfit it.
-
-    Args:
-      source: images, for example `datasets.load("mnist")`.
-      rows, trusted_rows, test_rows: number of rows of g, of f and of the test.
-      noise: share of the training labels (of g) replaced once by another class.
-      penalty: factor of the squared norm of the model.
-      seed: seed of the noise.
+    the same number, are for the choice of step sizes: f itself would reward weights that overfit it. The
+    `seed` chooses the share `noise` of the labels of g, each replaced once by another class.
     """
     total = len(source.labels)
 
@@ -113,7 +99,7 @@ def trusted_images(
     test = table(*(rows[:test_rows] for rows in tests))
     held = trusted, tuning, test, jnp.asarray(labels != truth)
     return TrustedImages(
-        problem=per_row(lambda y, features: features @ y, penalty),
+        problem=per_row(lambda y, features: features @ y, 1e-3),
         trusted=trusted,
         training=training,
         held=held,

@@ -44,8 +44,7 @@ STYLES |= {named(count): {"colour": 4, "dash": dash} for count, dash in ((10, 1)
 
 KNOWN = cited("official code", {"directions": "Q = 1, each tensor scaled to length 1, no factor p"})
 OURS = {
-    "directions": "the same, which makes the mean estimate of a tensor of p entries 1/p of the indirect "
-    "term; and standard normal ones, as in the paper",
+    "directions": "the same: for a tensor of p entries 1/p of the indirect term in the mean; and normal ones",
     "baseline": "the direct term f_x alone, which the code does not show",
 }
 
@@ -55,11 +54,8 @@ def representation(
 ) -> tuple[Problem, Batch, Callable]:
     """Return problem, data and start of layers x before a linear model y, as in the official code.
 
-    Args:
-      sizes: of the inputs and of each layer.
-      rows: of each part.
-      penalty: of |y|^2 in the inner loss.
-      targets, predict: `(layers, y, table) -> (rows,)` in NumPy for the data, and in JAX.
+    The sizes are those of the inputs and each layer; |y|^2 has the factor `penalty` in the inner loss.
+    `targets` and `predict` are `(layers, y, table) -> (rows,)`, in NumPy for the data, and in JAX.
     """
     rng, shapes = np.random.default_rng(0), [*pairwise(sizes), (sizes[-1],)]
     *layers, head = (rng.normal(size=shape) for shape in shapes)
@@ -104,10 +100,8 @@ def run_contest(
       problem, data, start: from `representation`.
       inner_steps, cg_steps: of every inner solve; in given runs of AID-CG `cg_steps`, and as many of CG.
       steps: outer steps of given runs; tuned runs make the oracle calls of AID-FP in them.
-      smoothing: length of the perturbations.
-      counts: directions of PZOBO; tuned runs omit the last, which would make only a few steps.
-      rates: given steps of Adam by method, and of all others under "".
-      grid: steps of Adam to search.
+      smoothing, counts: length of the perturbations; directions of PZOBO, the last for given runs only.
+      rates, grid: given steps of Adam by method, of all others under ""; those to search.
       trials: seeds of the search, enough of them to meet steps that diverge only now and then.
     """
     methods = partial(_methods, problem, inner_steps, smoothing, counts)
@@ -146,14 +140,13 @@ def run_contest(
 def report(
     problem: str, aid: str, limits: Mapping[str, float], more: Mapping, runs: tuple, without: tuple = ((), ())
 ) -> Finding:
-    """Return the finding of a contest.
+    """Return the finding of a contest on a named problem.
 
     Args:
-      problem, aid: name of the problem, and the AID to name (may be `AID`).
+      aid: the AID to name (may be `AID`).
       limits: greatest ratio of the official PZOBO's last f to that of each method.
-      more: further numbers.
+      more, without: further numbers; methods that the two figures leave out.
       runs: from `run_contest`.
-      without: methods that the two figures leave out.
     """
     given, searches, tuned = runs
     end, best = (ends(runs, "f") for runs in (given, tuned))
@@ -170,9 +163,8 @@ def report(
     words = (
         f"With the official code's settings f ends at {end[CODE]:.3g} with its PZOBO, {end[DIRECT]:.3g} with "
         f"the direct term alone, {end[aid]:.3g} with {aid} and {end[HOZOG]:.3g} with HOZOG. Tuned, at equal "
-        f"oracle calls, PZOBO as in the paper (Q = 1) ends at {best[ONE]:.3g}, that of the code at "
-        f"{best[CODE]:.3g}, the direct term at {best[DIRECT]:.3g}, {aid} at {best[aid]:.3g} and HOZOG at "
-        f"{best[HOZOG]:.3g}."
+        f"calls, PZOBO as in the paper (Q = 1) ends at {best[ONE]:.3g}, the code's at {best[CODE]:.3g}, the "
+        f"direct term at {best[DIRECT]:.3g}, {aid} at {best[aid]:.3g} and HOZOG at {best[HOZOG]:.3g}."
     )
     path = "Outer loss after the inner steps, along the path, with the code's steps of Adam; five seeds."
     own = "Each method with its best step of Adam, chosen with other draws of the directions; five seeds."
@@ -185,17 +177,16 @@ def report(
         picture_of(other, fewer, "f", CALLS, own, heading=f"{problem}, each tuned", **looks),
     ]
     steps, calls = int(given[0].steps[-1]), min(int(run.calls[-1]) for run in tuned)
-    places = [calls // 4, calls // 2, calls]
+    by_calls = value_table(tuned, "f", [calls // 4, calls // 2, calls], CALLS)
     tables = [
         ("f by outer steps, the code's settings", value_table(given, "f", [0, 10, 50, steps], STEPS)),
-        ("f by oracle calls, tuned", value_table(tuned, "f", places, CALLS)),
+        ("f by oracle calls, tuned", by_calls),
         ("What it cost, the code's settings", cost_table(given)),
     ]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 
 
 def _methods(problem, inner_steps, smoothing, counts, optimizer, cg_steps) -> dict[str, Callable]:
-    """Return `(outer_optimizer=step size) -> Algorithm` by label."""
     solver = descend(problem, INNER_STEP, inner_steps)
 
     def estimated(count, law):

@@ -1,4 +1,4 @@
-"""Settings of all tests: float64, strict promotion, a compilation cache, one worker a file.
+"""Settings of all tests: float64, strict promotion, a compilation cache, one worker per file.
 
 Warnings are errors (see `pyproject.toml`): tests measure numbers, not runs.
 """

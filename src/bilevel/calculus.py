@@ -90,7 +90,7 @@ def gradient_and_hessian(
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """Return `g_y` and the map `w -> H w`, linearised once for many products.
 
-    Cost: 1 gradient; the map 1 Hessian product a call.
+    Cost: 1 gradient; the map 1 Hessian product per call.
     """
     return jax.linearize(lambda y: jax.grad(inner, argnums=1)(x, y, batch), y)
 

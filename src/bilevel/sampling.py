@@ -220,7 +220,7 @@ class Blocks:
             offset = offset.astype(jnp.int32)
             block = _product_modulo(number % blocks, self.strides[stride], blocks)
             if fixed:
-                # Any block may come first. Otherwise the i-th of several draws a step could meet the same
+                # Any block may come first. Otherwise the i-th of several draws per step could meet the same
                 # few blocks in every epoch.
                 return (block + offset) % blocks * self.size
             return (offset + block * self.size) % self.rows

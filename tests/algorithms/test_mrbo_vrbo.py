@@ -155,7 +155,7 @@ def test_mrbo_momentum_lowers_the_error_floor(size, with_momentum, without):
         xs = jax.vmap(lambda means: follow(algorithm, means).x[-500:])(stacked)
         return errors(xs.reshape(-1, DIM)).mean()
 
-    momentum, plain = floor(2.0), floor(1e9)  # weights are cut at 1
+    momentum, plain = floor(2.0), floor(1e9)  # weights are capped at 1
     assert momentum / plain < 0.85
     # The expected floors are those of other samples, and a floor moves slowly from step to step.
     assert momentum == pytest.approx(with_momentum, rel=0.2) and plain == pytest.approx(without, rel=0.15)

@@ -659,7 +659,7 @@ def test_first_order_limit_has_a_gradient_as_large_as_one_likes(D, constants):
 
 
 def test_first_order_steps_end_at_5_76_and_debiased_ones_at_the_stationary_2_84():
-    """200 runs of 10,000 steps 10 / k, one task a step: |M'| stays at 0.35, or goes to zero."""
+    """200 runs of 10,000 steps 10 / k, one task per step: |M'| stays at 0.35, or goes to zero."""
     tasks, limit, stationary, _, _ = counterexample(0.06)
     factory = {
         "first": partial(b.fo_blo, TOY),

@@ -149,7 +149,7 @@ def test_weights_may_follow_a_schedule_and_must_be_in_0_to_1():
         direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
     assert direction.x == pytest.approx(3.0)  # the plain average
     for make in (b.momentum, b.storm):
-        estimator = make(optax.constant_schedule(3.0))  # cut at 1
+        estimator = make(optax.constant_schedule(3.0))  # capped at 1
         state = estimator.init(point, (1, 1))
         for noise in (0.5, -1.0):
             direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)

@@ -45,7 +45,7 @@ def minibatch(i, key=3, count=8):
 
 
 def numbers_of(images):
-    """Return the identity of each image, (tasks, ways, images a class)."""
+    """Return the identity of each image, (tasks, ways, images per class)."""
     pixels = np.asarray(images.pixels)
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(pixels, pixels.round(), atol=1e-4)  # float32 divides by 255 twice

@@ -244,7 +244,7 @@ def test_a_default_gives_way_to_the_data_and_a_value_of_the_user_does_not(data):
     def plan(changes, shots):
         return plan_run(data, recipe("reptile", changes), plain_network(16), 5, shots)
 
-    # The default of reptile is 10 query images a class, and a class has 20 images.
+    # The default of reptile is 10 query images per class, and a class has 20 images.
     for shots, queries in ((1, 10), (10, 10), (11, 9), (19, 1)):
         assert plan({}, shots).train_shape == (5, shots, queries)
     assert plan({"train_queries": 9}, 11).train_shape.queries == 9
@@ -298,7 +298,7 @@ def test_a_file_that_is_no_learner_gives_an_error_of_one_line(learnt, tmp_path):
         str(caught.value) == f"no such file: {str(path)!r}; give the learner.npz that bilevel fewshot wrote"
     )
     whole = learnt().file
-    message = "is not a learner of bilevel fewshot; give the learner.npz that it wrote$"
+    message = "must be a learner.npz that bilevel fewshot wrote, got other content; give such a file$"
     for content in (b"", b"some text", whole[:100], whole[:-100]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"^learner.npz {message}"):
@@ -364,7 +364,7 @@ def fails(capsys, *arguments):
         (["--size", "papers"], "unknown size 'papers'; did you mean 'paper'? known: paper"),
         (
             ["--size", "paper", "--algorithm", "reptile"],
-            "on omniglot we know published settings of maml, protonet, pzobo, ufo_blo only, got reptile",
+            "published settings on omniglot are known only for maml, protonet, pzobo, ufo_blo, got reptile",
         ),
         (
             ["--dataset", "miniimagenet", "--split", "alphabets"],

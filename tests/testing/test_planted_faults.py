@@ -40,10 +40,10 @@ LINEAR = {
     "wrong solution": (b.cg(1), "v must be the solution"),
     "wrong residual": (with_solution(lambda v, residual: (v, 0.5 + residual)), "residual must be"),
     "residual as a vector": (with_solution(lambda v, r: (v, jnp.stack([r]))), "must be a scalar"),
-    "wrong structure": (with_solution(lambda v, residual: (v["p"], residual)), "v must be shaped as b"),
+    "wrong structure": (with_solution(lambda v, residual: (v["p"], residual)), "v must be shaped like b"),
     "wide dtype": (
         with_solution(lambda v, r: (jax.tree.map(lambda leaf: leaf.astype(jnp.float64), v), r)),
-        "v must be shaped as b",
+        "v must be shaped like b",
     ),
     "too few draws": (b.richardson(60, 1.0, fresh=True)._replace(draws=59), "as draws says"),
     "wrong products": (b.cg(3)._replace(products=3), "products of one solve from v0=a point"),
@@ -251,10 +251,10 @@ ESTIMATORS = {
         "must equal the terms of the oracle",
     ),
     "wrong calls": (b.storm(0.3)._replace(calls=1), "oracle calls of one update"),
-    "growing state": (growing(), "new state must be shaped as the old one"),
+    "growing state": (growing(), "new state must be shaped like the old one"),
     "narrow direction": (
         with_update(lambda d, state, terms: (single(d), state, terms)),
-        "direction must be shaped as the point",
+        "direction must be shaped like the point",
     ),
 }
 

@@ -15,7 +15,7 @@ class About:
     Attributes:
       family: kind of method, such as "single loop, implicit, stochastic".
       reference: authors, title, venue and year, arXiv number, then the algorithm's name in the paper.
-      learns_start: whether `x` is the point where training on many small tasks starts. Such an
+      learns_start: whether `x` is the starting point of training on many small tasks. Such an
         algorithm does not solve a problem with one inner variable.
       direct_term_only: whether `x` moves along `f_x` alone. Nothing is learnt where f depends on `x`
         through `y` only.

@@ -35,7 +35,7 @@ def linear() -> Classifier:
 
 
 def mlp() -> Classifier:
-    """Return a network with one hidden layer of 64 rectified units."""
+    """Return a network with one hidden layer of 64 ReLU units."""
     return Classifier(init=_init_mlp, logits=_mlp_logits, step=0.1, convex=False)
 
 

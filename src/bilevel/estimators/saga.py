@@ -68,7 +68,7 @@ def saga() -> Estimator:
 
 
 def empty_table(value: PyTree, entries: int) -> SagaTable:
-    """Return a table of `entries` zeros shaped as `value`."""
+    """Return a table of `entries` zeros shaped like `value`."""
     room = jax.tree.map(lambda leaf: jnp.zeros((entries, *leaf.shape), leaf.dtype), value)
     return SagaTable(room, tree.zeros_like(value))
 

@@ -87,7 +87,7 @@ def fewshot_table(result: "FewShotResult") -> str:
         "chance": _guess(summary["chance"]),
         "steps": numeral(summary["steps"]),
         "time": duration(summary["seconds"]),
-        "ms a step": _milliseconds(summary["seconds_per_step"]),
+        "ms per step": _milliseconds(summary["seconds_per_step"]),
     }
     lines = [
         f"{summary['dataset']}, {_task(summary)}: accuracy on query images, "

@@ -34,7 +34,7 @@ class Response(NamedTuple):
     `bilevel.testing.check_response` tests an implementation.
 
     Attributes:
-      respond: `(x, y0, batch, key) -> (y, pullback)`, a pure function. `y`, shaped as `y0`, is the
+      respond: `(x, y0, batch, key) -> (y, pullback)`, a pure function. `y`, shaped like `y0`, is the
         trained inner variable, and `pullback(w, v) -> Pulled` maps a cotangent `w` on y to a cotangent
         on x; `v` is the adjoint of the previous step. Reverse derivatives of `y` follow the same rule
         (`with_pullback` and `following` give them). It reads `batch.inner[i]` only. All arguments may be

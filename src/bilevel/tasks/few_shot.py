@@ -35,7 +35,7 @@ def few_shot(
     Args:
       dataset: `omniglot`, `miniimagenet`, or an `ImageClasses`.
       tasks: number of tasks.
-      ways, shots, queries: classes of a task, support and query images a class.
+      ways, shots, queries: classes of a task, support and query images per class.
       network: one of `models.MODULES`; x holds its parameters.
       penalty: weight of the heads' squared norm; it makes g strongly convex in y.
       seed: seed of the drawn tasks.

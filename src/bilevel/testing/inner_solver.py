@@ -52,7 +52,7 @@ def _check(make, truncated, stops_early):
 
     for arguments in ((x, y0), to_single((x, y0))):
         y = jax.eval_shape(solver.solve, *arguments, data)
-        assert_same_shape(y, arguments[1], "y must be shaped as y0")
+        assert_same_shape(y, arguments[1], "y must be shaped like y0")
 
     @jax.jit
     def compiled(x):

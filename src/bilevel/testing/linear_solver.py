@@ -80,7 +80,7 @@ def _check(solver, exact, tolerance, damping, reports_residual, stops_early, key
     one = jnp.asarray(np.ones(()))
     for arguments in ((one, b, v0), to_single((one, b, v0))):
         v, residual = jax.eval_shape(solve, *arguments)
-        assert_same_shape(v, arguments[1], "v must be shaped as b")
+        assert_same_shape(v, arguments[1], "v must be shaped like b")
         assert_equal(np.shape(residual), (), "the residual must be a scalar")
 
     @jax.jit

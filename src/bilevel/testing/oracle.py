@@ -60,8 +60,8 @@ def _check(make, tolerance, step_size, key):
     for some_x, some_y in ((x, y), to_single((x, y))):
         like = Point(some_x, some_y, jax.eval_shape(oracle.adjoint, some_y))
         terms = jax.eval_shape(lambda point: oracle.evaluate(point, data, key), like)
-        assert_same_shape(terms.outer, like, "the outer terms must be shaped as the point")
-        assert_same_shape(terms.inner, like, "the inner terms must be shaped as the point")
+        assert_same_shape(terms.outer, like, "the outer terms must be shaped like the point")
+        assert_same_shape(terms.inner, like, "the inner terms must be shaped like the point")
         assert_equal(np.shape(terms.linear_residual), (), "the linear residual must be a scalar")
 
     evaluate = jax.jit(lambda point, data: oracle.evaluate(point, data, key))

@@ -81,10 +81,10 @@ def _check(make, truth, tolerance, differentiable, stops_early, key):
 
     for arguments in ((x, y0, w), to_single((x, y0, w))):
         y, found = jax.eval_shape(lambda x, y0, w: pulled(response, x, y0, w, data), *arguments)
-        assert_same_shape(y, arguments[1], "y must be shaped as y0")
-        assert_same_shape(found.x, arguments[0], "the cotangent on x must be shaped as x")
+        assert_same_shape(y, arguments[1], "y must be shaped like y0")
+        assert_same_shape(found.x, arguments[0], "the cotangent on x must be shaped like x")
         adjoint = jax.eval_shape(response.adjoint, arguments[1])
-        assert_same_shape(found.v, adjoint, "the carried adjoint must be shaped as adjoint(y)")
+        assert_same_shape(found.v, adjoint, "the carried adjoint must be shaped like adjoint(y)")
         assert_equal(np.shape(found.residual), (), "the residual must be a scalar")
 
     @jax.jit

@@ -197,7 +197,7 @@ def test_checkpoint_resumes_bit_for_bit_and_keeps_the_history(key, tmp_path):
 
 def test_checkpoint_of_another_problem_is_refused(key, tmp_path):
     b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))
-    with pytest.raises(ValueError, match="is of another run: its algorithm is 'soba', not 'fsla'"):
+    with pytest.raises(ValueError, match="belongs to another run: its algorithm is 'soba', not 'fsla'"):
         b.run(build("fsla"), X, Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))
     with pytest.raises(ValueError, match="its key is"):
         b.run(build(), X, Y, DATA, steps=5, key=jax.random.key(7), checkpoint=str(tmp_path))

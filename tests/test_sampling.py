@@ -155,7 +155,7 @@ def newton(sides, hypergradient):
 def refusal(loop, estimator, data):
     """Return the first words of the only error that the combination may raise, or None."""
     if "saga" in estimator and loop == "neumann":
-        return "an estimator that keeps a table of minibatches needs an oracle of one outer and one inner"
+        return "an estimator that keeps a table needs an oracle that reads one outer and one inner"
     if "saga" in estimator and data in ("host", "user", "endless"):
         return r"\w+ keeps a table of minibatches and needs a `bilevel.BlockSource`, but data.outer"
     if ("spider" in estimator or "page" in estimator) and data in ("host", "endless"):

@@ -220,8 +220,8 @@ class Blocks:
             offset = offset.astype(jnp.int32)
             block = _product_modulo(number % blocks, self.strides[stride], blocks)
             if fixed:
-                # Any block may come first. Otherwise the i-th of several draws per step could meet the same
-                # few blocks in every epoch.
+                # Any block may come first. Otherwise the i-th of several draws per step could see only the
+                # same few blocks in every epoch.
                 return (block + offset) % blocks * self.size
             return (offset + block * self.size) % self.rows
 
@@ -262,7 +262,7 @@ class Stacked:
         return jax.tree.map(lambda a: a[i], self.arrays)
 
     def plan(self, key: Any, first: Any, count: int, fixed: bool = False) -> jax.Array:
-        """Return places in the stack. It holds the minibatches of this chunk, so `first` is not read."""
+        """Return places in the stack of this chunk, which do not depend on `first`."""
         return jnp.arange(count, dtype=jnp.int32)
 
     def view(self, picks: Any) -> "Stacked":
@@ -270,7 +270,7 @@ class Stacked:
         return Stacked(jax.tree.map(lambda a: a[picks], self.arrays))
 
     def whole(self) -> Source:
-        """Raise `ValueError`: the stack holds the minibatches of one chunk and not the whole set."""
+        """Raise `ValueError`: the stack holds the minibatches of one chunk only."""
         raise ValueError(
             "a refresh needs the full data set, and a host loader cannot provide it; "
             "use `full` or `minibatches`, or an algorithm without refreshes"
@@ -291,7 +291,7 @@ class Host:
     is_full = False
 
     def stack(self, first: int, count: int, room: int) -> Stacked:
-        """Return minibatches `first` to `first + count - 1`, padded to `room` by repeating the last."""
+        """Return `count` minibatches from `first`, padded to `room` by repeating the last."""
         fetched = [self.fetch(first + i) for i in range(count)]
         fetched += fetched[-1:] * (room - count)
         return Stacked(jax.tree.map(lambda *leaves: np.stack(leaves), *fetched))

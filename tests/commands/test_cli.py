@@ -262,7 +262,7 @@ def test_an_interrupted_clean_resumes_to_the_same_weights(interrupted, tmp_path)
 def test_a_checkpoint_of_other_options_is_refused(interrupted, capsys):
     stopped, _, _ = interrupted
     line = fails(capsys, *CLEAN, str(stopped), "--resume", "--seed", "1")
-    assert "is of another run: its identity" in line
+    assert "belongs to another run: its identity" in line
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):

@@ -368,7 +368,7 @@ def fails(capsys, *arguments):
         ),
         (
             ["--dataset", "miniimagenet", "--split", "alphabets"],
-            "--split is for omniglot, and miniimagenet has one split; drop --split",
+            "--split can be used with omniglot only, got the data set 'miniimagenet'; leave it out",
         ),
         (["--steps", "5", "--seconds", "1"], f"{BUDGET} steps 5 and seconds 1.0"),
         (["--steps", "0"], f"{BUDGET} steps 0 and seconds None"),

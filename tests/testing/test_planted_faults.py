@@ -186,8 +186,8 @@ def flipped(name, level):
 
 
 ORACLES = {
-    "wrong sign of y": (flipped("y", "inner"), "must come to rest"),
-    "wrong sign of v": (flipped("v", "outer"), "linear residual must vanish at rest"),
+    "wrong sign of y": (flipped("y", "inner"), "y and v must converge"),
+    "wrong sign of v": (flipped("v", "outer"), "linear residual must vanish"),
     "wrong sign of x": (flipped("x", "inner"), "direction of x must be the hypergradient"),
     "terms in the wrong half": (
         with_terms(lambda terms: terms._replace(outer=terms.total, inner=tree.zeros_like(terms.inner))),

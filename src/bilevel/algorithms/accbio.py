@@ -121,7 +121,7 @@ def accelerated(
     linear_steps: int,
     rate: float | None,
 ) -> Response:
-    """Return the response of both accelerated methods: Nesterov for y, heavy ball for v from 0."""
+    """Return the accelerated response: Nesterov for y, heavy ball from 0 for v."""
     rate = as_rate(rate, inner_optimizer)
     solver = accelerate(problem, inner_optimizer, inner_steps, condition=condition)
     return implicit(problem, solver, heavy_ball(linear_steps, 1 / rate, 1 / (rate * condition)), warm=False)

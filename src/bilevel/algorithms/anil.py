@@ -77,7 +77,7 @@ def _head(x):
 
 
 def _block_by_block(optimizers):
-    """Return an optimiser that moves each block of x by its own optimiser, constraints included."""
+    """Return an optimiser that applies one optimiser to each block of x."""
 
     def init(params: Any):
         return {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}

@@ -108,7 +108,7 @@ def maml(
 
 
 def _inverse_smoothness(problem, terms, caution, vectorize, source):
-    """Return `(x, tasks, key) -> factor`, one over the smoothness at x estimated from these tasks."""
+    """Return `(x, tasks, key) -> 1 / smoothness at x`, estimated from the tasks."""
     base, slope = terms
 
     def rate(x, tasks, key):

@@ -55,7 +55,7 @@ def about(factory: Callable[..., Any]) -> About:
 
 
 def hyperparameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the keyword parameters of a factory by name, with their defaults and annotations.
+    """Return the keyword parameters of a factory by name.
 
     >>> from bilevel import soba
     >>> list(hyperparameters(soba))

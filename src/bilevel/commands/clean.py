@@ -19,7 +19,7 @@ IDENTITY = (
     "model",
     "seed",
 )
-# Options that make a test bench of a public data set.
+# Options that turn a public data set into a test bench.
 BENCH = ("rows", "trusted_rows", "noise", "noise_kind")
 
 

@@ -1,4 +1,4 @@
-"""Estimators without memory and with momentum: plain, averaged and recursive."""
+"""Estimators: plain, with averaged momentum, and with recursive momentum."""
 
 from typing import Any, NamedTuple
 

@@ -27,7 +27,7 @@ class BatchNorm(nn.Module):
     """Batch normalisation by the current batch, without running averages.
 
     Every task has a distribution of its own, which averages over tasks would not fit. With `first`, the
-    statistics are those of the first `first` images. The others (the query) then do not affect each other.
+    statistics come from the first `first` images only, so the others (the query) do not affect each other.
 
     Attributes:
       epsilon: added to the variance.

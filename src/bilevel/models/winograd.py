@@ -2,7 +2,7 @@
 
 A 4x4 tile of outputs takes 36 products per channel instead of 144, as 36 matrix products on all cores.
 Tiles are transformed before and after by sums of slices, kernels by one more matrix product. In float32
-the error of the plain sum doubles; in derivatives with respect to the kernel it grows up to 6 times.
+the rounding error is twice that of the plain sum, and up to 6 times in derivatives in the kernel.
 
 Reference: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308.
 """
@@ -20,7 +20,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 def worth_tiling(
     kernel_size: Sequence[int], output_size: Sequence[int], channels: int, features: int
 ) -> bool:
-    """Return whether minimal filtering applies and is faster."""
+    """Return whether minimal filtering applies and is faster than a plain sum."""
     return tuple(kernel_size) == (3, 3) and min(output_size) >= _TILE and min(channels, features) >= 16
 
 

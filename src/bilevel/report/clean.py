@@ -33,7 +33,7 @@ class Tile(NamedTuple):
       suggested: name of the suggested class.
       mark: "right" for a wrong label, "alarm" for a false alarm, "" where the truth is not known.
       png: the image.
-      small: whether it is so small that the browser should enlarge it without smoothing.
+      small: whether the browser should enlarge the image without smoothing.
     """
 
     row: int
@@ -127,7 +127,7 @@ def _methods_table(summary: Mapping[str, Any]) -> Table:
         ]
         for method in methods(summary)
     ]
-    # A column without any number is left out.
+    # Columns without numbers are left out.
     kept = [
         place
         for place in range(len(columns))

@@ -16,7 +16,7 @@ from bilevel.report.strict import strict_json
 from bilevel.report.tables import Cell, Column, Table, text_table
 
 CAPTIONS = {
-    "step": "Against steps: progress of one step.",
+    "step": "Against steps: the progress of each step.",
     "seconds": "Against seconds on this machine, without compilation.",
     "oracle_calls": "Against gradients, Hessian and cross products: the same cost on every machine.",
 }

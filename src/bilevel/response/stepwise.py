@@ -34,8 +34,8 @@ def stepwise(
       optimizer: an optax optimiser without a state (gradient descent), or a step size.
       steps: number N of inner steps.
       start: `x -> y0`, the starting point of the path; default: start at the y that the caller passes.
-      recompute: do not store the path, but compute it again from its start for every factor. There are
-        no second derivatives then.
+      recompute: do not store the path, but recompute it from its start for every factor. There are then
+        no second derivatives.
       independent: factor j reads minibatch N + j, not minibatch j of its step. Its Hessians are then
         independent of the path, and their product is unbiased on quadratics.
 

@@ -100,9 +100,9 @@ def solution(response: Response) -> Callable:
 
     First and second reverse derivatives (`jax.grad`, `jax.jacrev(jax.grad(...))`) follow the rule of
     the response, anywhere inside a larger JAX program. The function is differentiable in x, not in its
-    data: put into x whatever you differentiate. The derivative with respect to the starting point y0 is
-    zero, except with `unrolled`. To learn an initialisation (MAML), use `unrolled`, with its `start`
-    if x is that initialisation.
+    data: put every quantity that you differentiate into x. The derivative with respect to the starting point
+    y0 is zero, except with `unrolled`. To learn an initialisation (MAML), use `unrolled`, with its `start` if
+    x is that initialisation.
 
     Args:
       response: how y is trained and differentiated, for example `implicit(...)`.

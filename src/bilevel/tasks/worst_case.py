@@ -13,7 +13,7 @@ from bilevel.types import Problem, require
 def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity: float = 0.2) -> Task:
     """The hard instance of a lower bound for bilevel problems.
 
-    Each oracle call carries information to a few more coordinates only.
+    Each oracle call reaches only a few more coordinates.
 
         f = x'Ax / 2 + x'Cy + |y|^2 / 2 + y_d,   g = y'My / 2 - x'Zy / 2 + y_d
         A = a Z^2 + mu_x I,   M = b Z^2 + mu_y I,   C = Z / 2 - a b Z^3

@@ -81,7 +81,7 @@ def _check(estimator, lags, key):
 
 
 def _oracle(on_call=None):
-    """A linear oracle, which reports its calls on minibatches (not those on the whole set)."""
+    """Return a linear oracle that reports its calls on minibatches."""
 
     def evaluate(point, batch: Batch):
         outer, inner = batch.outer[0], batch.inner[0]

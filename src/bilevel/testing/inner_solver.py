@@ -32,8 +32,8 @@ def check_inner_solver(
       make: `problem -> InnerSolver`, with settings that suit this loss, and at least one step.
       truncated: whether the reverse derivative leaves out some steps on purpose; it must then only be
         finite.
-      stops_early: whether the solver may make fewer oracle calls than it declares. So may one
-        that computes its path again, since the Hessian of a quadratic does not need the path.
+      stops_early: whether the solver may make fewer oracle calls than it declares. Use it also for a solver
+        that recomputes its path, since the Hessian of a quadratic does not depend on the path.
 
     Raises:
       AssertionError: when the solver breaks the protocol.

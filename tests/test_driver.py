@@ -34,7 +34,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_resumes_bit_for_bit_whatever_the_chunk_length(name, key):
+def test_resumes_bit_for_bit_for_every_chunk_length(name, key):
     algorithm = build(name)
     whole = b.run(algorithm, X, Y, DATA, steps=23, key=key, log_every=23)
     half = b.run(algorithm, X, Y, DATA, steps=10, key=key, log_every=4)
@@ -228,7 +228,7 @@ def test_a_checkpoint_that_does_not_fit_the_arguments_is_refused(key, tmp_path):
     assert not tmp_path.exists()
 
 
-def test_saves_come_in_between_and_not_only_at_the_end(key, tmp_path):
+def test_a_run_saves_in_between_and_not_only_at_its_end(key, tmp_path):
     def die(step, state, metrics):
         if step == 15:
             raise RuntimeError

@@ -115,7 +115,7 @@ def single_loop(
     require(
         not estimator.fixed or oracle.draws[:2] == (1, 1),
         "an estimator that keeps a table needs an oracle that reads one outer and one inner minibatch",
-        f"an oracle that reads {oracle.draws.outer} and {oracle.draws.inner}",
+        f"{oracle.draws.outer} and {oracle.draws.inner}",
     )
     movers = Point(*map(as_optimizer, optimizers))
 

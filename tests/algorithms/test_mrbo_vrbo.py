@@ -98,7 +98,7 @@ def mrbo(toy="A", **settings):
     return b.mrbo(PROBLEMS[toy], **settings)
 
 
-def test_mrbo_on_full_batches_carries_the_exact_directions_whatever_the_weights():
+def test_mrbo_on_full_batches_carries_the_exact_directions_for_all_weights():
     """The two weights differ, so that swapping them would show."""
     algorithm = mrbo(
         "B",

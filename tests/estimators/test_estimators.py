@@ -106,9 +106,7 @@ class Scale(NamedTuple):
 @pytest.mark.parametrize(
     "estimator, periods_are_random", [(b.page(0.2), True), (b.spider(5), False)], ids=["page", "spider"]
 )
-def test_refreshes_come_with_their_period_or_probability_and_corrections_in_between(
-    estimator, periods_are_random
-):
+def test_refreshes_have_their_period_or_probability_and_corrections_in_between(estimator, periods_are_random):
     def oracle(point, batch):
         outer = jax.tree.map(lambda leaf: (1 + batch.noise) * leaf, point)
         return b.directions.Terms(outer, jax.tree.map(jnp.zeros_like, point), 0.0)

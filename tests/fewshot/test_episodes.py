@@ -1,4 +1,4 @@
-"""Episodes: distinct classes and images, the same draws whatever the chunks."""
+"""Episodes: distinct classes and images, and draws that do not depend on the chunks."""
 
 import functools
 import re
@@ -133,7 +133,7 @@ def recorded(data, log_every):
     return np.asarray(result.state.x)
 
 
-def test_a_run_sees_the_same_episodes_whatever_its_chunks():
+def test_a_run_sees_the_same_episodes_for_all_chunk_lengths():
     cut = recorded(source(), 4)
     assert len({row.tobytes() for row in cut}) == 6
     outer_key = jax.random.split(jax.random.key(3), 3)[0]

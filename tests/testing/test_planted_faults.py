@@ -22,7 +22,7 @@ def negative(values):
 
 
 def with_solution(change, solver=None):
-    """Conjugate gradients, with a change of what `solve` returns: `change(v, residual)`."""
+    """Return conjugate gradients with a change of what `solve` returns: `change(v, residual)`."""
     solver = solver or b.cg(3)
 
     def solve(operator, right, v0, key=None):
@@ -176,7 +176,7 @@ def with_terms(change):
 
 
 def flipped(name, level):
-    """The terms with the opposite sign of one variable at one level."""
+    """Return the terms with the opposite sign of one variable at one level."""
 
     def change(terms):
         part = getattr(terms, level)
@@ -219,7 +219,7 @@ def test_a_faulty_oracle_fails(fault):
 
 
 def with_update(change, estimator=None):
-    """`storm`, with a change of what `update` returns: `change(direction, state, terms)`."""
+    """Return `storm` with a change of what `update` returns: `change(direction, state, terms)`."""
     estimator = estimator or b.storm(0.3)
 
     def update(oracle, state, point, batch, key):

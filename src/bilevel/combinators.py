@@ -65,7 +65,7 @@ def nested(
       name: name in errors and reports.
 
     Returns:
-      An `Algorithm` with the metrics of `measures`, taken at the trained y.
+      An `Algorithm` with the metrics of `measures`, evaluated at the trained y.
 
     Cost: 1 gradient of f, and the cost of the response.
     """
@@ -104,7 +104,7 @@ def single_loop(
       name: name in errors and reports.
 
     Returns:
-      An `Algorithm` with the metrics of `measures`, taken before the move.
+      An `Algorithm` with the metrics of `measures`, evaluated before the move.
 
     Raises:
       ValueError: if the estimator keeps a table and the oracle reads several minibatches at a level.

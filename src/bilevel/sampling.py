@@ -47,7 +47,7 @@ class Source(Protocol):
 
         Returns:
           A pytree of arrays with a leading axis of `count` picks. A pick depends on the key and on the number
-          of its minibatch alone, so that a run does not depend on how it is cut into chunks.
+          of its minibatch alone, so a run does not depend on how it is cut into chunks.
         """
         ...
 

@@ -31,7 +31,7 @@ def pzobo_s(
         x <- x - outer_optimizer(f_x(D) + (1/Q) sum_j <d_j, f_y(D)> u_j)
 
     The paths differ in x alone, so the noise of the minibatches is not divided by the smoothing. Both
-    gradients of f are taken on one minibatch D.
+    gradients of f are evaluated on one minibatch D.
 
     Args:
       problem: the two losses.

@@ -67,7 +67,7 @@ def sama(
 
     Returns:
       An `Algorithm` that reads T inner minibatches and 1 outer minibatch per step. The difference is
-      taken on the last inner minibatch.
+      evaluated on the last inner minibatch.
 
     Raises:
       ValueError: if `inner_steps` < 1 or `difference` is not positive.

@@ -29,7 +29,7 @@ def linear() -> Classifier:
     """Return softmax regression that starts at zero.
 
     The largest second moment of the scaled rows is 1. The curvature of the loss is then at most about
-    1/2 + 1/2 (features and bias), so that a step of 1 is stable.
+    1/2 + 1/2 (features and bias), so a step of 1 is stable.
     """
     return Classifier(init=_init_linear, logits=_linear_logits, step=1.0, convex=True)
 

@@ -21,7 +21,7 @@ from bilevel.types import Batch, DivergedError, Problem
 
 BATCH = 128
 LOG_POINTS = 15
-# Scaled rows have a second moment of 1, so that an untrained linear model has a gradient of about 0.2.
+# Scaled rows have a second moment of 1, so an untrained linear model has a gradient of about 0.2.
 UNSOLVED_INNER = 0.02
 UNSOLVED_LINEAR = 0.5
 

@@ -95,7 +95,7 @@ def shrink(ink: np.ndarray) -> np.ndarray:
 
 def _members(split, alphabet, evaluation):
     """Return the sorted positions of the training, validation and test characters."""
-    # The stream of RandomState is frozen, so that the split never changes.
+    # The stream of RandomState is frozen, so the split never changes.
     random = np.random.RandomState(0)
     if split == "characters":
         ends = TRAINING_CHARACTERS, TRAINING_CHARACTERS + VALIDATION_CHARACTERS

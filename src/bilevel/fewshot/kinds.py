@@ -1,6 +1,6 @@
 """Kinds of hyper-parameters: a type and the rule that its values obey.
 
-Methods annotate their hyper-parameters with these kinds, so that a signature says what is accepted.
+Methods annotate their hyper-parameters with these kinds, so a signature says what is accepted.
 """
 
 import math

@@ -54,8 +54,8 @@ def stepwise(
         state = optimizer.init(y)
         if jax.tree.leaves(state):
             raise ValueError(
-                "the inner optimiser must have no state; use gradient descent, or `unrolled` with "
-                f"`descend`; got the state {state}"
+                f"the inner optimiser must have no state, got {state}; use gradient descent, or `unrolled` "
+                "with `descend`"
             )
         return optax.apply_updates(y, optimizer.update(gradient(x, y, minibatch), state, y)[0])
 

@@ -29,7 +29,7 @@ def few_shot(
         g(x, y) = mean_t CE of y_t on x's features of the support of t + (penalty / 2) |y_t|^2
         f(x, y) = mean_t CE of y_t on the features of the query of t
 
-    The tasks are drawn once, from the training classes, so that any bilevel algorithm can keep their
+    The tasks are drawn once, from the training classes, so any bilevel algorithm can keep their
     heads. `bilevel fewshot`, in contrast, draws new tasks, with new heads, at every step.
 
     Args:

@@ -20,7 +20,7 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
         a = (1 - mu_x) / 4,   b = (1 - mu_y) / 4
         y*(x) = M^-1 (Z x / 2 - e_d),   Hess Phi = mu_x I + (a mu_y + 1/2) Z^2 M^-1 + Z^2 M^-2 / 4
 
-    Z has ones on its anti-diagonal and minus ones just below it, so that Z^2 is the tridiagonal matrix
+    Z has ones on its anti-diagonal and minus ones just below it, so Z^2 is the tridiagonal matrix
     of second differences. Phi is quadratic and strongly convex. The smoothness constants of the paper
     are all 1. Every seed starts at zero, where the lower bound holds.
 
@@ -31,7 +31,7 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
 
     Returns:
       A `Task` with the exact metrics of `quadratic`, and with step sizes and condition numbers for
-      `accbio`: 1 / L and L / mu of g in y, and of Phi. It has no rows, so that `data` accepts full data
+      `accbio`: 1 / L and L / mu of g in y, and of Phi. It has no rows, so `data` accepts full data
       only.
 
     Raises:

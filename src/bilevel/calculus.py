@@ -15,7 +15,7 @@ from bilevel.types import PyTree
 
 
 class Products(NamedTuple):
-    """Products of one vector `w` with the second derivatives of the inner loss: `J w` and `H w`."""
+    """Products `J w` and `H w` of a vector `w` with second derivatives of the inner loss."""
 
     cross: PyTree
     hessian: PyTree

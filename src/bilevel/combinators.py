@@ -1,4 +1,4 @@
-"""Combinators, which build algorithms from responses, or from oracles and estimators."""
+"""Combinators: algorithms from a response, or from an oracle and an estimator."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

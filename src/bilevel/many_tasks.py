@@ -1,4 +1,4 @@
-"""Double loops over tasks: the outer loss is a mean over tasks, each with an inner problem."""
+"""Double loops over tasks, each with an inner problem; the outer loss is their mean."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -180,7 +180,7 @@ def _still(estimator, variable):
 
 
 def gradient_steps(extra_steps: int, slopes: Callable[..., Callable]) -> Callable[..., Pair]:
-    """Return a `solve` of `newton_loop` that makes further steps of the inner optimiser.
+    """Return a `solve` of `newton_loop` that makes more steps of the inner optimiser.
 
     Args:
       extra_steps: number of further steps, at least 0.

@@ -1,4 +1,4 @@
-"""Sources of minibatches: lazy, and planned for a whole chunk of steps before its loop.
+"""Lazy sources of minibatches, planned for a chunk of steps before its loop.
 
 A source is a pytree, so its data travel as arguments of compiled functions and never become
 constants. `Source` is the protocol; `full` and `minibatches` make the sources of this package.

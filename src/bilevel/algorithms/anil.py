@@ -77,7 +77,10 @@ def _head(x):
 
 
 def _block_by_block(optimizers):
-    """Return an optimiser that applies one optimiser to each block of x."""
+    """Return an optimiser that applies one optimiser to each block of x.
+
+    A constraint of a block's optimiser holds for that block.
+    """
 
     def init(params: Any):
         return {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}

@@ -1,4 +1,4 @@
-"""BSA: inner steps, a random Hessian product and one outer step, with decaying step sizes."""
+"""BSA: inner steps, a random Hessian product, one outer step; all steps decay."""
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import decayed, nested, power

@@ -1,4 +1,4 @@
-"""First-order hypergradients under linear equality constraints on the inner variable."""
+"""First-order hypergradients under linear equality constraints on y."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""F3SA: the penalty method F2SA in one loop, with recursive momentum on every gradient."""
+"""F3SA: F2SA in one loop, with recursive momentum on every gradient."""
 
 from typing import Any, NamedTuple
 

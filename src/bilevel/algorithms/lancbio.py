@@ -181,7 +181,10 @@ def _dots(ring, leaf):
 
 
 def _solve_tridiagonal(diagonal, beside, right, used):
-    """Solve `R s = right` on the places in use; s is 0 elsewhere."""
+    """Solve `R s = right` on the places in use.
+
+    s is 0 elsewhere, and where a Lanczos vector is zero.
+    """
     diagonal = jnp.where(used & (diagonal != 0), diagonal, 1)
     beside = jnp.where(used, beside, 0)[1:]
     matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)

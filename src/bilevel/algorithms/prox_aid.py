@@ -1,4 +1,4 @@
-"""Proximal AID: implicit differentiation with acceleration, and a proximal outer step."""
+"""Proximal AID: accelerated implicit differentiation and a proximal outer step."""
 
 from collections.abc import Callable
 

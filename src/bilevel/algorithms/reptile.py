@@ -37,8 +37,9 @@ def reptile(
 
     Only the metrics use the outer loss. To first order in the step size the direction is a sum of gradients
     of g and of gradients of products g_y(S_s)'g_y(S_t). With `resample`, S_s and S_t are different data of
-    a task, so a step on one minibatch also lowers the loss on the others. Without it they are the same data,
-    and the products only improve the fit to them. With T = 1 this is joint training on all tasks.
+    a task, so a step that lowers the loss on one minibatch also lowers it on the others. Without it they are
+    the same data, and the products only improve the fit to them. With T = 1 this is joint training on all
+    tasks.
 
     Args:
       problem: the two losses; x is where y starts, and both losses get a single task as `batch`.

@@ -1,4 +1,4 @@
-"""SAMA: the inverse Hessian replaced by the inner optimiser's own diagonal scaling."""
+"""SAMA: the diagonal scaling of the inner optimiser as inverse Hessian."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""STABLE: a single loop with recursive momentum on the second derivatives themselves."""
+"""STABLE: a single loop with recursive momentum on the second derivatives."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""UFO-BLO: first-order bilevel steps, made unbiased by an occasional exact gradient."""
+"""UFO-BLO: first-order steps, made unbiased by occasional exact gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

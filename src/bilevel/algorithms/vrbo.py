@@ -1,4 +1,4 @@
-"""VRBO: a double loop along recursive estimates of both directions, with regular refreshes."""
+"""VRBO: a double loop along recursive estimates, with regular refreshes."""
 
 from typing import NamedTuple
 
@@ -66,8 +66,8 @@ def vrbo(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
-      inner_steps: number T of moves of y per step. The paper's loop `t = 0 .. m + 1`, whose last pass moves
-        nothing, has T = m + 1.
+      inner_steps: number T of moves of y per step. A loop `t = 0 .. m + 1` whose last pass moves nothing
+        has T = m + 1.
       period: steps from one refresh to the next, at least 1.
       refresh: number of minibatches that a refresh averages; None means the whole set.
       terms: number Q of Hessian products of the series.

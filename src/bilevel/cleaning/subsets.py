@@ -17,7 +17,9 @@ FOLDS = 2
 
 
 class SubsetTrainer:
-    """Trainer of a classifier on subsets of the rows; trusted rows choose the penalties.
+    """Trainer of a classifier on subsets of the rows.
+
+    Penalties are chosen on trusted rows.
 
     Attributes:
       classifier: functions of the classifier.
@@ -25,7 +27,7 @@ class SubsetTrainer:
       labels, trusted_labels: (n,), (m,) class indices.
       training, trusted: scaled features.
       held: (m,) bool, a fifth of the trusted rows, held out for early stopping.
-      fold: (m,) 0 or 1, two folds of the trusted rows; the scores for a fold come from the other one.
+      fold: (m,) 0 or 1, two folds of the trusted rows; the scores for a fold do not use that fold.
     """
 
     def __init__(self, dataset: Dataset, classifier: str, seed: int):

@@ -64,7 +64,7 @@ def reject(source: Source, path: Path, why: str) -> NoReturn:
     Args:
       source: the data set.
       path: the file.
-      why: the reason, in words.
+      why: the reason, for the message.
 
     Raises:
       DataNotFoundError: always.

@@ -1,4 +1,4 @@
-"""Learners: few-shot methods applied to a network, and the settings of their training."""
+"""Learners: few-shot methods applied to a network, with settings of training."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -39,10 +39,10 @@ class Training(NamedTuple):
     Attributes:
       outer_step: step size of the outer optimiser; it falls to zero along a cosine.
       tasks: number of episodes in an outer step.
-      train_ways: classes of a training episode; None means the ways of the test. The default
-        is reduced to the number of training classes.
-      train_queries: query images per class of a training episode. The default is reduced to the
-        number of images that the support leaves.
+      train_ways: classes of a training episode; None means the ways of the test. A default
+        above the number of training classes is reduced to it.
+      train_queries: query images per class of a training episode. A default above the
+        number of images that the support leaves is reduced to it.
       optimizer: `schedule -> outer optimiser`.
     """
 

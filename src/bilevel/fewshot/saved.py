@@ -1,4 +1,4 @@
-"""Files of trained learners: parameters by name, and the settings that rebuild them."""
+"""Files of trained learners: parameters by name, and settings to rebuild them."""
 
 import io
 import json

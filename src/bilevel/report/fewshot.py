@@ -191,7 +191,7 @@ def _by_ways(summary: Mapping[str, Any]) -> Table:
 
 
 def _example(episode: "AnsweredEpisode") -> tuple[str, str]:
-    """Return how many query images a picture shows, and how many answers are right."""
+    """Return the counts of query images shown and of right answers, as text."""
     shown, right = drawn(episode), np.asarray(episode.predictions) == np.asarray(episode.labels)
     most = int(np.bincount(np.asarray(episode.labels)[shown], minlength=1).max())
     first = "the first" if most == 1 else f"the first {numeral(most)}"

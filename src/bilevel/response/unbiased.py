@@ -1,4 +1,4 @@
-"""The response that corrects a cheap response at random, so that its mean is exact."""
+"""Random corrections of a cheap response that make its mean exact."""
 
 from typing import Any
 

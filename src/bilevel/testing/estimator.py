@@ -81,7 +81,7 @@ def _check(estimator, lags, key):
 
 
 def _oracle(on_call=None):
-    """Return a linear oracle that reports its calls on minibatches."""
+    """Return a linear oracle that reports calls on minibatches, not on the whole set."""
 
     def evaluate(point, batch: Batch):
         outer, inner = batch.outer[0], batch.inner[0]

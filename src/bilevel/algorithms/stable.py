@@ -70,7 +70,7 @@ def stable(
       weight: share of the fresh derivatives, in (0, 1], or a schedule `step -> weight`, capped at 1.
       convexity: positive lower bound (the mu of g) to which smaller eigenvalues of H are raised; None leaves
         H as it is.
-      inner_size: number q of entries of y. Only `cost` uses it, since y is not known yet.
+      inner_size: number q of entries of y. Only `cost` uses it, because it must be known before y is.
 
     Returns:
       An `Algorithm` that reads one minibatch at each level per step. It stores q (q + p) numbers for q

@@ -12,7 +12,10 @@ METHODS = {
         "without the rows whose label differs from the prediction of a model that did not see them.",
     ),
     "cleaned": ("Cleaned", "without the rows that this run flagged."),
-    "oracle": ("Truth known", "without the rows whose label is wrong; only an experiment can know them."),
+    "oracle": (
+        "Truth known",
+        "without the rows whose label is wrong, which are known only in an experiment.",
+    ),
 }
 SCORES = ("precision", "recall", "f1", "auroc")
 

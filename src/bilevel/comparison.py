@@ -241,5 +241,5 @@ def _record(task, algorithm, hyperparameters, seed, history, compile_seconds):
 def _plain(value):
     if isinstance(value, str | int | float | bool | None):
         return value
-    # The text of a function contains its address, which differs from run to run.
+    # The repr of a function contains its address, which differs from run to run.
     return getattr(value, "__name__", str(value))

@@ -213,7 +213,7 @@ class Blocks:
 
         def start(number):
             epoch_key = jax.random.fold_in(key, number // blocks)
-            # Remainders of 32 bits: their bias is rows / 2^32, and they compile fast.
+            # Remainders of 32-bit numbers compile fast; their bias is only rows / 2^32.
             offset, stride = jax.random.bits(epoch_key, (2,), "uint32") % jnp.array(
                 [blocks if fixed else self.rows, len(self.strides)], "uint32"
             )

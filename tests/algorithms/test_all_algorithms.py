@@ -1,7 +1,7 @@
 """Product tests: every algorithm on every shared problem.
 
-Most of the time goes into compiling steps. So the tests of one algorithm share a `Programs`, run on one
-worker one after the other, and compile each program once.
+Most of the time goes into compiling. So the tests of one algorithm share a `Programs`, which compiles each
+program once, and run in sequence on one worker.
 """
 
 import inspect

@@ -1,8 +1,8 @@
-"""MRBO and VRBO on two toys; `est` is the estimator of the hypergradient that both share.
+"""MRBO and VRBO on two toy problems; `est` is the estimator of the hypergradient that both share.
 
 Toy A: g_y = A y - B'x, f_y = y - c, f_x = 0.1 x. Toy B: g_y = A y + 0.1 y^3 - B'sin x, f as in toy A.
-A, B and c are means over 200 rows or over a sample of them. One sample serves a whole `est`, since the
-expected errors were measured so.
+A, B and c are means over 200 rows or over a sample of them. A whole `est` uses one sample, as it did
+when the expected errors were measured.
 """
 
 from dataclasses import dataclass

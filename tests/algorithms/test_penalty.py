@@ -1,6 +1,6 @@
 """First-order, finite-difference and proximal methods: errors, limits and minibatches.
 
-The letters are the library's: y is trained on g alone, z sees f too.
+Symbols are those of the library: y is trained on g alone, z also on f.
 """
 
 import jax

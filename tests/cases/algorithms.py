@@ -8,14 +8,14 @@ import bilevel as b
 
 
 class Entry(NamedTuple):
-    """An algorithm as the shared tests run it.
+    """An algorithm with the settings of the shared tests.
 
     Attributes:
-      factory: with settings that suit the shared problems.
-      shrink: what the exact hypergradient's norm must fall to, as a share of its start, in `steps`
-        steps; above 1e-6 only for a method with a known floor, which the comment beside it names.
-      outer: its outer step size (or optimiser) there.
-      steps: how many.
+      factory: the factory, with settings that suit the shared problems.
+      shrink: largest norm of the exact hypergradient after `steps` steps, relative to the start. It is
+        above 1e-6 only for a method with a known floor, which a comment names.
+      outer: outer step size or optimiser.
+      steps: number of steps.
     """
 
     factory: Callable
@@ -28,8 +28,8 @@ class MetaEntry(NamedTuple):
     """An algorithm over tasks, whose x is the start of y, as `test_start_learners.py` runs it.
 
     Attributes:
-      factory: with settings that suit `problems.few_tasks_case`.
-      features: whether x is a head with features instead of the start alone.
+      factory: the factory, with settings that suit `problems.few_tasks_case`.
+      features: whether x is a head with features, instead of a start only.
       gradient: the direction of the case that it takes; only "exact" ends at a stationary point of the
         loss after its inner steps.
     """

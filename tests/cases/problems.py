@@ -17,7 +17,7 @@ class Case(NamedTuple):
       problem: the two losses.
       x, y: a starting point.
       data: full data of the problem.
-      step: inner step size that suits it.
+      step: inner step size that suits the problem.
       exact: `x -> (y*, hypergradient)` as flat vectors.
     """
 
@@ -148,7 +148,7 @@ class Directions(NamedTuple):
     Attributes:
       y: y_N, the inner variable after N inner steps.
       exact: gradient of the loss after N inner steps.
-      first_order: that gradient without second derivatives.
+      first_order: the same gradient without second derivatives.
       reptile: x - y_N.
       implicit: gradient of iMAML with a pull of 2.
     """

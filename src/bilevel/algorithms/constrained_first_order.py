@@ -110,7 +110,8 @@ def constrained_first_order(
 
         def train(carry, t):
             (y, y_multiplier, y_state), (z, z_multiplier, z_state) = carry
-            # Both read the same minibatch, since the perturbation divides their difference and its noise.
+            # Both read the same minibatch, since their difference and its noise are divided by the
+            # perturbation.
             minibatch = batch.inner[t]
             f_y = jax.grad(problem.outer, argnums=1)(x, z, batch.outer[t])
             z_slope = tree.add_scale(g_y(x, z, minibatch), perturbation, f_y)

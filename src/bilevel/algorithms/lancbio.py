@@ -100,7 +100,7 @@ def lancbio(
     def init(x, y):
         x, y = as_variables(x, y)
         zero = tree.zeros_like(y)
-        # At most as many vectors as y has entries are independent.
+        # The number of independent vectors is at most the number of entries of y.
         room = min(period, tree.size(y))
         basis = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), y)
         band = jnp.zeros(room, tree.norm(y).dtype)

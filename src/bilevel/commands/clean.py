@@ -6,7 +6,7 @@ from typing import Any
 
 from bilevel.commands.common import add_output, known, resumable, show
 
-# Options that determine a run, besides its number of steps. A checkpoint of other values is refused.
+# Options that determine a run, besides its number of steps. A checkpoint with other values is refused.
 IDENTITY = (
     "source",
     "rows",

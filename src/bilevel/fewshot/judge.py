@@ -13,7 +13,7 @@ from bilevel.fewshot.episodes import Shape, as_episode, draw
 from bilevel.fewshot.learner import Learner
 from bilevel.types import PyTree
 
-# Images per group of episodes whose features are computed together, support and query.
+# Support and query images in a group of episodes whose features are computed together.
 IMAGES_AT_ONCE = 800
 
 

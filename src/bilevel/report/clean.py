@@ -89,7 +89,7 @@ def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None) -
         meanings=[(method.title, method.meaning) for method in methods(summary)],
         truth_known=cleaning.truth is not None,
         oracle_known=summary["test_accuracy"]["oracle"] is not None,
-        # The template asks for figures that not every run has.
+        # The template reads figures that not every run has.
         figures=dict.fromkeys(("test_accuracy", "precision_recall", "corrections"))
         | dict(clean_figures(cleaning) if figures is None else figures),
         sheet=_sheet(cleaning),

@@ -126,7 +126,7 @@ def _mean_and_deviation(values: Sequence[float]) -> Cell:
     if len(values) < 2:
         return _mean(values)
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    # The deviation gets two significant digits, and the mean as many decimals.
+    # The deviation gets two significant digits, and the mean the same number of decimals.
     places = 1 - math.floor(math.log10(deviation)) if deviation > 0 else 4
     if places > 7 or abs(mean) + deviation >= 1e7:
         return Cell(f"{mean:.3g} ± {deviation:.2g}", mean)

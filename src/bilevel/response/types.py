@@ -77,7 +77,7 @@ def with_pullback(
 
     def forward(x, y0, batch, key):
         x, y0, batch, key = untagged((x, y0, batch, key), data=(batch, key))
-        # `solved`, not `solve`: with a y that is a constant, second derivatives would be wrong.
+        # `solved`, not `solve`: if y were a constant, second derivatives would be wrong.
         y = solved(x, y0, batch, key)
         return y, (x, y0, y, batch, key)
 

@@ -61,7 +61,7 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
     curvature = outer_convexity * identity + (a * inner_convexity + 0.5) * T @ over + 0.25 * T @ over @ over
     slope = a * b * Z @ T @ over @ last - 0.5 * Z @ over @ over @ last
     best = -np.linalg.solve(curvature, slope)
-    # Phi at zero, where y* = -M^-1 e_d, plus the change of the parabola from zero to its minimum.
+    # Phi at zero, where y* = -M^-1 e_d, plus the change of the quadratic from zero to its minimum.
     lowest = 0.5 * last @ over @ over @ last - last @ over @ last + 0.5 * slope @ best
     inner_top, outer_top = (float(np.linalg.eigvalsh(matrix)[-1]) for matrix in (M, curvature))
 

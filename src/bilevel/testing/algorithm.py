@@ -90,7 +90,7 @@ def _check_step(algorithm, state, data, key):
     compiled = step(state, batch, step_key)
     eager = algorithm.step(state, batch, step_key)
     assert_identical(eager, compiled, "a step must give the same result under jit", tolerance=tolerance)
-    # An index beyond the declared minibatches is clamped to the last one, which now is another one.
+    # An index beyond the declared minibatches is clamped to the last one, which differs here.
     wide, _ = _first_step(algorithm, data, key, more=1)
     rule = f"a step must not read more minibatches than it declares, {algorithm.draws}"
     assert_identical(compiled, step(state, wide, step_key), rule, tolerance=tolerance)

@@ -15,7 +15,7 @@ from bilevel.types import PyTree
 
 
 class Products(NamedTuple):
-    """Products `J w` and `H w` of a vector `w` with second derivatives of the inner loss."""
+    """Products `J w` and `H w` of one vector `w`, with second derivatives of g."""
 
     cross: PyTree
     hessian: PyTree

@@ -348,7 +348,7 @@ class _Clock:
 
 
 class _History:
-    """Metrics at log points, JSON-ready: numbers, or lists with a number for each seed."""
+    """Metrics at log points, JSON-ready: numbers, or lists with one for each seed."""
 
     def __init__(self):
         self.entries = []

@@ -1,4 +1,4 @@
-"""Double loops over tasks, each with an inner problem; the outer loss is their mean."""
+"""Double loops over tasks with an inner problem each and a mean outer loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Settings of all tests: float64, strict promotion, a compilation cache, one worker a file.
+"""Settings of all tests: float64, strict promotion, a compilation cache, one worker per file.
 
 Warnings are errors (see `pyproject.toml`): tests measure numbers, not runs.
 """
@@ -24,7 +24,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 def pytest_collection_modifyitems(items):
     """Give each file to one worker, where its tests share compiled programs.
 
-    Files whose tests have groups of their own are spread by these.
+    Tests with a group of their own are distributed by that group.
     """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:

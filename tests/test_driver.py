@@ -34,7 +34,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_resumes_bit_for_bit_whatever_the_chunk_length(name, key):
+def test_resumes_bit_for_bit_for_every_chunk_length(name, key):
     algorithm = build(name)
     whole = b.run(algorithm, X, Y, DATA, steps=23, key=key, log_every=23)
     half = b.run(algorithm, X, Y, DATA, steps=10, key=key, log_every=4)
@@ -202,7 +202,7 @@ def test_checkpoint_resumes_bit_for_bit_and_keeps_the_history(key, tmp_path):
 
 def test_checkpoint_of_another_problem_is_refused(key, tmp_path):
     b.run(build(), X, Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))
-    with pytest.raises(ValueError, match="is of another run: its algorithm is 'soba', not 'fsla'"):
+    with pytest.raises(ValueError, match="belongs to another run: its algorithm is 'soba', not 'fsla'"):
         b.run(build("fsla"), X, Y, DATA, steps=5, key=key, checkpoint=str(tmp_path))
     with pytest.raises(ValueError, match="its key is"):
         b.run(build(), X, Y, DATA, steps=5, key=jax.random.key(7), checkpoint=str(tmp_path))
@@ -233,7 +233,7 @@ def test_a_checkpoint_that_does_not_fit_the_arguments_is_refused(key, tmp_path):
     assert not tmp_path.exists()
 
 
-def test_saves_come_in_between_and_not_only_at_the_end(key, tmp_path):
+def test_a_run_saves_in_between_and_not_only_at_its_end(key, tmp_path):
     def die(step, state, metrics):
         if step == 15:
             raise RuntimeError

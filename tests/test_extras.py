@@ -40,7 +40,7 @@ print(json.dumps({"steps": int(result.history["step"][-1]), **errors}))
 
 @pytest.fixture(scope="module")
 def alone():
-    """What a process prints in which no optional package can be imported."""
+    """Return the output of a process that can import no optional package."""
     process = subprocess.run([sys.executable, "-c", CORE_ALONE], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
@@ -53,7 +53,7 @@ def test_algorithms_and_tasks_run_without_optional_packages(alone):
 @pytest.mark.parametrize(
     "command, extra", [("clean", "clean"), ("compare", "report"), ("fewshot", "fewshot"), ("list", "all")]
 )
-def test_a_command_without_its_packages_is_one_line_that_names_the_extra(alone, command, extra):
+def test_a_command_without_its_packages_fails_with_a_line_that_names_the_extra(alone, command, extra):
     code, line = alone[command]
     assert code == 2 and line.count("\n") == 1
     assert line.startswith(f"bilevel: error: bilevel {command} needs ")

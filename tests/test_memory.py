@@ -24,7 +24,7 @@ def scratch(function, *shapes):
 
 
 def step_scratch(name, inner_steps, recompute):
-    """Return this for one outer step on two tasks of 5 ways, 5 shots and 5 query images of 28x28."""
+    """Return these bytes for one outer step on two tasks of 5 ways, 5 shots and 5 query images of 28x28."""
     learner = METHODS[name](
         small_network(28),
         5,

@@ -1,4 +1,4 @@
-"""Which minibatch each term reads: two steps of an algorithm against numpy with explicit indices.
+"""The minibatch that each term reads: two steps of an algorithm against numpy with explicit indices.
 
 g_i = y'A_i y / 2 + y'C_i x,  f_j = |y - b_j|^2 / 2 + e_j'x, all different for every i and j.
 """

@@ -155,7 +155,7 @@ def newton(sides, hypergradient):
 def refusal(loop, estimator, data):
     """Return the first words of the only error that the combination may raise, or None."""
     if "saga" in estimator and loop == "neumann":
-        return "an estimator that keeps a table of minibatches needs an oracle of one outer and one inner"
+        return "an estimator that keeps a table needs an oracle that reads one outer and one inner"
     if "saga" in estimator and data in ("host", "user", "endless"):
         return r"\w+ keeps a table of minibatches and needs a `bilevel.BlockSource`, but data.outer"
     if ("spider" in estimator or "page" in estimator) and data in ("host", "endless"):
@@ -166,7 +166,7 @@ def refusal(loop, estimator, data):
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("loop", LOOPS)
-def test_every_estimator_takes_every_source_or_refuses_in_one_line(loop, estimator, data):
+def test_every_estimator_works_with_every_source_or_refuses_it_in_one_line(loop, estimator, data):
     def two_steps():
         algorithm = LOOPS[loop](ESTIMATORS[estimator])
         state = jax.eval_shape(lambda: b.initial_state(algorithm, X, Y, DATA[data]))
@@ -208,7 +208,7 @@ def test_a_table_for_the_hypergradient_alone_gets_its_blocks():
     assert newton(b.plain(), b.page(0.5)).seeds_in_sequence
 
 
-def test_a_shifted_source_reads_on_from_its_place():
+def test_a_shifted_source_skips_its_first_minibatches():
     rows = jnp.arange(10)
     source = b.minibatches(None, rows, batch_size=4).inner
     view = source.view(source.plan(KEY, 0, 6, True))
@@ -223,7 +223,7 @@ def test_a_shifted_source_reads_on_from_its_place():
     np.testing.assert_array_equal(again.view(again.plan(KEY, 0, 4, True))[1], view[3])
 
 
-# The check at the door.
+# Refusal of wrong data.
 
 
 class NotRegistered:
@@ -249,7 +249,7 @@ class NotRegistered:
         ),
     ],
 )
-def test_data_are_checked_at_the_door(data, rule):
+def test_wrong_data_are_refused(data, rule):
     soba = b.soba(TASK.problem)
     for call in (
         lambda: b.run(soba, X, Y, data, steps=1, key=KEY),

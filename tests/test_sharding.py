@@ -52,7 +52,7 @@ STEPS = ["maml True", "maml False", "itd_bio True"]
 
 @pytest.fixture(scope="module")
 def found():
-    """Measurements of a process with four devices."""
+    """Return measurements of a process with four devices."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     done = subprocess.run(
         [sys.executable, "-c", SPREAD, os.path.dirname(__file__)],

@@ -1,4 +1,4 @@
-"""The only place where the inner loss is differentiated.
+"""Second derivatives of the inner loss, which no other module computes.
 
 Signs: `H = d2g/dy2`, `J = d2g/dxdy`, `v = +H^-1 f_y`, hypergradient `f_x - J v`.
 """
@@ -15,7 +15,7 @@ from bilevel.types import PyTree
 
 
 class Products(NamedTuple):
-    """Products of one vector `w` with the second derivatives of the inner loss: `J w` and `H w`."""
+    """Products `J w` and `H w` of one vector `w`, with second derivatives of g."""
 
     cross: PyTree
     hessian: PyTree
@@ -90,7 +90,7 @@ def gradient_and_hessian(
 ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """Return `g_y` and the map `w -> H w`, linearised once for many products.
 
-    Cost: 1 gradient; the map 1 Hessian product a call.
+    Cost: 1 gradient; the map 1 Hessian product per call.
     """
     return jax.linearize(lambda y: jax.grad(inner, argnums=1)(x, y, batch), y)
 
@@ -99,7 +99,7 @@ def cross_difference(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTre
     """Return `J w` without second derivatives, by a central difference of `g_x`.
 
     The two points lie at distance `length` on either side of y. The error falls like the square of `length`;
-    if g_x is quadratic in y, it is rounding alone.
+    if g_x is quadratic in y, only rounding errors remain.
 
     Cost: 2 gradients.
     """
@@ -115,7 +115,7 @@ def hessian_operator(
     """Return `i -> (w -> H w)`, the Hessian of the i-th minibatch of a `Source`.
 
     If every minibatch is the whole set, the gradient is linearised once and the linear map is reused.
-    (Inside a compiled loop XLA often finds this by itself; outside one it halves the cost.)
+    (Inside a compiled loop XLA often does this anyway; outside of loops it halves the cost.)
     """
     if source.is_full:
         _, matvec = gradient_and_hessian(inner, x, y, source[0])
@@ -124,7 +124,9 @@ def hessian_operator(
 
 
 def untagged(arguments: Any, data: Any) -> Any:
-    """Return the arguments of a `custom_vjp` forward rule with `symbolic_zeros` as plain values.
+    """Return the plain values of the arguments of a `custom_vjp` forward rule.
+
+    The rule is defined with `symbolic_zeros`.
 
     Raises:
       ValueError: if one of `data` is differentiated; its cotangent would silently be zero.
@@ -142,7 +144,7 @@ def untagged(arguments: Any, data: Any) -> Any:
 
 
 def dense(cotangents: Any) -> Any:
-    """Return the cotangents of a `custom_vjp` backward rule with symbolic zeros as arrays."""
+    """Return cotangents as arrays, with zeros in place of symbolic zeros."""
 
     def convert(leaf):
         zero: Any = leaf

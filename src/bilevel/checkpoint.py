@@ -24,7 +24,7 @@ class Checkpoint:
     Args:
       folder: folder to save in; it is made if it is missing.
       every_seconds: shortest time between two saves (the end and an interrupt always save).
-      identity: text that tells this problem from others of the same shapes, for example the
+      identity: text that distinguishes this problem from others of the same shapes, for example the
         name of the data set and the hyper-parameters. A save with another identity is refused.
       resume: whether to resume from an earlier save; otherwise the first new save replaces it.
     """
@@ -43,7 +43,7 @@ class Checkpoint:
         return time.monotonic() - self._saved_at >= self.every_seconds
 
     def save(self, step: int, state: Any, history: list[dict]) -> None:
-        """Write the state after `step` steps and the history; `restore` must have been called before."""
+        """Write the state after `step` steps, and the history; call `restore` before."""
         import orbax.checkpoint as ocp
 
         if not self.resume:
@@ -62,7 +62,7 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def restore(self, algorithm: str, state: Any, key: Any) -> tuple[int, Any, list[dict]] | None:
-        """Return the newest complete save as `(step, state, history)`, or None if there is none.
+        """Return `(step, state, history)` of the newest complete save, or None.
 
         Start, algorithm, key and `identity` identify a run.
 
@@ -72,9 +72,9 @@ class Checkpoint:
           key: random key of the run.
 
         Raises:
-          ValueError: if the save is of another start, algorithm, key, shape or identity.
+          ValueError: if start, algorithm, key, shapes or identity of the save differ.
         """
-        # A run starts here, so that a missing package ends it before any work is lost.
+        # Imported at the start of a run, so that a missing package ends it before any work is lost.
         with extra("clean"):
             import orbax.checkpoint as ocp
 
@@ -90,7 +90,7 @@ class Checkpoint:
                 if about.get(name) != expected:
                     found, wanted = _apart(about.get(name), expected)
                     raise ValueError(
-                        f"the checkpoint in {self.folder} is of another run: "
+                        f"the checkpoint in {self.folder} belongs to another run: "
                         f"its {name} is {found!r}, not {wanted!r}; "
                         "choose another folder or remove this one"
                     )
@@ -189,7 +189,7 @@ class PointLog:
 
     def _load(self, file):
         try:
-            # numpy would leave a torn file open.
+            # numpy leaves a damaged file open if it is given a path.
             with file.open("rb") as stream, np.load(stream) as saved:
                 about = json.loads(str(saved["about"]))
                 self.facts = about["facts"]

@@ -1,4 +1,4 @@
-"""Combinators: build an algorithm from a response, or from an oracle and an estimator."""
+"""Combinators: algorithms from a response, or from an oracle and an estimator."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -65,12 +65,12 @@ def nested(
       name: name in errors and reports.
 
     Returns:
-      An `Algorithm` with the metrics of `measures`, taken at the trained y.
+      An `Algorithm` with the metrics of `measures`, evaluated at the trained y.
 
     Cost: 1 gradient of f, and the cost of the response.
     """
     mover = as_optimizer(optimizer)
-    # A solver of no steps reads no minibatch, but the metrics need one.
+    # A solver without steps reads no minibatch, but the metrics need one.
     draws = max(1, response.draws)
 
     def init(x, y):
@@ -94,7 +94,7 @@ def single_loop(
 ) -> Algorithm:
     """Return a single loop: x, y and v move at once, each against its own direction.
 
-        d = estimator(oracle at (x, y, v));   x <- x - optimizers.x(d.x), and so for y and v
+        d = estimator(oracle at (x, y, v));   x <- x - optimizers.x(d.x), likewise for y and v
 
     Args:
       problem: the two losses, for the metrics.
@@ -104,18 +104,18 @@ def single_loop(
       name: name in errors and reports.
 
     Returns:
-      An `Algorithm` with the metrics of `measures`, taken before the move.
+      An `Algorithm` with the metrics of `measures`, evaluated before the move.
 
     Raises:
       ValueError: if the estimator keeps a table and the oracle reads several minibatches at a level.
 
     Cost: the cost of the oracle, times the calls of the estimator.
     """
-    # An entry of a table stands for one minibatch, and a mixture of several does not come back.
+    # An entry of a table belongs to one minibatch; the same mixture of several would not recur.
     require(
         not estimator.fixed or oracle.draws[:2] == (1, 1),
-        "an estimator that keeps a table of minibatches needs an oracle of one outer and one inner minibatch",
-        f"one of {oracle.draws.outer} and {oracle.draws.inner}",
+        "an estimator that keeps a table needs an oracle that reads one outer and one inner minibatch",
+        f"{oracle.draws.outer} and {oracle.draws.inner}",
     )
     movers = Point(*map(as_optimizer, optimizers))
 
@@ -149,7 +149,7 @@ def single_loop(
 
 
 def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
-    """Return the last link of an optax chain; it keeps the variable in a set.
+    """Return the last link of an optax chain, which keeps the variable in a set.
 
         x <- project(x + update)
 

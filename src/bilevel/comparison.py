@@ -16,12 +16,12 @@ from bilevel.types import Algorithm, require
 __all__ = ["Budget", "build", "compare"]
 
 LOG_POINTS = 50
-# One or two of each family, as many curves as a figure can show.
+# One or two algorithms of each family; a figure cannot show more curves.
 USUAL = ("soba", "saba", "fsla", "mrbo", "nsbo", "stocbio", "aid_bio", "itd_bio")
 
 
 class Budget(NamedTuple):
-    """Budget of every algorithm: one of the three is not None.
+    """Budget of every algorithm: exactly one of the three is not None.
 
     Attributes:
       steps: outer steps.
@@ -190,7 +190,7 @@ def _run_seeds(task, algorithm, data, budget, seeds, hyperparameters, progress):
 
 
 def _schedule(algorithm, budget, run_for):
-    """Return the number of steps, and of steps between log points."""
+    """Return the number of steps, and the steps between log points."""
     if budget.seconds is not None:
         # A first run of a few steps measures the time of a step; the callback ends the real run.
         probe = run_for(20, 10).history["seconds"]
@@ -208,7 +208,7 @@ def _schedule(algorithm, budget, run_for):
 
 
 def _of_seed(history, seed):
-    """Return the history of one seed; a second axis has one entry for each seed."""
+    """Return the history of one seed, which the second axis of a value selects."""
     return {name: value[:, seed] if value.ndim > 1 else value for name, value in history.items()}
 
 
@@ -241,5 +241,5 @@ def _record(task, algorithm, hyperparameters, seed, history, compile_seconds):
 def _plain(value):
     if isinstance(value, str | int | float | bool | None):
         return value
-    # The text of a function contains its address, which differs from run to run.
+    # The repr of a function contains its address, which differs from run to run.
     return getattr(value, "__name__", str(value))

@@ -135,7 +135,7 @@ def run(
       x, y: start of the outer and of the inner variable.
       data: from `full` or `minibatches`, or a `Batch` of two sources, each a `Source` or a `Host`.
       steps: number of the last step.
-      key: `jax.random.key(seed)`. An array of keys runs that many seeds at once, by `vmap`;
+      key: `jax.random.key(seed)`. An array of keys runs one seed for each key, all at once by `vmap`;
         every state and metric then has a leading axis.
       log_every: steps between log points. The path of the state does not depend on it.
       callback: called as `(step, state, metrics)` at each log point, with `seconds` among the metrics. If
@@ -153,7 +153,7 @@ def run(
       A `Result`: last state, history and compile time.
 
     Raises:
-      ValueError: if an argument does not fit, or the checkpoint is of another run.
+      ValueError: if an argument does not fit, or the checkpoint belongs to another run.
       DivergedError: if the state or a metric is not finite at a log point.
 
     >>> import bilevel
@@ -182,7 +182,7 @@ def run(
     state = _on_mesh(state)
     room = max(1, min(log_every, steps - start))
 
-    # A chunk of no steps only compiles.
+    # A chunk of zero steps only compiles the program.
     begin = time.perf_counter()
     data_now, plan = _prepare(algorithm, data, key, start, 0, room)
     jax.block_until_ready(_chunk(algorithm, state, data_now, plan, 0, seeds))
@@ -240,7 +240,7 @@ def _on_mesh(state: PyTree) -> PyTree:
 
 
 def _prepare(algorithm, data, key, step, count, room):
-    """Return data and plan of a chunk of `count` steps, and of one step more for the metrics."""
+    """Return data and plan of `count` steps, plus one step for the metrics."""
 
     def load(source, draws):
         if isinstance(source, Host):
@@ -279,7 +279,7 @@ def _observe(algorithm, state, data, plan, i, seeds):
 
 
 def _each(algorithm, one, state, plan):
-    """Run all seeds: at once, or in sequence if `vmap` would compute branches that most steps skip."""
+    """Run all seeds at once, or in sequence if `seeds_in_sequence` asks for it."""
     if algorithm.seeds_in_sequence:
         return lax.map(lambda pair: one(*pair), (state, plan))
     return jax.vmap(one)(state, plan)
@@ -339,7 +339,7 @@ class _Clock:
 
     @contextmanager
     def stopped(self):
-        """Stop the clock for the body of a `with` statement; yield the seconds at which it stopped."""
+        """Stop the clock in the body of a `with` statement, and yield its seconds."""
         before = self.seconds()
         try:
             yield before
@@ -348,7 +348,7 @@ class _Clock:
 
 
 class _History:
-    """Metrics at log points as Python numbers, or lists with one number for each seed, for JSON."""
+    """Metrics at log points, JSON-ready: numbers, or lists with one for each seed."""
 
     def __init__(self):
         self.entries = []

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# By the name that is imported: the package, and the extras of `pyproject.toml` that install it.
+# For each imported name: the package, and the extras of `pyproject.toml` that install it.
 PACKAGES = {
     "PIL": ("pillow", ("report", "clean", "fewshot")),
     "filelock": ("filelock", ("clean", "fewshot")),

@@ -87,7 +87,7 @@ def measures(
 
     Returns:
       A dict of `outer_loss`, `inner_loss`, `inner_residual` (`||g_y||`), `linear_residual` and
-      `gradient_norm`. A compiled step that does not log drops them, so that they cost nothing there.
+      `gradient_norm`. A compiled step that does not log drops them, so they cost nothing there.
     """
     minibatch = batch.inner[inner_draw]
     outer_loss = problem.outer(x, y, batch.outer[0])

@@ -73,7 +73,7 @@ def descend(
       recompute: levels of checkpointing, 0 for none, 1 for the square root of the steps.
 
     Returns:
-      An `InnerSolver` that reads one minibatch a step.
+      An `InnerSolver` that reads one minibatch per step.
 
     Raises:
       ValueError: when `steps` or `recompute` is negative, or `last` is not between 0 and `steps`.
@@ -181,12 +181,12 @@ def accelerate(problem: Problem, optimizer: Optimizer, steps: int, *, condition:
       condition: condition number L / mu of the inner loss in y, at least 1; with 1 this is `descend`.
 
     Returns:
-      An `InnerSolver` that reads one minibatch a step.
+      An `InnerSolver` that reads one minibatch per step.
 
     Raises:
       ValueError: when `steps` is negative or `condition` is below 1.
 
-    Cost: `steps` gradients. The reverse pass makes one Hessian and one cross product a step.
+    Cost: `steps` gradients. The reverse pass makes one Hessian and one cross product per step.
 
     Reference: Nesterov, Introductory lectures on convex optimization, 2004, section 2.2.
     """

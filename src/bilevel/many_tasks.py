@@ -1,4 +1,4 @@
-"""Double loops over tasks: the outer loss is a mean over tasks, each with an inner problem."""
+"""Double loops over tasks with an inner problem each and a mean outer loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def whole_task(task: PyTree, key: Any) -> Batch:
 
 
 def drawn_by(resample: Callable[[PyTree, Any], PyTree]) -> Callable[[PyTree, Any], Batch]:
-    """Return a function `(task, key) -> Batch` whose every minibatch is `resample(task, key)`."""
+    """Return a function `(task, key) -> Batch` of minibatches drawn by `resample`."""
 
     def source(task, key):
         outer_key, inner_key = jax.random.split(key)
@@ -65,7 +65,7 @@ def over_tasks(
     Args:
       estimate: `(memory, batch, key) -> (memory, (gradient, y, metrics))` for one task.
       memory: value that one task passes to the next. With `vectorize`, and across devices, every task gets
-        it unchanged, and the mean of the returned values is kept.
+        the same value, and the mean of the returned values is kept.
       tasks: pytree of arrays with a leading axis of tasks; without leaves it is one task.
       key: random key, split among the tasks; None if the estimate needs none.
       vectorize: whether all tasks run at once, by `vmap`; otherwise they run one after the other.
@@ -97,7 +97,7 @@ def over_tasks(
     devices = dict(mesh.shape).get(TASKS, 1)
     if devices > 1 and len(leaves[0]) % devices == 0:
         spread = PartitionSpec(TASKS)
-        # No check of replication: the values that `estimate` closes over are the same on every device.
+        # The check of replication is off: values that `estimate` closes over are the same on every device.
         shares = jax.shard_map(
             lambda *arguments: jax.tree.map(lambda a: a[None], share(*arguments)),
             in_specs=(PartitionSpec(), spread),
@@ -114,7 +114,7 @@ def over_tasks(
 
 
 def _one_by_one(one, memory, tasks_and_keys):
-    """Return the same for one task after the other; sums are kept, not the values of each task."""
+    """Return the results of `share` from running sums, one task after the other."""
     count = len(jax.tree.leaves(tasks_and_keys)[0])
     first = jax.tree.map(lambda a: a[0], tasks_and_keys)
     _, (gradient, y, metrics) = jax.eval_shape(one, memory, first)
@@ -147,7 +147,7 @@ def nested_over_tasks(
     rate: Callable[[PyTree, PyTree, Any], Any] | None = None,
     name: str = "nested_over_tasks",
 ) -> Algorithm:
-    """Return a double loop over tasks: train y on each, then move x by the mean hypergradient.
+    """Return a double loop over tasks that moves x by the mean hypergradient.
 
         y_i, pullback_i = response(x, y0; task i)
         x <- x - optimizer(mean over i of f_x + pullback_i(f_y))

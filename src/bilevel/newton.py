@@ -33,7 +33,7 @@ class NewtonState(NamedTuple):
 
     Attributes:
       x, y, v: outer and inner variable, adjoint.
-      optimizer: states of the optimisers of the three.
+      optimizer: states of the three optimisers.
       estimator: states of the estimators of the two right-hand sides and of the hypergradient.
       count: number of steps made.
     """
@@ -77,14 +77,14 @@ def newton_loop(
     Args:
       problem: the two losses.
       solve: `(point, sides, batch, started, descend) -> Pair`. `started` is the pair after the step
-        against the right-hand sides; `descend(pair, slopes)` makes one more step.
+        against the right-hand sides; `descend(pair, slopes)` makes one more.
       estimators: the estimators of the right-hand sides and of the hypergradient.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes. The inner one keeps its
         state from step to step.
       draws: minibatches of one step; d reads the last ones.
       cost: oracle calls of one step.
       damping: number added to the diagonal of H in both systems.
-      warm_up: number of first steps in which x rests, and y and v only make one step of inner_optimizer.
+      warm_up: number of first steps in which x stays fixed, and y and v make one step of inner_optimizer.
       name: name in errors and reports.
 
     Raises:
@@ -171,7 +171,7 @@ def newton_loop(
 
 
 def _still(estimator, variable):
-    """Return the direction of a variable that stays where it is: zeros, or `()` for a table.
+    """Return the direction of a variable that does not move: zeros, or `()` for a table.
 
     An estimator that evaluates its oracle at an earlier point keeps that point, so its directions must have
     the structure of one. A table keeps directions only, and zeros would take room in each of its entries.
@@ -180,7 +180,7 @@ def _still(estimator, variable):
 
 
 def gradient_steps(extra_steps: int, slopes: Callable[..., Callable]) -> Callable[..., Pair]:
-    """Return a `solve` of `newton_loop` that makes further steps of the inner optimiser.
+    """Return a `solve` of `newton_loop` that makes more steps of the inner optimiser.
 
     Args:
       extra_steps: number of further steps, at least 0.

@@ -52,7 +52,7 @@ class QuasiNewtonSolver(NamedTuple):
 
 
 def empty_memory(y: PyTree, size: int) -> Memory:
-    """Return a memory of `size` pairs shaped as `y`; its inverse is the identity."""
+    """Return a memory of `size` pairs shaped like `y`; its inverse is the identity."""
     stacked = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), y)
     dtype = jnp.asarray(tree.norm(y)).dtype
     return Memory(

@@ -1,4 +1,4 @@
-"""Sources of minibatches: lazy, and planned for a whole chunk of steps before its loop.
+"""Lazy sources of minibatches, planned for a chunk of steps before its loop.
 
 A source is a pytree, so its data travel as arguments of compiled functions and never become
 constants. `Source` is the protocol; `full` and `minibatches` make the sources of this package.
@@ -47,7 +47,7 @@ class Source(Protocol):
 
         Returns:
           A pytree of arrays with a leading axis of `count` picks. A pick depends on the key and on the number
-          of its minibatch alone, so that a run does not depend on how it is cut into chunks.
+          of its minibatch alone, so a run does not depend on how it is cut into chunks.
         """
         ...
 
@@ -213,15 +213,15 @@ class Blocks:
 
         def start(number):
             epoch_key = jax.random.fold_in(key, number // blocks)
-            # Remainders of 32 bits: their bias is rows / 2^32, and they compile fast.
+            # Remainders of 32-bit numbers compile fast; their bias is only rows / 2^32.
             offset, stride = jax.random.bits(epoch_key, (2,), "uint32") % jnp.array(
                 [blocks if fixed else self.rows, len(self.strides)], "uint32"
             )
             offset = offset.astype(jnp.int32)
             block = _product_modulo(number % blocks, self.strides[stride], blocks)
             if fixed:
-                # Any block may come first. Otherwise the i-th of several draws a step could meet the same
-                # few blocks in every epoch.
+                # Any block may come first. Otherwise the i-th of several draws per step could see only the
+                # same few blocks in every epoch.
                 return (block + offset) % blocks * self.size
             return (offset + block * self.size) % self.rows
 
@@ -262,7 +262,7 @@ class Stacked:
         return jax.tree.map(lambda a: a[i], self.arrays)
 
     def plan(self, key: Any, first: Any, count: int, fixed: bool = False) -> jax.Array:
-        """Return places in the stack. It holds the minibatches of this chunk, so `first` is not read."""
+        """Return places in the stack of this chunk, which do not depend on `first`."""
         return jnp.arange(count, dtype=jnp.int32)
 
     def view(self, picks: Any) -> "Stacked":
@@ -270,7 +270,7 @@ class Stacked:
         return Stacked(jax.tree.map(lambda a: a[picks], self.arrays))
 
     def whole(self) -> Source:
-        """Raise `ValueError`: the stack holds the minibatches of one chunk and not the whole set."""
+        """Raise `ValueError`: the stack holds the minibatches of one chunk only."""
         raise ValueError(
             "a refresh needs the full data set, and a host loader cannot provide it; "
             "use `full` or `minibatches`, or an algorithm without refreshes"
@@ -291,7 +291,7 @@ class Host:
     is_full = False
 
     def stack(self, first: int, count: int, room: int) -> Stacked:
-        """Return minibatches `first` to `first + count - 1`, padded to `room` by repeating the last."""
+        """Return `count` minibatches from `first`, padded to `room` by repeating the last."""
         fetched = [self.fetch(first + i) for i in range(count)]
         fetched += fetched[-1:] * (room - count)
         return Stacked(jax.tree.map(lambda *leaves: np.stack(leaves), *fetched))

@@ -1,4 +1,4 @@
-"""Blocks of sparse rows in fixed shapes: the products of a linear model with a CSR matrix."""
+"""Blocks of sparse rows in fixed shapes, and their products with a matrix."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +59,7 @@ def sparse_blocks(matrix: Any, order: Any = None) -> Sparse:
 
 
 def times(features: Any, matrix: Any) -> jax.Array:
-    """Return the product of dense or `Sparse` rows with a (d, k) matrix, shape (..., k)."""
+    """Return the (..., k) product of dense or `Sparse` rows with a (d, k) matrix."""
     if not isinstance(features, Sparse):
         return features @ matrix
 

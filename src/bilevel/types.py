@@ -14,7 +14,7 @@ Optimizer = float | Schedule | optax.GradientTransformation
 
 
 def require(holds: Any, rule: str, value: Any) -> None:
-    """Raise `ValueError` with the rule and the value unless `holds`; traced values pass."""
+    """Raise `ValueError` with rule and value unless `holds`; traced values pass."""
     if not isinstance(holds, Tracer) and not holds:
         raise ValueError(f"{rule}, got {value}")
 
@@ -76,7 +76,7 @@ class Batch(NamedTuple):
     inner: Any
 
     def whole(self) -> "Batch":
-        """Return the batch whose every minibatch is the whole set; reading it makes a copy."""
+        """Return the batch whose every minibatch is the whole set; reading it copies."""
         return Batch(self.outer.whole(), self.inner.whole())
 
 

@@ -18,7 +18,7 @@ KAPPA_Y, KAPPA_X, INNER_STEPS, LINEAR_STEPS = 6.0, 9.0, 4, 3
 
 
 def gaps(algorithm, task, steps):
-    """Relative gap of Phi after 0, 1, .. steps, computed from its quadratic form."""
+    """Return the relative gap of Phi after 0, 1, .. steps, computed from its quadratic form."""
     data = task.data(None)
 
     def step(state, _):
@@ -31,7 +31,7 @@ def gaps(algorithm, task, steps):
 
 
 def fitted(factory, task, calls, **settings):
-    """An accelerated method with the constants of the task, and `calls` steps in both solves."""
+    """Return an accelerated method with the constants of the task and `calls` steps in both solves."""
     steps = dict(inner_optimizer=task.inner_step, outer_optimizer=task.outer_step)
     conditions = dict(inner_condition=task.inner_condition, outer_condition=task.outer_condition)
     return factory(task.problem, **(steps | conditions | settings), inner_steps=calls, linear_steps=calls)
@@ -52,7 +52,7 @@ def first_below(gaps, level):
 
 
 def near(want):
-    """Within 5 % or 2 iterations, since rounding can change a count only slightly."""
+    """Return whether counts agree within 5 % or 2 iterations, which rounding can change."""
     return pytest.approx(want, rel=0.05, abs=2)
 
 
@@ -259,7 +259,7 @@ def test_ridge_on_a_convex_problem_beats_gradient_descent_by_more_at_higher_accu
 
 
 def train(x, y):
-    """The last y of Nesterov's method, gradient t on minibatch t."""
+    """Return the last y of Nesterov's method, with gradient t on minibatch t."""
     weight = (np.sqrt(KAPPA_Y) - 1) / (np.sqrt(KAPPA_Y) + 1)
     s = y
     for i in range(INNER_STEPS):
@@ -269,7 +269,7 @@ def train(x, y):
 
 
 def solve(y):
-    """The last v of the heavy-ball method from 0, on the minibatch after those of y."""
+    """Return the last v of the heavy-ball method from 0, on the minibatch after those of y."""
     L, mu = 1 / RHO, 1 / (RHO * KAPPA_Y)
     lam = 4 / (np.sqrt(L) + np.sqrt(mu)) ** 2
     theta = max((1 - np.sqrt(lam * mu)) ** 2, (1 - np.sqrt(lam * L)) ** 2)
@@ -357,7 +357,7 @@ def test_accelerated_descent_with_condition_number_one_is_descent():
 
 
 def heavy_ball_error(condition, claimed, steps=200):
-    """Relative error of v when `heavy_ball` is given L multiplied by `claimed`."""
+    """Return the relative error of v when `heavy_ball` is given L multiplied by `claimed`."""
     task = tasks.worst_case(dim=100, inner_convexity=1 / condition)
     zero = jnp.zeros(100)
     H = jax.hessian(task.problem.inner, argnums=1)(zero, zero, None)

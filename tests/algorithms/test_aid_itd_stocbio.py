@@ -26,7 +26,7 @@ TASK = tasks.worst_case(dim=60, outer_convexity=0.1, inner_convexity=0.05)
 
 
 def last_stationarity(algorithm, steps, task=TASK):
-    """`|grad Phi|`, by its closed form, after `steps` steps from zero."""
+    """Return `|grad Phi|`, by its closed form, after `steps` steps from zero."""
     data = task.data(None)
 
     def step(state, _):
@@ -37,7 +37,7 @@ def last_stationarity(algorithm, steps, task=TASK):
 
 
 def gradient_of_one_step(factory, problem, x, y, **settings):
-    """The hypergradient that a double loop subtracts from x in its first step, of size 1."""
+    """Return the hypergradient that a double loop subtracts from x in its first step, of size 1."""
     algorithm = factory(problem, outer_optimizer=1.0, **settings)
     step = jax.jit(lambda state: algorithm.step(state, b.full(None, None), None)[0])
     return np.asarray(x - step(algorithm.init(x, y)).x)
@@ -66,7 +66,7 @@ def test_aid_itd_and_stocbio_tend_to_the_closed_form(factory, settings):
 
 
 def quartic_path(steps, alpha, rng):
-    """A problem, a point x, and the inner path of g_y = A y + 0.1 y^3 + B'x from 0."""
+    """Return a problem, a point x, and the inner path of g_y = A y + 0.1 y^3 + B'x from 0."""
     A, B = rng.uniform(0.5, 1.5, 5), rng.normal(size=(4, 5))
     c, D, x = rng.normal(size=5), rng.normal(size=(5, 4)), 0.3 * rng.normal(size=4)
 
@@ -223,7 +223,7 @@ def test_truncated_trains_on_every_minibatch_and_differentiates_the_last_ones():
 
 
 def frozen():
-    """H, J, f_x, f_y of `TASK` at a random x and y*(x), then x and y."""
+    """Return H, J, f_x, f_y of `TASK` at a random x and y*(x), then x and y."""
     x = jnp.asarray(np.random.default_rng(1).normal(size=60))
     (_, J), (_, H) = jax.hessian(TASK.problem.inner, argnums=(0, 1))(x, x, None)
     y = x - jnp.linalg.solve(H, jax.grad(TASK.problem.inner, argnums=1)(x, x, None))
@@ -256,7 +256,7 @@ def test_one_step_of_cg_solves_for_an_eigenvector():
 
 
 def samples():
-    """400 matrices of rank two plus 0.2 I, their bound L, and a right-hand side."""
+    """Return 400 matrices of rank two plus 0.2 I, their bound L, and a right-hand side."""
     rng = np.random.default_rng(0)
     a = rng.normal(size=(400, 10, 2))
     gram = np.einsum("nij,nkj->nik", a, a)
@@ -290,7 +290,7 @@ def test_truncation_error_of_twenty_terms_is_below_its_bound():
 
 
 def bias_and_rmse(solver, draws, reuse=0):
-    """Relative to the deterministic sum. With `reuse`, one minibatch of `reuse` rows serves all factors."""
+    """Return both relative to the deterministic sum; with `reuse`, one minibatch serves all factors."""
     matrices, top, vector = samples()
     stack, rhs = jnp.asarray(matrices), jnp.asarray(vector)
     exact, _ = b.neumann(20, 1 / top).solve(lambda i: lambda w: stack.mean(0) @ w, rhs, rhs)
@@ -313,7 +313,7 @@ def bias_and_rmse(solver, draws, reuse=0):
 def test_one_minibatch_reused_for_all_factors_is_biased_and_noisier():
     bias, rmse = bias_and_rmse(b.neumann(20, 1 / samples()[1]), 4000, reuse=46)
     assert rmse == pytest.approx(0.136, rel=0.1) and bias == pytest.approx(0.0146, rel=0.3)
-    # Chance alone gives the mean of unbiased draws a third of this.
+    # The random error of the mean of unbiased draws is a third of this.
     assert bias > 3 * rmse / np.sqrt(4000)
 
 
@@ -464,7 +464,7 @@ def test_hoag_under_vmap_equals_separate_runs():
 # Hyper-cleaning
 
 
-def test_hyper_cleaning_oracles_are_those_of_automatic_differentiation():
+def test_hyper_cleaning_oracles_equal_automatic_differentiation():
     """Closed forms of g_y, H V and the cross product; x has one entry for each training row."""
     rng = np.random.default_rng(0)
     rows, columns, classes, penalty = 12, 5, 3, 1e-3

@@ -1,7 +1,7 @@
 """Product tests: every algorithm on every shared problem.
 
-Most of the time goes into compiling steps. So the tests of one algorithm share a `Programs`, run on one
-worker one after the other, and compile each program once.
+Most of the time goes into compiling. So the tests of one algorithm share a `Programs`, which compiles each
+program once, and run in sequence on one worker.
 """
 
 import inspect
@@ -176,7 +176,7 @@ def test_x_stays_in_its_box_and_reaches_the_edge(programs):
 @pytest.mark.parametrize(
     "name", [n if n in RESUMED else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS]
 )
-def test_resumes_bit_for_bit_whatever_the_chunk_length_and_stays_on_the_simplex(name):
+def test_resumes_bit_for_bit_for_every_chunk_length_and_stays_on_the_simplex(name):
     simplex = optax.chain(optax.sgd(0.02), b.constrain(projected_to_simplex))
     algorithm = ALGORITHMS[name].factory(TASK.problem, inner_optimizer=0.2, outer_optimizer=simplex)
     seen = []

@@ -25,7 +25,7 @@ STEPS: dict[str, Any] = dict(inner_optimizer=RHO, outer_optimizer=ALPHA)
 
 
 def states(algorithm, steps, case=CASE, start=None):
-    """The states after 1 to `steps` steps on full data, stacked."""
+    """Return the states after 1 to `steps` steps on full data, stacked."""
 
     def step(state, _):
         state = algorithm.step(state, case.data, jax.random.key(0))[0]
@@ -50,7 +50,7 @@ def outer_direction(point):
 
 
 def path(step, steps):
-    """x after 1 to `steps` steps of an update rule written with matrices."""
+    """Return x after 1 to `steps` steps of an update rule written with matrices."""
 
     def follow(point, _):
         point = step(point)
@@ -75,7 +75,7 @@ def simultaneous(point):
 
 
 @pytest.mark.parametrize("weight", [0.3, 1.0])
-def test_fsla_on_full_batches_is_the_gauss_seidel_recursion_whatever_the_weight(weight):
+def test_fsla_on_full_batches_is_the_gauss_seidel_recursion_for_every_weight(weight):
     """The STORM correction vanishes on full batches."""
     got = states(b.fsla(CASE.problem, weight=weight, **STEPS), 50).x
     np.testing.assert_allclose(got, path(gauss_seidel, 50), atol=1e-14)
@@ -98,7 +98,7 @@ def test_soba_has_one_path_in_both_sign_conventions_of_v():
 
 
 def test_nbo_fsla_and_soba_are_three_different_methods():
-    """Distances of x after 1, 2 and 3 steps: NBO without extra steps to FSLA and to SOBA."""
+    """The distances of x from NBO without extra steps to FSLA and to SOBA, after 1, 2 and 3 steps."""
     nbo = states(b.nbo(CASE.problem, extra_steps=0, **STEPS), 3).x
     for rule, distances in (
         (gauss_seidel, [1.2e-5, 4.7e-5, 1.0e-4]),
@@ -159,7 +159,7 @@ def test_shared_samples_bound_the_variance_of_the_direction_and_fresh_samples_do
 
 
 def test_hypergradient_of_the_least_squares_problem_of_the_fsla_paper():
-    """Our draw of it: m = 1000 rows, n = 5 columns, numpy's `RandomState(0)`."""
+    """Our random instance: m = 1000 rows, n = 5 columns, numpy's `RandomState(0)`."""
     rng = np.random.RandomState(0)
     A, u, noise = rng.uniform(size=(1000, 5)), rng.uniform(size=5), rng.normal(size=1000)
     target = A @ u + 0.01 * noise

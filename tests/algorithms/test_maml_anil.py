@@ -116,7 +116,7 @@ def anil_gradients():
     return gradients
 
 
-def test_anil_gradients_are_those_of_the_trained_loss_and_of_the_papers_backward_pass(anil_gradients):
+def test_anil_gradients_equal_those_of_the_trained_loss_and_the_papers_backward_pass(anil_gradients):
     _, w, p, (A, B, c, D) = anil_toy()
 
     def path(w, p):
@@ -155,7 +155,7 @@ def test_gradient_of_the_head_decays_with_n_where_the_inner_loss_is_strongly_con
     assert ratio.max() == ratio[0]
 
 
-def test_factors_of_the_meta_gradient_stand_in_the_papers_order():
+def test_factors_of_the_meta_gradient_have_the_papers_order():
     """The Hessians of these quartic tasks do not commute: the reversed product is another vector."""
     rng = np.random.default_rng(2)
     M, c, alpha, steps = rng.normal(size=(3, 3)), rng.normal(size=3), 0.05, 4
@@ -248,7 +248,7 @@ def test_resampling_is_biased_by_the_noise_of_the_path_which_falls_with_the_samp
     assert mean - exact == pytest.approx(bias, abs=3 * error + 3e-4)
 
 
-def test_resampling_quadratics_is_unbiased_only_with_hessians_of_their_own():
+def test_resampling_quadratics_is_unbiased_only_with_independent_hessians():
     def loss(x, y, draw):
         return 0.5 * (1 + 0.5 * draw[0]) * y**2 - (0.5 + 0.3 * draw[1]) * y
 
@@ -274,7 +274,7 @@ def test_resampling_quadratics_is_unbiased_only_with_hessians_of_their_own():
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
-def test_every_draw_of_a_task_is_its_own(vectorize):
+def test_every_draw_of_a_task_is_independent(vectorize):
     """Two steps agree with numpy on the draws that the keys determine."""
     steps, alpha = 3, 0.2
 

@@ -1,8 +1,8 @@
-"""MRBO and VRBO on two toys; `est` is the estimator of the hypergradient that both share.
+"""MRBO and VRBO on two toy problems; `est` is the estimator of the hypergradient that both share.
 
 Toy A: g_y = A y - B'x, f_y = y - c, f_x = 0.1 x. Toy B: g_y = A y + 0.1 y^3 - B'sin x, f as in toy A.
-A, B and c are means over 200 rows or over a sample of them. One sample serves a whole `est`, since the
-expected errors were measured so.
+A, B and c are means over 200 rows or over a sample of them. A whole `est` uses one sample, as it did
+when the expected errors were measured.
 """
 
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ def mrbo(toy="A", **settings: Any):
     return b.mrbo(PROBLEMS[toy], **(defaults | settings))
 
 
-def test_mrbo_on_full_batches_carries_the_exact_directions_whatever_the_weights():
+def test_mrbo_on_full_batches_carries_the_exact_directions_for_all_weights():
     """The two weights differ, so that swapping them would show."""
     algorithm = mrbo(
         "B",
@@ -156,7 +156,7 @@ def test_mrbo_momentum_lowers_the_error_floor(size, with_momentum, without):
         xs = jax.vmap(lambda means: follow(algorithm, means).x[-500:])(stacked)
         return errors(xs.reshape(-1, DIM)).mean()
 
-    momentum, plain = floor(2.0), floor(1e9)  # weights are cut at 1
+    momentum, plain = floor(2.0), floor(1e9)  # weights are capped at 1
     assert momentum / plain < 0.85
     # The expected floors are those of other samples, and a floor moves slowly from step to step.
     assert momentum == pytest.approx(with_momentum, rel=0.2) and plain == pytest.approx(without, rel=0.15)

@@ -167,7 +167,7 @@ def test_conjugate_gradients_share_no_scalars_between_the_two_systems():
     got = after_one_step(b.nbo(LOGISTIC.problem, linear_solver=b.cg(3)), LOGISTIC, NEAR, ADJOINT)
 
     def krylov(side):
-        """The best vector of the Krylov space in the H-norm, which CG finds."""
+        """Return the best vector of the Krylov space in the H-norm, which CG finds."""
         basis = np.linalg.qr(np.stack([side, H @ side, H @ H @ side], axis=1))[0]
         return basis @ np.linalg.solve(basis.T @ H @ basis, basis.T @ side)
 
@@ -203,7 +203,7 @@ def test_without_extra_steps_x_moves_neither_as_in_soba_nor_as_in_fsla():
     ],
 )
 @pytest.mark.parametrize("full", [True, False])
-def test_calls_of_a_step_are_those_that_cost_declares(factory, calls, full):
+def test_calls_of_a_step_equal_the_declared_cost(factory, calls, full):
     problem, counts = count_calls(PROBLEM)
     algorithm = factory(problem, inner_optimizer=0.3)
     assert algorithm.cost == b.Cost(*calls)
@@ -362,7 +362,7 @@ def test_nsbo_reads_a_minibatch_for_each_inner_step_and_one_more_for_x(extra_ste
 
 
 def frozen(x, y, v, products, last):
-    """One step with the sides on minibatch 0, extra products on `products` and x on minibatch `last`."""
+    """Return one step: sides on minibatch 0, extra products on `products`, x on minibatch `last`."""
     p, q = A[0] @ y + C[0] @ x, A[0] @ v - (y - B[0])
     s, e = RHO * p, RHO * q
     for i in products:
@@ -393,7 +393,7 @@ def test_amigo_reads_fresh_minibatches_for_y_and_v_and_draws_f_once():
     steps_match(algorithm, reference)
 
 
-def test_linear_residual_is_taken_at_the_new_adjoint():
+def test_linear_residual_is_measured_at_the_new_adjoint():
     algorithm = b.nsbo(PROBLEM, inner_optimizer=RHO, extra_steps=2)
     state = algorithm.init(jnp.asarray(X), jnp.asarray(Y))
     new, metrics = algorithm.step(state, BATCH, None)
@@ -496,7 +496,7 @@ def test_saga_tables_hold_sides_and_directions_of_each_block_and_count_only_true
         q = q - recall(tables, "f_y", blocks[0], y - targets[first].mean(0))
         s, e = RHO * p, RHO * q
         for i in (1, 2):
-            # Plain products read the whole block, in which other rows fill up a ragged one.
+            # Plain products read whole blocks; other rows fill up a ragged block.
             H = hessians[SIZE * blocks[i] : SIZE * (blocks[i] + 1)].mean(0)
             s, e = s - RHO * (H @ s - p), e - RHO * (H @ e - q)
         y, v = y - s, v - e
@@ -559,7 +559,7 @@ def test_every_draw_of_a_step_meets_every_fixed_block_in_the_long_run(size):
     "solver",
     [b.cg(3), b.richardson(4, 0.3), b.richardson(4, 0.3, damping=0.2, fresh=True), b.neumann(3, 0.3)],
 )
-def test_a_solve_without_a_start_is_one_from_zero(solver):
+def test_a_solve_without_a_start_starts_at_zero(solver):
     def operator(i):
         return lambda w: jnp.asarray(A)[i] @ w
 

@@ -1,6 +1,6 @@
 """First-order, finite-difference and proximal methods: errors, limits and minibatches.
 
-The letters are the library's: y is trained on g alone, z sees f too.
+Symbols are those of the library: y is trained on g alone, z also on f.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ def slope(errors, sizes):
 
 
 def direction(algorithm, x, y, data):
-    """What an algorithm of outer step 1 subtracts from x in its first step, and the state after it."""
+    """Return the change of x in the first step, at an outer step size of 1, and the new state."""
     state = algorithm.init(x, y)
     new, _ = jax.jit(algorithm.step)(state, data, None)
     return jax.tree.map(jnp.subtract, state.x, new.x), new
@@ -182,7 +182,7 @@ def toy_inner(x, y, batch):
 
 
 def test_gradient_of_the_toy_problem_of_v_pbgd():
-    """The authors' code has 1 + e^2 in f_x where (1 + e)^2 belongs, and gives 0.458."""
+    """The authors' code has 1 + e^2 in f_x instead of (1 + e)^2, and gives 0.458."""
     x, y = 0.7, 0.3
     central = (toy(x + 1e-6, y, None) - toy(x - 1e-6, y, None)) / 2e-6
     assert float(jax.grad(toy)(x, y, None)) == pytest.approx(float(central), abs=1e-8)
@@ -202,7 +202,7 @@ def test_v_pbgd_ends_near_the_local_minima_of_the_toy_problem(penalty, ends, gap
     @jax.jit
     @jax.vmap
     def last(x, y):
-        # As in the authors' code, the value gap is taken at the solution y = -x from the first step on.
+        # As in the authors' code, the value gap is evaluated at the solution y = -x from the first step on.
         state = algorithm.init(x, y)._replace(y=-x)
         return b.advance(algorithm, state, b.full(None, None), jax.random.key(0), start=0, steps=30_000)
 
@@ -384,7 +384,7 @@ def test_error_of_constrained_first_order_is_proportional_to_the_perturbation():
 
 
 def test_constrained_first_order_without_constraints_is_f2sa():
-    """Here f does not depend on x directly, so the point at which f_x is taken does not matter."""
+    """Here f does not depend on x directly, so the point at which f_x is evaluated does not matter."""
     case = logistic_case()
     settings: dict[str, Any] = dict(inner_optimizer=0.5, outer_optimizer=1.0, inner_steps=5)
     got, _ = direction(

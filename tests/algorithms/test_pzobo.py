@@ -108,7 +108,7 @@ def test_noise_grows_with_the_outer_dimension():
     """The mean cosine with the exact term is sqrt(2 / (pi p)) at Q = 1."""
     for p, cosine in ((20, 0.1816), (1000, 0.02523)):
         solver, x, f_y, w = affine(p, 7)
-        # |cos| spreads about 0.75 of its mean: 40,000 draws know it to 0.5 %.
+        # The deviation of |cos| is about 0.75 of its mean, so 40,000 draws give the mean within 0.5 %.
         assert cosines(estimates(solver, x, f_y, 40_000, Q=1), w).mean() == pytest.approx(cosine, rel=0.03)
 
 
@@ -208,7 +208,7 @@ def test_on_a_path_that_is_not_affine_only_the_indirect_term_is_noisy():
 
 @pytest.mark.parametrize("share, ratio", [(-0.9, 100.0), (1.0, 0.25)])
 def test_estimating_the_indirect_term_alone_is_worse_where_it_cancels_the_direct_one(share, ratio):
-    """The ratio is MSE of pzobo by MSE of HOZOG on the same directions, for a linear f with f_x = share w."""
+    """The ratio is MSE(pzobo) / MSE(HOZOG) on the same directions, for a linear f with f_x = share w."""
     solver, x, f_y, w = affine(20, 7)
     e, w = estimates(solver, x, f_y, 40_000, Q=1), np.asarray(w)
     f_x = share * w
@@ -238,7 +238,7 @@ def test_paths_share_their_minibatches_so_that_noise_is_not_divided_by_the_smoot
     w = b.unrolled(solver).respond(x, jnp.zeros(d), silent, None)[1](f_y, ()).x
 
     def pair(key, smoothing):
-        """The estimate of `pzobo_s`, and the wrong one whose base path reads other minibatches."""
+        """Return the estimate of `pzobo_s`, and a wrong one whose base path reads other minibatches."""
         key, *noises = jax.random.split(key, 3)
         batches = [b.Batch(None, Stacked(0.1 * jax.random.normal(k, (steps, d)))) for k in noises]
         response = b.zeroth_order(solver, 1, smoothing=smoothing)

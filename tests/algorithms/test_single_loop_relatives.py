@@ -205,7 +205,7 @@ def variance(problem, data, terms, weight, **settings):
 
 
 def test_sustain_both_points_see_the_same_minibatch():
-    """The variance at a frozen point is then weight / (2 - weight) of the plain one, else 180 times more."""
+    """At a frozen point the variance is weight / (2 - weight) of the plain one, otherwise 180 times more."""
     problem = b.Problem(lambda x, y, batch: batch.mean() * x, lambda x, y, batch: 0.5 * y**2)
     data = b.minibatches(np.random.default_rng(0).normal(size=4096), np.zeros(4096), batch_size=1)
     # 20,000 steps with a correlation over 20: a standard error of 5 %.

@@ -153,7 +153,7 @@ def test_estimate_is_unbiased_with_the_known_variance():
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
-def test_steps_over_tasks_are_unbiased_and_coins_of_their_own_have_less_noise(vectorize):
+def test_steps_over_tasks_are_unbiased_and_separate_coins_have_less_noise(vectorize):
     case, q = few_tasks_case(), 0.25
     algorithm = b.ufo_blo(
         case.problem,
@@ -264,7 +264,7 @@ def test_second_derivative_through_the_solution(make):
     np.testing.assert_allclose(hessian(response), hessian(b.unrolled(solver)), atol=1e-12)
 
 
-def test_solution_follows_the_coin_and_an_adjoint_is_carried_past_tails():
+def test_solution_follows_the_coin_and_tails_keep_the_adjoint():
     case = quartic_case()
     solver = b.descend(case.problem, 0.3, 7)
     response = b.unbiased(b.first_order(solver), b.implicit(case.problem, solver, b.cg(5)), 0.2)
@@ -404,9 +404,9 @@ def test_best_probability_is_the_minimum_of_time_on_a_grid():
             assert got == pytest.approx(q, abs=2e-5)
 
 
-def test_best_probability_can_be_a_minimum_inside_although_the_slope_at_one_is_negative():
+def test_best_probability_can_be_an_interior_minimum_although_the_slope_at_one_is_negative():
     assert b.optimal_probability(1.0, 1.9, 0.1, 1.0, 0.5) == pytest.approx(0.11185, abs=2e-5)
-    # Where that minimum is the worse one, or there is none.
+    # This minimum is worse than q = 1, or does not exist.
     assert b.optimal_probability(1.0, 1.9, 0.5, 1.0, 0.5) == 1
     assert b.optimal_probability(1.0, 1.9, 0.1, 1.0, 1.0) == 1
 
@@ -467,7 +467,7 @@ def test_bounds_from_smoothness_hold_and_are_loose(moments):
 
 
 @pytest.mark.parametrize("least", [0.05, 1.0])
-def test_adaptive_scheme_measures_the_bias_itself_whatever_the_coin_s_probability(least):
+def test_adaptive_scheme_measures_the_bias_for_every_probability_of_the_coin(least):
     case = quartic_case()
     algorithm = b.ufo_blo(case.problem, probability=None, least_probability=least, **settings())
     state = algorithm.init(case.x, case.y)
@@ -506,7 +506,7 @@ def test_adaptive_probability_depends_on_the_exponent_and_on_the_cost_of_an_exac
         )
         state = algorithm.init(case.x, case.y)
         state = state._replace(seen=state.seen._replace(second_moment=10.0, bias=1.0, weight=jnp.ones(())))
-        # Tails leave the statistics as they are.
+        # Tails do not change the statistics.
         _, tails = coin_keys(0.6)
         new, _ = jax.jit(algorithm.step)(state, case.data, tails)
         assert new.seen.exact_draws == 0
@@ -640,7 +640,7 @@ OVER_TOYS: dict[str, Any] = dict(inner_optimizer=0.1, outer_optimizer=1.0, start
         (1.0, (71.01589, 48.34393, 23.51048)),
     ],
 )
-def test_first_order_limit_has_a_gradient_as_large_as_one_likes(D, constants):
+def test_first_order_limit_has_an_arbitrarily_large_gradient(D, constants):
     tasks, limit, stationary, b2, radius = counterexample(D)
     np.testing.assert_allclose((b2, radius, limit), constants, atol=1e-5)
     exact = b.ufo_blo(TOY, probability=1.0, **OVER_TOYS)
@@ -661,7 +661,7 @@ def test_first_order_limit_has_a_gradient_as_large_as_one_likes(D, constants):
 
 
 def test_first_order_steps_end_at_5_76_and_debiased_ones_at_the_stationary_2_84():
-    """200 runs of 10,000 steps 10 / k, one task a step: |M'| stays at 0.35, or goes to zero."""
+    """200 runs of 10,000 steps 10 / k, one task per step: |M'| stays at 0.35, or goes to zero."""
     tasks, limit, stationary, _, _ = counterexample(0.06)
     factory = {
         "first": partial(b.fo_blo, TOY),

@@ -8,14 +8,14 @@ import bilevel as b
 
 
 class Entry(NamedTuple):
-    """An algorithm as the shared tests run it.
+    """An algorithm with the settings of the shared tests.
 
     Attributes:
-      factory: with settings that suit the shared problems.
-      shrink: what the exact hypergradient's norm must fall to, as a share of its start, in `steps`
-        steps; above 1e-6 only for a method with a known floor, which the comment beside it names.
-      outer: its outer step size (or optimiser) there.
-      steps: how many.
+      factory: the factory, with settings that suit the shared problems.
+      shrink: largest norm of the exact hypergradient after `steps` steps, relative to the start. It is
+        above 1e-6 only for a method with a known floor, which a comment names.
+      outer: outer step size or optimiser.
+      steps: number of steps.
     """
 
     factory: Callable
@@ -25,12 +25,12 @@ class Entry(NamedTuple):
 
 
 class MetaEntry(NamedTuple):
-    """An algorithm over tasks, whose x is where y starts, as `test_meta.py` runs it.
+    """An algorithm over tasks, whose x is the start of y, as `test_start_learners.py` runs it.
 
     Attributes:
-      factory: with settings that suit `problems.few_tasks_case`.
-      features: whether x is a head with features instead of the start alone.
-      gradient: which of the case's directions it takes; only "exact" ends at a stationary point of the
+      factory: the factory, with settings that suit `problems.few_tasks_case`.
+      features: whether x is a head with features, instead of a start only.
+      gradient: the direction of the case that it takes; only "exact" ends at a stationary point of the
         loss after its inner steps.
     """
 
@@ -48,32 +48,32 @@ ALGORITHMS = {
     "accbio_bg": Entry(b.accbio_bg),
     "aid_bio": Entry(partial(b.aid_bio, linear_solver=b.cg(6))),
     "amigo": Entry(b.amigo),
-    # The penalised variable keeps a distance of the order of the step size: steps that fall.
+    # The penalised variable stays off the solution by the order of the step size, so the steps fall.
     "bome": Entry(partial(b.bome, inner_steps=50, penalised_optimizer=falling), shrink=0.01, outer=falling),
-    # The number of factors is random even on full data: noise proportional to the indirect term, which is
-    # not zero at the solution, and steps that decay. The same for SUSTAIN and TTSA.
+    # The number of factors is random even on full data. The noise is proportional to the indirect term, which
+    # is not zero at the solution, and the steps decay. The same holds for SUSTAIN and TTSA.
     "bsa": Entry(partial(b.bsa, terms=20), shrink=0.05, outer=0.1),
     # The error is of the order of the perturbation.
     "constrained_first_order": Entry(partial(b.constrained_first_order, perturbation=1e-7)),
-    # The answer of one inner step: biased for good.
+    # The hypergradient of one inner step is always biased.
     "darts": Entry(b.darts, shrink=0.65),
     # The error is of the order of 1 / penalty.
     "f2sa": Entry(partial(b.f2sa, penalty=1e7)),
     # See F2SA.
     "f3sa": Entry(partial(b.f3sa, penalty=1e7)),
-    # Without the indirect term x goes where f_x = 0: twice as far from stationary as the start.
+    # Without the indirect term x goes to f_x = 0, where the hypergradient is twice as large as at the start.
     "fo_blo": Entry(partial(b.fo_blo, inner_steps=100), shrink=2.0),
     "fo_itd_bio": Entry(b.fo_itd_bio, shrink=2.0),
     "fsla": Entry(b.fsla),
-    # So few that its first outer steps make them all: the declared cost is the most.
+    # So few inner steps that the first outer steps make all of them: the declared cost is the maximum.
     "hoag": Entry(partial(b.hoag, inner_steps=20, linear_steps=3, tolerance=1e-4)),
     "itd_bio": Entry(partial(b.itd_bio, inner_steps=100)),
     "lancbio": Entry(b.lancbio),
-    # The average lags: a smaller step.
+    # The average lags behind, so the step is smaller.
     "ma_nsbo_saga": Entry(partial(b.ma_nsbo_saga, weight=0.5), outer=0.01),
-    # The average lags: a smaller step.
+    # The average lags behind, so the step is smaller.
     "ma_soba": Entry(partial(b.ma_soba, weight=0.5), outer=0.01),
-    # The step decays, from outer on.
+    # The step decays, starting at `outer`.
     "mrbo": Entry(partial(b.mrbo, terms=100), outer=0.1),
     "nbo": Entry(b.nbo),
     "nsbo": Entry(b.nsbo),
@@ -89,7 +89,7 @@ ALGORITHMS = {
     "qnbo": Entry(b.qnbo),
     "reverse": Entry(b.reverse),
     "saba": Entry(b.saba),
-    # The inverse Hessian is replaced by the identity: biased for good.
+    # The identity replaces the inverse Hessian, so it is always biased.
     "sama": Entry(b.sama, shrink=0.35),
     # Its inverse is exact on a quadratic only.
     "shine": Entry(b.shine, shrink=1e-3),
@@ -103,7 +103,7 @@ ALGORITHMS = {
     "truncated": Entry(partial(b.truncated, inner_steps=120, last=100)),
     # See BSA.
     "ttsa": Entry(partial(b.ttsa, terms=20), shrink=0.05, outer=0.1),
-    # With heads always; test_facts_ufo.py tosses the coin.
+    # Here the coin always shows heads; test_ufo.py tests both sides.
     "ufo_blo": Entry(partial(b.ufo_blo, inner_steps=100, probability=1.0)),
     # The error is of the order of 1 / penalty; the step of x is divided by the penalty.
     "v_pbgd": Entry(partial(b.v_pbgd, penalty=20.0), shrink=0.05, outer=0.2),
@@ -113,7 +113,7 @@ ALGORITHMS = {
 META = {
     "anil": MetaEntry(partial(b.anil, inner_steps=5), features=True),
     "fomaml": MetaEntry(b.fomaml, gradient="first_order"),
-    # Exact in three steps of conjugate gradients, the entries of y.
+    # y has three entries, so three steps of conjugate gradients are exact.
     "imaml": MetaEntry(partial(b.imaml, inner_steps=60, linear_steps=3, pull=2.0), gradient="implicit"),
     "maml": MetaEntry(b.maml),
     "reptile": MetaEntry(b.reptile, gradient="reptile"),

@@ -70,5 +70,5 @@ def noisy_prototypes(name="toy", sizes=(12, 8, 8), each=20, side=16, noise=60.0)
 
 
 def as_double(tree):
-    """Return the tree in 64 bits."""
+    """Return the tree in float64."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)

@@ -1,4 +1,4 @@
-"""A problem whose minibatches all differ, and the constants that tests of it share.
+"""A problem whose minibatches all differ, and constants for tests on it.
 
 g_i = y'A_i y / 2 + y'C_i x,  f_j = |y - b_j|^2 / 2 + e_j'x, all different for every i and j.
 """

@@ -17,7 +17,7 @@ class Case(NamedTuple):
       problem: the two losses.
       x, y: a starting point.
       data: full data of the problem.
-      step: inner step size that suits it.
+      step: inner step size that suits the problem.
       exact: `x -> (y*, hypergradient)` as flat vectors.
     """
 
@@ -44,7 +44,7 @@ def relative_error(got, want):
 
 
 def quadratic_case(seed=0):
-    """Dict-shaped x (2 + 4 entries) and y (3 + 2 entries), all blocks coupled."""
+    """Return a quadratic case with dicts x (2 + 4 entries) and y (3 + 2), all coupled."""
     rng = np.random.default_rng(seed)
     p, q = 6, 5
     basis = np.linalg.qr(rng.normal(size=(q, q)))[0]
@@ -109,7 +109,7 @@ def quartic_case():
 
 
 def logistic_case(direct=False):
-    """Logistic regression of 10 weights on 200 rows, each weight with its own L2 strength exp(x_j).
+    """Return logistic regression of 10 weights on 200 rows, each weight with its own L2 strength exp(x_j).
 
     f is the logistic loss on 200 other rows, so f_x = 0. `direct` adds 0.025 |x - 1|^2 to f and starts at
     x = -2.
@@ -153,7 +153,7 @@ class Directions(NamedTuple):
     Attributes:
       y: y_N, the inner variable after N inner steps.
       exact: gradient of the loss after N inner steps.
-      first_order: that gradient without second derivatives.
+      first_order: the same gradient without second derivatives.
       reptile: x - y_N.
       implicit: gradient of iMAML with a pull of 2.
     """
@@ -166,7 +166,7 @@ class Directions(NamedTuple):
 
 
 def few_tasks_case(features=False, steps=5, step=0.3):
-    """Four quadratic tasks whose support and query losses differ; `exact(x)` gives `Directions`."""
+    """Return four quadratic tasks with different support and query losses; `exact(x)` gives `Directions`."""
     rng = np.random.default_rng(0)
     tasks, p, q = 4, 2, 3
 
@@ -229,7 +229,7 @@ CASES = {"quadratic": quadratic_case, "quartic": quartic_case}
 
 
 def central_difference(function, x, step=1e-6):
-    """Gradient of a scalar function of a pytree, flat, one entry after the other."""
+    """Return the flat gradient of a scalar function of a pytree, entry by entry."""
     vector, unravel = ravel_pytree(x)
     slopes = []
     for i in range(vector.size):

@@ -114,7 +114,7 @@ def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
 
 
 def example_run(text="plain", search=None, **changes):
-    """A claim that holds in part, with everything that a page of a reproduction can show."""
+    """Return a claim that holds in part, with everything that its page can show."""
     numbers = {"gap": at_most(0.25, 0.5), "slope": at_least(1.5, 2), text: shown(3), "lost": shown(np.nan)}
     axes = {"inner_optimizer": (0.5, 5.0), "outer_optimizer": (0.01, 0.1, 1.0)}
     scores = np.array([[3.0, 1.0, 2.0], [4.0, np.inf, 1e44]])
@@ -156,7 +156,7 @@ def example_run(text="plain", search=None, **changes):
 
 
 def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, seed=0) -> Any:
-    """An episode of random images whose first query of each of the last `wrong` classes is wrong."""
+    """Return a random episode with one wrong answer in each of the last `wrong` classes."""
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(ways), queries)
     predictions = labels.copy()
@@ -172,7 +172,7 @@ def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, see
 
 
 def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, **summary) -> Any:
-    """A few-shot run that learns well, with every number a report can show."""
+    """Return a few-shot run that learns well, with every number that a report can show."""
     step = np.arange(0, 3001, 300)
     accuracy = 0.97 - (0.97 - 1 / ways) * np.exp(-step / 400)
     numbers = {

@@ -38,7 +38,7 @@ class RandomRows:
 
 @partial(jax.tree_util.register_dataclass, data_fields=["rows", "picks"], meta_fields=["size"])
 class Endless(RandomRows):
-    """The same without a whole set."""
+    """The source above without a whole set."""
 
     def whole(self):
         raise ValueError("rows never end; use an algorithm without refreshes")

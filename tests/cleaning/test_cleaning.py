@@ -22,19 +22,19 @@ from bilevel.datasets import Dataset, load
 
 @pytest.fixture(scope="module")
 def bench():
-    """600 digits, 40 % of the labels wrong, 100 trusted rows."""
+    """Return 600 digits, 40 % of the labels wrong, 100 trusted rows."""
     return cleaning.split(load("digits"), rows=600, trusted_rows=100, noise=0.4, seed=0)
 
 
 @pytest.fixture(scope="module")
 def cleaned(bench):
-    """The default job on the bench in 300 steps."""
+    """Return the result of the default run on the bench, in 300 steps."""
     return cleaning.clean(*bench, steps=300, progress=False)
 
 
 @pytest.fixture(scope="module", params=["linear", "mlp"])
 def prepared(request, bench):
-    """A classifier on the bench with its baselines, ready for the weights to be learnt."""
+    """Return a classifier on the bench and its baselines, before weights are learnt."""
     with single_precision():
         trainer = SubsetTrainer(bench[0], request.param, 0)
         return trainer, _train_baselines(trainer, Stages())
@@ -127,7 +127,7 @@ def test_no_row_is_scored_by_a_model_that_saw_it():
 
 
 def test_a_changed_label_leaves_its_own_score_alone(bench):
-    """The outputs for a row do not move when its own label does; the scores read the label after."""
+    """The outputs for a row do not depend on its own label; the scores read the label afterwards."""
     dataset, _ = bench
     scaled = scaling(dataset.features)(dataset.features)[:100]
     labels, parts, model = dataset.labels[:100].copy(), np.arange(100) % 2, CLASSIFIERS["linear"]()
@@ -249,7 +249,7 @@ def test_bad_arguments_are_refused(arguments, words):
         cleaning.clean(tiny(), **arguments, progress=False)
 
 
-def test_a_class_without_trusted_rows_is_a_warning():
+def test_a_class_without_trusted_rows_gives_a_warning():
     labels = np.arange(40, dtype=np.int32) % 3
     dataset = tiny(labels=labels, classes=["no", "yes", "maybe"])
     warning = "no trusted row has the class maybe; such labels are judged by trusted rows of the other "
@@ -294,7 +294,7 @@ def test_the_truth_and_the_test_rows_change_no_result(bench, cleaned):
 def test_every_kind_of_algorithm_learns_weights(prepared, bench, name):
     learnt = learn(prepared, "shared", name, steps=60)
     wrong = bench[0].labels != bench[1]
-    # A random order has 0.5; these are a few steps.
+    # A random order has 0.5, and these runs make few steps.
     auroc = detection(learnt.logits < 0, -learnt.logits, wrong)["auroc"]
     assert auroc is not None and auroc > 0.9
 
@@ -304,7 +304,7 @@ def test_every_pair_of_weights_and_model_learns(prepared, bench, kind):
     network = not prepared[0].classifier.convex
     learnt = learn(prepared, kind, "soba", steps=300)
     wrong = bench[0].labels != bench[1]
-    # Free weights of a network that can memorise its rows learn least in so few steps.
+    # Free weights with a network that can memorise its rows learn the least in so few steps.
     bound = 0.7 if network and kind == "per-row" else 0.8
     auroc = detection(learnt.logits < 0, -learnt.logits, wrong)["auroc"]
     assert auroc is not None and auroc > bound
@@ -337,7 +337,7 @@ def test_an_algorithm_with_expensive_steps_makes_fewer(prepared, monkeypatch):
     "name, why",
     [("fo_blo", "only through the model, which fo_blo ignores"), ("maml", "it learns a starting point")],
 )
-def test_algorithms_that_cannot_learn_weights_say_why(name, why):
+def test_algorithms_that_cannot_learn_weights_are_refused_with_a_reason(name, why):
     with pytest.raises(ValueError, match=f"{name} cannot learn weights, since .*{why}"):
         cleaning.clean(tiny(), algorithm=name, progress=False)
 

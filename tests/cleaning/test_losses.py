@@ -40,7 +40,7 @@ def inner_batch(features, labels):
 
 
 def closed_form(features, labels, x, y, v):
-    """g_y, H v and J v, row by row, as written in the module."""
+    """Return g_y, H v and J v, row by row, by the formulas of the module."""
     weights = 1 / (1 + np.exp(-np.asarray(x)))
     gradient, hessian, cross = np.zeros((COLUMNS, CLASSES)), np.zeros((COLUMNS, CLASSES)), np.zeros(ROWS)
     for i in range(ROWS):

@@ -55,7 +55,7 @@ def test_list_names_every_algorithm_with_paper_and_cost(capsys):
         assert line.endswith(f"  {paper}")
 
 
-def test_compare_writes_one_record_a_run(tmp_path, capsys):
+def test_compare_writes_one_record_per_run(tmp_path, capsys):
     out = tmp_path / "out"
     command = ["compare", "quadratic", "--algorithms", "soba,aid_bio", "--seeds", "2", "--steps", "40"]
     assert main([*command, "--set", "aid_bio.inner_steps=3", "--out", str(out)]) == 0
@@ -99,7 +99,7 @@ def test_recorded_hyperparameters_are_the_same_text_in_every_run():
     pzobo, ufo_blo, stable = records
     assert pzobo["hyperparameters"]["law"] == "gaussian"
     assert ufo_blo["hyperparameters"]["probability"] is None
-    # Its cost is that of the task's y, which has 20 entries.
+    # Its cost depends on the y of the task, which has 20 entries.
     assert stable["history"]["hessian_products"] == [0, 40, 80]
 
 
@@ -163,13 +163,13 @@ def test_compare_runs_on_the_embedded_sets(make):
         ),
     ],
 )
-def test_bad_input_is_one_line(arguments, words, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_a_one_line_error(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert words in fails(capsys, *arguments)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
-def test_an_output_folder_that_cannot_be_written_is_one_line(capsys, tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_a_one_line_error(capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert "file" in fails(capsys, "clean", "--out", str(tmp_path / "file"))
 
@@ -226,7 +226,7 @@ CLEAN = ["clean", "--rows", "300", "--steps", "150", "--quiet", "--out"]
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """The folder of a `clean` that Ctrl-C ends at step 80, its exit code, and its line of error."""
+    """Return folder, exit code and error line of a `clean` that Ctrl-C ends at step 80."""
     folder, run = tmp_path_factory.mktemp("runs") / "one", weighting.run
     folder.mkdir()
     (folder / "mine.txt").write_text("stays")
@@ -262,10 +262,10 @@ def test_an_interrupted_clean_resumes_to_the_same_weights(interrupted, tmp_path)
 def test_a_checkpoint_of_other_options_is_refused(interrupted, capsys):
     stopped, _, _ = interrupted
     line = fails(capsys, *CLEAN, str(stopped), "--resume", "--seed", "1")
-    assert "is of another run: its identity" in line
+    assert "belongs to another run: its identity" in line
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path):
+def test_a_closed_pipe_is_not_an_error(tmp_path):
     command = [sys.executable, "-m", "bilevel.cli", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None

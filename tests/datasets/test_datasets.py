@@ -48,7 +48,7 @@ def test_every_data_set_has_a_one_line_description():
         assert 20 < len(datasets.describe(name)) <= 80
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_an_unknown_name_gets_the_nearest_as_a_suggestion():
     with pytest.raises(ValueError, match="unknown data set 'mnits'; did you mean 'mnist'?"):
         datasets.load("mnits")
 
@@ -84,7 +84,7 @@ def test_ijcnn1_is_complete():
 
 
 def nearest_mean_accuracy(data):
-    """Accuracy of the class whose mean row has the greatest product, biases by half its square."""
+    """Return the accuracy of the nearest class mean, found by products with the means."""
     flat, test = (rows.reshape(rows.shape[0], -1) for rows in (data.features, data.test_features))
     means = np.stack(
         [np.asarray(flat[data.labels == c].mean(axis=0)).ravel() for c in range(len(data.classes))]
@@ -95,7 +95,7 @@ def nearest_mean_accuracy(data):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A machine without data: no BILEVEL_DATA and an empty cache."""
+    """Make a machine without data: no BILEVEL_DATA and an empty cache."""
     monkeypatch.delenv("BILEVEL_DATA", raising=False)
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
     return tmp_path / "cache"
@@ -103,7 +103,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def home(tmp_path):
-    """A local server as public home: the folder that it serves, and its address."""
+    """Yield the folder and the address of a local server as public home."""
     folder = tmp_path / "home"
     folder.mkdir()
     handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
@@ -116,7 +116,7 @@ def home(tmp_path):
 
 
 def publish_images(folder):
-    """Four small idx files, and their checksums."""
+    """Write four small idx files, and return their checksums."""
     random = np.random.default_rng(0)
     checksums = {}
     for file in mnist.MNIST.files:

@@ -13,7 +13,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def good():
-    """Arrays of a valid file: 12 rows of 3 features, classes 1 and 5, four trusted rows."""
+    """Return the arrays of a valid file: 12 rows of 3 features, classes 1 and 5, four trusted rows."""
     return {
         "features": RANDOM.normal(3, 2, (12, 3)),
         "labels": np.array([1, 5] * 6),
@@ -23,7 +23,7 @@ def good():
 
 
 def save(path, **changes):
-    """A valid file with some arrays changed, or left out where None."""
+    """Write a valid file with some arrays changed, or left out where None."""
     np.savez(path, **{name: array for name, array in (good() | changes).items() if array is not None})
     return path
 

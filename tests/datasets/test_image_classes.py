@@ -33,7 +33,7 @@ def photographs():
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """An empty folder for BILEVEL_DATA and no network: nothing listens on port 9."""
+    """Make BILEVEL_DATA empty and the network unusable: nothing listens on port 9."""
     monkeypatch.setenv("BILEVEL_DATA", str(tmp_path))
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
     source = omniglot.OMNIGLOT._replace(homes=("http://127.0.0.1:9/{file}",))
@@ -124,7 +124,7 @@ def test_omniglot_is_sorted_by_the_published_names():
 
 @needs_data
 def test_the_nearest_drawing_identifies_characters(ink):
-    # Nearest neighbours by sums of 4x4 pixels, 5 ways 1 shot: chance is 0.2.
+    # Nearest neighbours by sums of 4x4 pixels, 5-way 1-shot: chance is 0.2.
     drawings, _, evaluation = ink
     rows = drawings[evaluation].reshape(-1, 20, 7, 4, 7, 4).sum((3, 5)).reshape(-1, 20, 49) * 1.0
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
@@ -201,7 +201,7 @@ def test_omniglot_from_the_published_pictures(empty, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["size", "names", "file"])
-def test_archives_of_another_form_are_errors(empty, monkeypatch, fault):
+def test_archives_of_the_wrong_form_are_errors(empty, monkeypatch, fault):
     blank = np.zeros((105, 105), bool)
     first = {"size": "Greek/character01/1_01.png"}.get(fault, "Greek/1_01.png")
     members = {first: blank, "Greek/character01/1_02.png": blank[:50]}
@@ -312,7 +312,7 @@ def test_wrong_arrays_in_a_file_of_the_user_are_errors(empty, changes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_archive_is_an_error(empty):
+def test_a_file_that_is_not_an_archive_is_an_error(empty):
     (empty / "miniimagenet.npz").write_bytes(b"other")
     with pytest.raises(ValueError, match="miniimagenet.npz is not an .npz file"):
         datasets.load_classes("miniimagenet")

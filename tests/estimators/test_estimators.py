@@ -108,9 +108,7 @@ class Scale(NamedTuple):
 @pytest.mark.parametrize(
     "estimator, periods_are_random", [(b.page(0.2), True), (b.spider(5), False)], ids=["page", "spider"]
 )
-def test_refreshes_come_with_their_period_or_probability_and_corrections_in_between(
-    estimator, periods_are_random
-):
+def test_refreshes_have_their_period_or_probability_and_corrections_in_between(estimator, periods_are_random):
     def oracle(point, batch):
         outer = jax.tree.map(lambda leaf: (1 + batch.noise) * leaf, point)
         return b.Terms(outer, jax.tree.map(jnp.zeros_like, point), 0.0)
@@ -151,7 +149,7 @@ def test_weights_may_follow_a_schedule_and_must_be_in_0_to_1():
         direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)
     assert direction.x == pytest.approx(3.0)  # the plain average
     for make in (b.momentum, b.storm):
-        estimator = make(optax.constant_schedule(3.0))  # cut at 1
+        estimator = make(optax.constant_schedule(3.0))  # capped at 1
         state = estimator.init(point, (1, 1))
         for noise in NOISES[:2]:
             direction, state, _ = estimator.update(noisy_oracle, state, point, noise, None)

@@ -1,4 +1,4 @@
-"""Episodes: distinct classes and images, the same draws whatever the chunks."""
+"""Episodes: distinct classes and images, and draws that do not depend on the chunks."""
 
 import functools
 import re
@@ -45,7 +45,7 @@ def minibatch(i, key=3, count=8):
 
 
 def numbers_of(images):
-    """Return the identity of each image, (tasks, ways, images a class)."""
+    """Return the identity of each image, (tasks, ways, images per class)."""
     pixels = np.asarray(images.pixels)
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(pixels, pixels.round(), atol=1e-4)  # float32 divides by 255 twice
@@ -133,7 +133,7 @@ def recorded(data, log_every):
     return np.asarray(result.state.x)
 
 
-def test_a_run_sees_the_same_episodes_whatever_its_chunks():
+def test_a_run_sees_the_same_episodes_for_all_chunk_lengths():
     cut = recorded(source(), 4)
     assert len({row.tobytes() for row in cut}) == 6
     outer_key = jax.random.split(jax.random.key(3), 3)[0]

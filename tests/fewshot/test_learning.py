@@ -32,7 +32,7 @@ COMMAND += [f"--set={name}={value}" for name, value in CHANGES.items()]
 
 @pytest.fixture(autouse=True)
 def as_users_have_it(monkeypatch):
-    """32 bits and promotion as for users; fewer episodes, which compile once."""
+    """Use float32 and promotion as users do, and fewer episodes, which compile once."""
     for name in ("VALIDATION_EPISODES", "TEST_EPISODES", "WAYS_EPISODES"):
         monkeypatch.setattr(learning, name, 60)
     monkeypatch.setattr(learning, "LOG_POINTS", 4)
@@ -49,14 +49,14 @@ def data():
 
 @pytest.fixture
 def stand_in(data, monkeypatch):
-    """The command finds the small classes instead of Omniglot."""
+    """Make the command read the small classes instead of Omniglot."""
     monkeypatch.setitem(_CLASS_LOADERS, "omniglot", lambda **options: data)
     return data
 
 
 @pytest.fixture(scope="module")
 def learnt(data):
-    """The result of a run of 60 steps, made by the first test that needs it."""
+    """Return the result of a run of 60 steps, made by the first test that needs it."""
     made = []
 
     def once():
@@ -129,7 +129,7 @@ def test_examples_hold_the_answers_of_the_learner(learnt, data):
         np.testing.assert_array_equal(example.labels, np.repeat(np.arange(5), 15))
         episode = as_episode(example.support, example.query.reshape(5, 15, 16, 16, 1), data.mean, data.std)
         chances = jax.nn.softmax(result.learner.answer(result.x, episode, 5))
-        # Float32 of two programs; of two equally likely classes either may win.
+        # Two programs round float32 differently, so either of two equally likely classes may win.
         np.testing.assert_allclose(example.confidence, chances.max(1), atol=1e-4)
         assert np.mean(example.predictions == chances.argmax(1)) > 0.98
         assert np.mean(example.predictions == example.labels) > 0.4
@@ -137,7 +137,7 @@ def test_examples_hold_the_answers_of_the_learner(learnt, data):
 
 @pytest.fixture
 def interrupting(monkeypatch, learnt):
-    """Ctrl-C at step 30, once, and not in the run to compare with."""
+    """Press Ctrl-C at step 30, once, and not in the run to compare with."""
     learnt()
     add, waiting = PointLog.add, [True]
 
@@ -212,7 +212,7 @@ def test_a_run_that_diverges_returns_the_best_step_before(data):
     summary = result.summary
     assert summary["diverged"] and "protonet diverged between steps 0 and 1" in summary["stopped"]
     assert summary["best_step"] == 0 and summary["steps"] == 0 and result.history["step"] == [0]
-    # The untrained features are a little better than chance, 0.2, which NaNs would give.
+    # The untrained features are a little better than chance. NaNs would give chance, 0.2.
     assert summary["test_accuracy"] > 0.21 and summary["seconds_per_step"] is None
     x, _ = result.learner.start(jax.random.split(jax.random.key(0))[0])
     for got, want in zip(jax.tree.leaves(result.x), jax.tree.leaves(x), strict=True):
@@ -240,11 +240,11 @@ def test_every_default_obeys_the_rules_of_its_hyperparameter(method):
     assert recipe(method, values) == defaults._replace(changed=frozenset(values))
 
 
-def test_a_default_gives_way_to_the_data_and_a_value_of_the_user_does_not(data):
+def test_a_default_is_reduced_to_fit_the_data_and_a_value_of_the_user_is_not(data):
     def plan(changes, shots):
         return plan_run(data, recipe("reptile", changes), plain_network(16), 5, shots)
 
-    # The default of reptile is 10 query images a class, and a class has 20 images.
+    # The default of reptile is 10 query images per class, and a class has 20 images.
     for shots, queries in ((1, 10), (10, 10), (11, 9), (19, 1)):
         assert plan({}, shots).train_shape == (5, shots, queries)
     assert plan({"train_queries": 9}, 11).train_shape.queries == 9
@@ -258,7 +258,7 @@ def test_a_default_gives_way_to_the_data_and_a_value_of_the_user_does_not(data):
     assert plan_run(few, recipe("protonet"), plain_network(16), 5, 1).train_shape.ways == 12
 
 
-def test_peak_memory_is_none_where_the_platform_does_not_tell(monkeypatch):
+def test_peak_memory_is_none_where_the_platform_does_not_report_it(monkeypatch):
     peak = learning._peak_mib()
     assert peak is not None and peak > 10
     monkeypatch.setitem(sys.modules, "resource", None)
@@ -290,7 +290,7 @@ def changed(path, **changes):
     np.savez(path, **arrays)
 
 
-def test_a_file_that_is_no_learner_gives_an_error_of_one_line(learnt, tmp_path):
+def test_a_file_that_is_not_a_learner_gives_a_one_line_error(learnt, tmp_path):
     path = tmp_path / "learner.npz"
     with pytest.raises(datasets.DataNotFoundError) as caught:
         load_learner(path)
@@ -298,7 +298,7 @@ def test_a_file_that_is_no_learner_gives_an_error_of_one_line(learnt, tmp_path):
         str(caught.value) == f"no such file: {str(path)!r}; give the learner.npz that bilevel fewshot wrote"
     )
     whole = learnt().file
-    message = "is not a learner of bilevel fewshot; give the learner.npz that it wrote$"
+    message = "must be a learner.npz that bilevel fewshot wrote, got other content; give such a file$"
     for content in (b"", b"some text", whole[:100], whole[:-100]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"^learner.npz {message}"):
@@ -326,7 +326,7 @@ def test_a_file_that_is_no_learner_gives_an_error_of_one_line(learnt, tmp_path):
         ({"algorithm": "mamal"}, {}, "algorithm must be one of maml, .*, got 'mamal'"),
     ],
 )
-def test_parameters_of_another_network_give_an_error_of_one_line(learnt, tmp_path, about, arrays, message):
+def test_parameters_of_another_network_give_a_one_line_error(learnt, tmp_path, about, arrays, message):
     path = tmp_path / "learner.npz"
     path.write_bytes(learnt().file)
     about = json.loads(str(arrays_of(path)["about"])) | about
@@ -364,11 +364,11 @@ def fails(capsys, *arguments):
         (["--size", "papers"], "unknown size 'papers'; did you mean 'paper'? known: paper"),
         (
             ["--size", "paper", "--algorithm", "reptile"],
-            "on omniglot we know published settings of maml, protonet, pzobo, ufo_blo only, got reptile",
+            "published settings on omniglot are known only for maml, protonet, pzobo, ufo_blo, got reptile",
         ),
         (
             ["--dataset", "miniimagenet", "--split", "alphabets"],
-            "--split is for omniglot, and miniimagenet has one split; drop --split",
+            "--split can be used with omniglot only, got the data set 'miniimagenet'; leave it out",
         ),
         (["--steps", "5", "--seconds", "1"], f"{BUDGET} steps 5 and seconds 1.0"),
         (["--steps", "0"], f"{BUDGET} steps 0 and seconds None"),
@@ -399,14 +399,14 @@ def fails(capsys, *arguments):
         (["--set", "directions=0", "--algorithm", "pzobo"], "directions must be at least 1, got 0"),
     ],
 )  # fmt: skip
-def test_bad_input_gives_an_error_of_one_line(arguments, message, stand_in, capsys, tmp_path, monkeypatch):
+def test_bad_input_gives_a_one_line_error(arguments, message, stand_in, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = fails(capsys, "fewshot", "--algorithm", "itd_bio", *arguments)
     assert line == message if not message.endswith((" ", ", ")) else line.startswith(message)
     assert not list(tmp_path.iterdir())
 
 
-def test_small_images_and_classes_of_few_images_give_an_error_of_one_line(capsys, tmp_path, monkeypatch):
+def test_small_images_and_classes_of_few_images_give_a_one_line_error(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for data, message in (
         (noisy_prototypes(side=8), "images must be at least 16x16 pixels, got 8x8"),
@@ -416,7 +416,7 @@ def test_small_images_and_classes_of_few_images_give_an_error_of_one_line(capsys
         assert fails(capsys, "fewshot", "--algorithm", "itd_bio") == message
 
 
-def test_an_unknown_split_and_missing_data_give_an_error_of_one_line(capsys, tmp_path, monkeypatch):
+def test_an_unknown_split_and_missing_data_give_a_one_line_error(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("BILEVEL_DATA", str(tmp_path))
     monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
     # Without its log of downloads, which would come before the line.

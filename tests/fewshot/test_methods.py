@@ -43,7 +43,7 @@ VALUES = {
 
 @functools.cache
 def learners(name, ways=WAYS, network=small_network, **changes):
-    """Return a method on a network with parameters of 64 bits."""
+    """Return a method on a network with float64 parameters."""
     net = network()
     double = net._replace(init=lambda key: as_double(net.init(key)))
     own = recipe(name).hyperparameters
@@ -53,7 +53,7 @@ def learners(name, ways=WAYS, network=small_network, **changes):
 
 @functools.cache
 def toy_tasks(ways=WAYS):
-    """Return episodes of 8x8 images in 64 bits, along a leading axis of tasks."""
+    """Return episodes of 8x8 images in float64, along a leading axis of tasks."""
     random = np.random.default_rng(ways)
     patterns = random.normal(size=(TASKS, ways, 1, 8, 8, 1))
 
@@ -220,7 +220,7 @@ BY_HAND = {
 
 
 def start_of(name):
-    """Return `(x, y)` of 64 bits, with a nonzero head and scales other than 1."""
+    """Return `(x, y)` in float64, with a nonzero head and scales other than 1."""
     x, y = learners(name).start(jax.random.key(1))
     x = as_double(x)
     x["features"]["BatchNorm_0"]["scale"] = jnp.array([0.8, 1.3, 0.6])
@@ -269,7 +269,7 @@ def close(got, want, rtol=1e-9):
         np.testing.assert_allclose(a, c, rtol=0, atol=rtol * float(jnp.max(jnp.abs(c))) + 1e-14)
 
 
-# All tasks at once for one method of each kind only: compiling takes the time.
+# Only one method of each kind runs all tasks at once, since compiling takes time.
 AT_ONCE = ("maml", "fomaml", "ufo_blo", "anil", "itd_bio", "protonet")
 
 

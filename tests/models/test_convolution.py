@@ -14,8 +14,8 @@ from jax import lax
 from bilevel.models import convolution
 
 ORDER = ("NHWC", "HWIO", "NHWC")
-# Images, kernel, strides, padding. Those of 16 channels and more are tiled (Winograd). Those whose windows
-# hold no more pixels than there are features are one matrix product.
+# Images, kernel, strides, padding. Cases of 16 channels and more are tiled (Winograd). Cases whose windows
+# have no more entries than there are features are one matrix product.
 CASES = {
     "three": ((2, 5, 6, 2), (3, 3, 2, 3), (1, 1), "SAME"),
     "lopsided": ((2, 5, 6, 2), (5, 2, 2, 3), (1, 1), ((3, 0), (-1, 4))),

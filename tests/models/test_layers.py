@@ -35,7 +35,7 @@ def test_pooling_and_its_derivatives_equal_those_of_flax(size, key):
     def of_flax(values):
         return nn.max_pool(values, (2, 2), (2, 2))
 
-    # Compiled: eager derivatives would compile every operation by itself.
+    # Compiled: eager derivatives would compile every operation separately.
     ours, theirs = (jax.jit(lambda pool=pool: all_of(pool))() for pool in (max_pool, of_flax))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)

@@ -24,7 +24,7 @@ UNDRAWN: dict[str, bytes] = dict.fromkeys(("curves", "ways", "episode_1", "episo
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
-    """Figures of low resolution take less time."""
+    """Draw figures in low resolution, which takes less time."""
     monkeypatch.setattr(figure_module, "RESOLUTION", 50)
 
 
@@ -67,7 +67,7 @@ def test_the_folder_holds_every_file(tmp_path):
 # Page and table
 
 
-def test_headline_says_accuracy_interval_episodes_and_chance():
+def test_headline_gives_accuracy_interval_episodes_and_chance():
     page = fewshot_page(example_fewshot(), UNDRAWN)
     assert headline(page) == (
         "<em>97.1 % ± 0.3 %</em> of query images right, on 600 episodes of characters never seen in "

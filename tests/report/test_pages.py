@@ -64,7 +64,7 @@ def test_a_failing_write_leaves_the_old_files(tmp_path, monkeypatch):
     }
 
 
-def test_a_file_as_folder_is_an_error_of_one_line(tmp_path):
+def test_a_file_in_place_of_the_folder_is_a_one_line_error(tmp_path):
     (tmp_path / "taken").write_text("mine")
     for path in (tmp_path / "taken", tmp_path / "taken" / "below"):
         with pytest.raises(ValueError, match="must be writable") as caught:

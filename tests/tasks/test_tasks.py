@@ -64,7 +64,7 @@ def test_regularization_of_sparse_rows_equals_that_of_dense_rows(classes, key):
         np.testing.assert_allclose(dense, sparse, rtol=1e-9)
 
 
-def test_regularization_of_two_classes_is_logistic_regression_with_one_strength_a_feature(key):
+def test_regularization_of_two_classes_is_logistic_regression_with_one_strength_per_feature(key):
     task = tasks.regularization(toy(2))
     rows = task.data(None).inner[0]
     x, y = jnp.linspace(-1, 1, 7), jax.random.normal(key, (7, 1))

@@ -16,7 +16,7 @@ X, Y = TASK.start(jax.random.key(1))
 DATA = TASK.data(4)
 
 
-# One algorithm, with a table. `test_all_algorithms.py` takes all of them through the same facts.
+# One algorithm, with a table. `test_all_algorithms.py` tests the same facts for all algorithms.
 def test_an_algorithm_of_the_package_obeys_the_protocol(key):
     check_algorithm(b.saba(TASK.problem, inner_optimizer=0.1, outer_optimizer=0.01), X, Y, DATA, key)
 
@@ -27,7 +27,7 @@ class State(NamedTuple):
 
 
 def algorithm(change):
-    """A first-order method whose state and metrics go through `change(state, metrics, batch)`."""
+    """Return a first-order method whose state and metrics go through `change(state, metrics, batch)`."""
 
     def init(x, y):
         return State(*b.as_variables(x, y))

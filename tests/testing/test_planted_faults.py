@@ -22,7 +22,7 @@ def negative(values):
 
 
 def with_solution(change, solver=None):
-    """Conjugate gradients, with a change of what `solve` returns: `change(v, residual)`."""
+    """Return conjugate gradients with a change of what `solve` returns: `change(v, residual)`."""
     solver = solver or b.cg(3)
 
     def solve(operator, right, v0, key=None):
@@ -40,10 +40,10 @@ LINEAR = {
     "wrong solution": (b.cg(1), "v must be the solution"),
     "wrong residual": (with_solution(lambda v, residual: (v, 0.5 + residual)), "residual must be"),
     "residual as a vector": (with_solution(lambda v, r: (v, jnp.stack([r]))), "must be a scalar"),
-    "wrong structure": (with_solution(lambda v, residual: (v["p"], residual)), "v must be shaped as b"),
+    "wrong structure": (with_solution(lambda v, residual: (v["p"], residual)), "v must be shaped like b"),
     "wide dtype": (
         with_solution(lambda v, r: (jax.tree.map(lambda leaf: leaf.astype(jnp.float64), v), r)),
-        "v must be shaped as b",
+        "v must be shaped like b",
     ),
     "too few draws": (b.richardson(60, 1.0, fresh=True)._replace(draws=59), "as draws says"),
     "wrong products": (b.cg(3)._replace(products=3), "products of one solve from v0=a point"),
@@ -176,7 +176,7 @@ def with_terms(change):
 
 
 def flipped(name, level):
-    """The terms with the opposite sign of one variable at one level."""
+    """Return the terms with the opposite sign of one variable at one level."""
 
     def change(terms):
         part = getattr(terms, level)
@@ -186,8 +186,8 @@ def flipped(name, level):
 
 
 ORACLES = {
-    "wrong sign of y": (flipped("y", "inner"), "must come to rest"),
-    "wrong sign of v": (flipped("v", "outer"), "linear residual must vanish at rest"),
+    "wrong sign of y": (flipped("y", "inner"), "y and v must converge"),
+    "wrong sign of v": (flipped("v", "outer"), "linear residual must vanish"),
     "wrong sign of x": (flipped("x", "inner"), "direction of x must be the hypergradient"),
     "terms in the wrong half": (
         with_terms(lambda terms: terms._replace(outer=terms.total, inner=tree.zeros_like(terms.inner))),
@@ -219,7 +219,7 @@ def test_a_faulty_oracle_fails(fault):
 
 
 def with_update(change, estimator=None):
-    """`storm`, with a change of what `update` returns: `change(direction, state, terms)`."""
+    """Return `storm` with a change of what `update` returns: `change(direction, state, terms)`."""
     estimator = estimator or b.storm(0.3)
 
     def update(oracle, state, point, batch, key):
@@ -251,10 +251,10 @@ ESTIMATORS = {
         "must equal the terms of the oracle",
     ),
     "wrong calls": (b.storm(0.3)._replace(calls=1), "oracle calls of one update"),
-    "growing state": (growing(), "new state must be shaped as the old one"),
+    "growing state": (growing(), "new state must be shaped like the old one"),
     "narrow direction": (
         with_update(lambda d, state, terms: (single(d), state, terms)),
-        "direction must be shaped as the point",
+        "direction must be shaped like the point",
     ),
 }
 

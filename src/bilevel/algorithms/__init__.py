@@ -1,4 +1,4 @@
-"""The named algorithms, one file each. This list of imports is the only list of them."""
+"""The named algorithms, one file each. These imports are the only list of them."""
 
 from bilevel.algorithms.accbio import accbio as accbio
 from bilevel.algorithms.accbio_bg import accbio_bg as accbio_bg

@@ -20,7 +20,7 @@ class AccbioState(NamedTuple):
 
     Attributes:
       x: outer variable (z in the paper).
-      ahead: `x` extrapolated by momentum; the next hypergradient is taken here.
+      ahead: `x` extrapolated by momentum; the next hypergradient is evaluated here.
       y: inner variable, trained at the last `ahead`.
       optimizer: state of the outer optimiser.
       start: start of every inner solve; `()` if each solve starts at the last `y`.
@@ -75,10 +75,10 @@ def accbio(
       rate: 1/L for heavy ball; default: `inner_optimizer`, which must then be a number.
       ridge: adds `ridge |x|^2 / 2` to f. Use it where Phi is convex but not strongly convex: for an accuracy
         eps and R about |x*|^2, take `ridge = eps / R` and `outer_condition = (L_Phi + ridge) / ridge`.
-      warm: start each inner solve at the last y; else at the y given to `init`.
+      warm: start each inner solve at the last y; otherwise at the y given to `init`.
 
     Returns:
-      An `Algorithm` that reads T + 2 inner minibatches per step. Its metrics are taken at `ahead`.
+      An `Algorithm` that reads T + 2 inner minibatches per step. Its metrics are evaluated at `ahead`.
 
     Raises:
       ValueError: if a condition number is below 1, `ridge` is negative, or `rate` is None and
@@ -86,7 +86,7 @@ def accbio(
 
     Cost per step: T + 1 gradients, N Hessian products, 1 cross product.
 
-    Equations: recalled, not checked against the paper's text. The tests check the rates they give.
+    Equations: recalled, not checked against the paper's text. The tests check the resulting rates.
 
     >>> from bilevel import tasks
     >>> accbio(tasks.quadratic().problem).cost
@@ -121,7 +121,7 @@ def accelerated(
     linear_steps: int,
     rate: float | None,
 ) -> Response:
-    """Return the response of both accelerated methods: Nesterov for y, heavy ball for v from 0."""
+    """Return the accelerated response: Nesterov for y, heavy ball from 0 for v."""
     rate = as_rate(rate, inner_optimizer)
     solver = accelerate(problem, inner_optimizer, inner_steps, condition=condition)
     return implicit(problem, solver, heavy_ball(linear_steps, 1 / rate, 1 / (rate * condition)), warm=False)

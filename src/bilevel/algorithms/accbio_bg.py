@@ -1,4 +1,4 @@
-"""AccBiO-BG: the accelerated method for losses f of bounded gradient."""
+"""AccBiO-BG: the accelerated method for outer losses with a bounded gradient."""
 
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ def accbio_bg(
       rate: 1/L for heavy ball; default: `inner_optimizer`, which must then be a number.
 
     Returns:
-      An `Algorithm` that reads T + 2 inner minibatches per step. Its metrics are taken at `between`.
+      An `Algorithm` that reads T + 2 inner minibatches per step. Its metrics are evaluated at `between`.
 
     Raises:
       ValueError: if a condition number is below 1, or `rate` is None and `inner_optimizer` is not a
@@ -78,7 +78,7 @@ def accbio_bg(
 
     Cost per step: T + 1 gradients, N Hessian products, 1 cross product.
 
-    Equations: recalled, not checked against the paper's text. The tests check the rates they give.
+    Equations: recalled, not checked against the paper's text. The tests check the resulting rates.
 
     >>> from bilevel import tasks
     >>> accbio_bg(tasks.quadratic().problem).cost
@@ -99,7 +99,7 @@ def accbio_bg(
         metrics = measures(problem, between, y, batch, response.draws - 1, gradient, info.linear_residual)
         x, optimizer_state = move(optimizer, gradient, state.optimizer, between)
         slow = tree.add_scale(state.slow, tau, tree.sub(between, state.slow))
-        # Under a constraint the step that x really made takes the place of alpha G.
+        # Under a constraint, the actual step of x replaces alpha G.
         slow = tree.add_scale(slow, 1 / s, tree.sub(x, between))
         return AccbioBgState(x=x, slow=slow, y=y, optimizer=optimizer_state), metrics
 

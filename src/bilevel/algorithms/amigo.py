@@ -29,8 +29,8 @@ def amigo(
 
     Args:
       problem: the two losses.
-      inner_optimizer: optimiser of y and of v, see `Optimizer`; its state starts afresh for each of them
-        at every step.
+      inner_optimizer: optimiser of y and of v, see `Optimizer`; its state is reset for each of them at
+        every step.
       outer_optimizer: optimiser of x.
       inner_steps: number T of steps on y, and of steps on v.
       linear_solver: replaces the steps on v, from the last v; `cg(5)` gives AmIGO-CG.

@@ -1,4 +1,4 @@
-"""ANIL: tasks train the head alone, on features that all tasks share."""
+"""ANIL: tasks train only the head, on features that all tasks share."""
 
 from typing import Any
 
@@ -33,8 +33,8 @@ def anil(
         w <- w - outer_optimizer(mean over tasks of u_0)
         p <- p - features_optimizer(mean over tasks of f_p - s sum_t J(y_t) u_{t+1})
 
-    The lines are those of an `inner_optimizer` that is a step size s. Second derivatives act on the head
-    alone, which makes it cheaper than `maml`.
+    The formulas assume that `inner_optimizer` is a step size s. Second derivatives act on the head alone, so
+    `anil` is cheaper than `maml`.
 
     Args:
       problem: the two losses. They read y and `x["features"]`, and receive one task as `batch`.
@@ -42,7 +42,7 @@ def anil(
       outer_optimizer: optimiser of the head; of all of x if `features_optimizer` is None.
       features_optimizer: optimiser of the features; default: `outer_optimizer`.
       inner_steps: number T of steps on each task.
-      vectorize: run all tasks at once by `vmap`; else one after the other.
+      vectorize: run all tasks at once by `vmap`; otherwise one after the other.
 
     Returns:
       An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the
@@ -77,7 +77,10 @@ def _head(x):
 
 
 def _block_by_block(optimizers):
-    """Return an optimiser that moves each block of x by its own optimiser, constraints included."""
+    """Return an optimiser that applies one optimiser to each block of x.
+
+    A constraint of a block's optimiser holds for that block.
+    """
 
     def init(params: Any):
         return {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}

@@ -20,7 +20,7 @@ class BomeState(NamedTuple):
 
     Attributes:
       x: outer variable.
-      y: z after T steps on g alone; the model to report.
+      y: result of T steps from z on g alone; the model to report.
       z: inner variable that moves together with x; it sees both losses, so the outer data too.
       optimizer: states of the optimisers of x and z.
     """
@@ -69,13 +69,13 @@ def bome(
       An `Algorithm` that reads T + 1 inner minibatches and 1 outer minibatch per step.
 
     Raises:
-      ValueError: if `control` is not positive, `barrier` is not one of the two words, or `inner_steps` is
+      ValueError: if `control` is not positive, `barrier` is not "gradient" or "value", or `inner_steps` is
         negative.
 
     Cost per step: T + 3 gradients, no products.
 
-    Differs from the paper: the variable that moves with x is called z, and its approximate minimiser of
-    g is called y. The authors' code adds 1e-8 to |grad q|^2; here the penalty is 0 where grad q = 0.
+    Differs from the paper: the variable that moves with x is called z, and the approximate minimiser of g
+    is called y. The authors' code adds 1e-8 to |grad q|^2; here the penalty is 0 where grad q = 0.
 
     >>> from bilevel import tasks
     >>> bome(tasks.quadratic().problem).cost

@@ -1,4 +1,4 @@
-"""BSA: inner steps, a random Hessian product, one outer step, all with decreasing steps."""
+"""BSA: inner steps, a random Hessian product, one outer step; all steps decay."""
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import decayed, nested, power
@@ -34,7 +34,7 @@ def bsa(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`. They receive the scaled
-        directions; the inner one starts afresh at every outer step.
+        directions; the state of the inner one is reset at every outer step.
       inner_steps: number T of steps of each inner solve.
       terms: number K of terms of the Neumann series that the random product estimates.
       rate: step size of the series, at most 1/L; default: `inner_optimizer`, which must then be a number.
@@ -66,7 +66,7 @@ def bsa(
         return nested(problem, response, outer_optimizer, name="bsa")
 
     def step(state, batch, key):
-        # The outer optimiser counts the steps of both.
+        # The step counter of the outer optimiser serves both schedules.
         return loop(state.optimizer[0].count).step(state, batch, key)
 
     return loop(0)._replace(step=step)

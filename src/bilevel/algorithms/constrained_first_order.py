@@ -1,4 +1,4 @@
-"""First-order hypergradients under linear equality constraints on the inner variable."""
+"""First-order hypergradients under linear equality constraints on y."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -59,8 +59,8 @@ def constrained_first_order(
         x <- x - outer_optimizer(f_x(x, y) + (g_x(x, z) + h_x' m - g_x(x, y) - h_x' l) / perturbation)
 
     With exact inner solves the error is O(perturbation). Without constraints it is `f2sa` with penalty
-    1 / perturbation, except that f_x is taken at y. The term `dual_step h` (an augmented Lagrangian) speeds
-    up the inner loop and leaves its solution unchanged.
+    1 / perturbation, except that f_x is evaluated at y. The term `dual_step h` (an augmented Lagrangian)
+    speeds up the inner loop and leaves its solution unchanged.
 
     Args:
       problem: the two losses.
@@ -79,7 +79,7 @@ def constrained_first_order(
 
     Cost per step: 3 T + 3 gradients, no products. Products with h are not counted.
 
-    Differs from the paper: the inner problems are solved by warm-started primal-dual steps of our choice.
+    Differs from the paper: warm-started primal-dual steps, our choice, solve the inner problems.
     Equations: derived by us, not checked against the paper's text.
 
     >>> from bilevel import tasks
@@ -110,7 +110,8 @@ def constrained_first_order(
 
         def train(carry, t):
             (y, y_multiplier, y_state), (z, z_multiplier, z_state) = carry
-            # Both read the same minibatch, since the perturbation divides their difference and its noise.
+            # Both read the same minibatch, since their difference and its noise are divided by the
+            # perturbation.
             minibatch = batch.inner[t]
             f_y = jax.grad(problem.outer, argnums=1)(x, z, batch.outer[t])
             z_slope = tree.add_scale(g_y(x, z, minibatch), perturbation, f_y)

@@ -48,9 +48,9 @@ def darts(
         x <- x - outer_optimizer(f_x(x, y') - s (g_x(x, y + eps w) - g_x(x, y - eps w)) / (2 eps))
         y <- y - inner_optimizer(g_y(x, y))      at the new x
 
-    All gradients of g are taken on one minibatch. As eps falls to 0, the direction of x tends to that of
-    `truncated` with one inner step. It is the hypergradient of one step, not of the inner solution, so it is
-    biased.
+    All gradients of g are evaluated on one minibatch. As eps falls to 0, the direction of x tends to the
+    direction of `truncated` with one inner step. It is the hypergradient of one step, not of the inner
+    solution, so it is biased.
 
     Args:
       problem: the two losses.

@@ -62,9 +62,9 @@ def f2sa(
     O(1 / penalty^2): the two variables are then trained on g - f / penalty and on g + f / penalty, the
     difference is halved, and f_x is averaged over both.
 
-    The penalty may grow: we recall the schedule `lambda k: (k + 1.0) ** (1 / 7)` from the paper. Increments
-    delta_k of the penalty must then fall like k^(-6/7); increments 0.1 (k + 1)^(-1/7) reach 314 after 10,000
-    steps.
+    The penalty may grow: we recall the schedule `lambda k: (k + 1.0) ** (1 / 7)` from the paper. Its
+    increments delta_k fall like k^(-6/7). Increments of 0.1 (k + 1)^(-1/7) would instead give a penalty of
+    314 after 10,000 steps.
 
     Args:
       problem: the two losses.
@@ -75,8 +75,8 @@ def f2sa(
       penalty: lambda, positive: a number, or a schedule `step -> penalty`.
       order: 1, or 2 for the central difference, which is F2SA-p with p = 2 (Chen, Li, Chayti and Zhang,
         Faster Gradient Methods for Highly-Smooth Stochastic Bilevel Optimization, arXiv:2509.02937).
-      paired: take both g_x on one minibatch, so that their noise, which the penalty multiplies, cancels;
-        else each on its own.
+      paired: evaluate both g_x on one minibatch, so that their noise, which the penalty multiplies, cancels;
+        otherwise each on its own minibatch.
 
     Returns:
       An `Algorithm` that reads 2 T + 2 inner minibatches (2 T + 1 with `paired`) and T + 1 outer

@@ -1,4 +1,4 @@
-"""F3SA: the penalty method F2SA in one loop, with recursive momentum on every gradient."""
+"""F3SA: F2SA in one loop, with recursive momentum on every gradient."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ class F3saState(NamedTuple):
       y: inner variable, trained on g alone; the model to report.
       z: penalised variable, trained on g + f / penalty, so it sees the outer data too.
       last: x, y and z of the previous step.
-      gradients: the six estimates: three for the inner step, three for the outer step.
+      gradients: the six estimates, three for the inner step and three for the outer step.
       optimizer: states of the optimisers of x, y and z.
       count: number of steps made.
     """
@@ -60,7 +60,7 @@ def f3sa(
 
         d[h]_k = h(p_k; b_k) + (1 - weight) (d[h]_{k-1} - h(p_{k-1}; b_k)),   d[h]_0 = h(p_0; b_0)
 
-    Here p_k is the point (x, y, z) at which h is taken in step k. Since the penalty may grow, each of the six
+    Here p_k is the point (x, y, z) at which step k evaluates h. Since the penalty may grow, each of the six
     gradients has its own estimate d. Each reads its own minibatch b_k, the same at both points.
 
     Args:
@@ -126,7 +126,7 @@ def f3sa(
         g_y, g_y_z, f_y = inner_estimates
         y, y_state = move(optimizers[1], g_y, y_state, state.y)
         z, z_state = move(optimizers[2], tree.add_scale(g_y_z, 1 / level, f_y), z_state, state.z)
-        # The previous step took its outer gradients at its x and at the y and z that it returned.
+        # The previous step evaluated its outer gradients at its x and at the y and z that it returned.
         before = state.last[0], state.y, state.z
         outer_estimates = estimate(outer_gradients, (x, y, z), before, state.gradients[1])
         f_x, g_x_z, g_x = outer_estimates

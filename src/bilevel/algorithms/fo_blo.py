@@ -39,9 +39,9 @@ def fo_blo(
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       inner_steps: number T of steps of each inner solve.
       start: `x -> y_0`; default: y_0 is the y given to `init`.
-      tasks: whether the outer minibatch holds tasks along a leading axis, each of them the batch of both its
-        losses; else there is one task, with data at both levels.
-      vectorize: run all tasks at once by `vmap`; else one after the other.
+      tasks: whether the outer minibatch holds tasks along a leading axis, each the batch of both losses;
+        otherwise there is one task, with data at both levels.
+      vectorize: run all tasks at once by `vmap`; otherwise one after the other.
 
     Returns:
       An `Algorithm` that reads T inner minibatches per step, or one outer minibatch of tasks.

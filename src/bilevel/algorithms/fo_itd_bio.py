@@ -33,7 +33,7 @@ def fo_itd_bio(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       inner_steps: number T of steps of each inner solve.
-      warm: start each inner solve at the last y; else at the y given to `init`.
+      warm: start each inner solve at the last y; otherwise at the y given to `init`.
 
     Returns:
       An `Algorithm` that reads T inner minibatches per step.

@@ -34,7 +34,7 @@ def fomaml(
       problem: the two losses; x is where y starts, and both receive one task as `batch`.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       inner_steps: number T of steps on each task.
-      vectorize: run all tasks at once by `vmap`; else one after the other.
+      vectorize: run all tasks at once by `vmap`; otherwise one after the other.
 
     Returns:
       An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the

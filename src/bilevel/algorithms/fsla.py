@@ -24,8 +24,8 @@ class FslaState(NamedTuple):
 
     Attributes:
       x, y, v: outer and inner variable, adjoint.
-      direction: direction d of x.
-      last_x: outer variable of the previous step; `direction` was taken at (last_x, y, v).
+      direction: the direction d of x.
+      last_x: outer variable of the previous step; `direction` was evaluated at (last_x, y, v).
       optimizer: states of the three optimisers.
       count: number of steps made.
     """
@@ -62,7 +62,7 @@ def fsla(
         d <- h(x, y, v) + (1 - weight) (d - h(x', y', v')),   d = h(x, y, v) at the first step
         x <- x - outer_optimizer(d)
 
-    Here (x', y', v') is the point at which the previous step took h.
+    Here (x', y', v') is the point at which the previous step evaluated h.
 
     Args:
       problem: the two losses.
@@ -70,13 +70,13 @@ def fsla(
       adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
       weight: share of the fresh direction, in (0, 1]: a number, or a schedule `step -> weight`, capped at 1.
       momentum: "outer" for momentum on x alone, or "all" for momentum on all three directions. With "all"
-        the three directions are taken at one point, as the SOBA paper describes FSLA.
+        the three directions are evaluated at one point, as the SOBA paper describes FSLA.
 
     Returns:
       An `Algorithm` that reads 3 inner and 2 outer minibatches per step (1 and 1 with "all").
 
     Raises:
-      ValueError: if a constant `weight` is not in (0, 1], or `momentum` is not one of the two words.
+      ValueError: if a constant `weight` is not in (0, 1], or `momentum` is not "outer" or "all".
 
     Cost per step: 4 gradients, 1 Hessian product, 2 cross products (with "all": 4, 2 and 2).
 

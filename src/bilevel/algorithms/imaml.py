@@ -41,13 +41,13 @@ def imaml(
       inner_steps: number T of steps on each task.
       linear_steps: number N of steps of conjugate gradients.
       damping: added to the diagonal of H + pull in the linear solve. Networks need it, since H + pull is
-        indefinite there. (The defaults of the authors' code amount to H + 24 at their pull of 2.)
+        indefinite there. (The authors' code with its defaults solves with H + 24, at a pull of 2.)
       pull: strength of the pull towards the start, positive.
-      vectorize: run all tasks at once by `vmap`; else one after the other.
+      vectorize: run all tasks at once by `vmap`; otherwise one after the other.
 
     Returns:
       An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the
-      structure of x and is not used.
+      structure of x; its values are not used.
 
     Raises:
       ValueError: if `pull` is not positive or `inner_steps` is negative.

@@ -1,4 +1,4 @@
-"""LancBiO: one Lanczos vector a step, kept while x and y move."""
+"""LancBiO: one Lanczos vector per step, kept while x and y move."""
 
 from typing import Any, NamedTuple
 
@@ -74,8 +74,8 @@ def lancbio(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       inner_steps: number T of steps of each inner solve.
-      period: steps from one restart to the next. The subspace grows to `period` vectors, or to as many as y
-        has entries if that is less, and the state keeps all of them.
+      period: steps from one restart to the next. The subspace grows to `period` vectors, but at most to the
+        number of entries of y, and the state stores all of them.
 
     Returns:
       An `Algorithm` that reads T + 2 inner minibatches per step.
@@ -86,8 +86,8 @@ def lancbio(
     Cost per step: T + 1 gradients, 1 Hessian product, 1 cross product. A restart takes one more
     Hessian product, which is not counted; the first restart takes none.
 
-    Differs from the paper's code: the period is constant, where theirs grows; a vanishing beta ends
-    the growth of the subspace.
+    Differs from the paper's code: the period is constant, while theirs grows; a vanishing beta ends the
+    growth of the subspace.
 
     >>> from bilevel import tasks
     >>> lancbio(tasks.quadratic().problem).cost
@@ -100,7 +100,7 @@ def lancbio(
     def init(x, y):
         x, y = as_variables(x, y)
         zero = tree.zeros_like(y)
-        # At most as many vectors as y has entries are independent.
+        # The number of independent vectors is at most the number of entries of y.
         room = min(period, tree.size(y))
         basis = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), y)
         band = jnp.zeros(room, tree.norm(y).dtype)
@@ -181,7 +181,10 @@ def _dots(ring, leaf):
 
 
 def _solve_tridiagonal(diagonal, beside, right, used):
-    """Solve `R s = right` on the places in use; s is 0 elsewhere, and where a Lanczos vector is zero."""
+    """Solve `R s = right` on the places in use.
+
+    s is 0 elsewhere, and where a Lanczos vector is zero.
+    """
     diagonal = jnp.where(used & (diagonal != 0), diagonal, 1)
     beside = jnp.where(used, beside, 0)[1:]
     matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)

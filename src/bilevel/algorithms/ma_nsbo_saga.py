@@ -32,7 +32,7 @@ def ma_nsbo_saga(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       extra_steps: number E of steps on the two systems after the first one.
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, capped at 1.
 
     Returns:
       An `Algorithm` that reads E + 2 inner and 2 outer minibatches per step. Its memory holds one value
@@ -43,7 +43,7 @@ def ma_nsbo_saga(
 
     Cost per step: 3 gradients, 2 E + 1 Hessian products, 1 cross product.
 
-    Equations: put together by us from a summary, not checked against the paper's text. We do not know how
+    Equations: assembled by us from a summary, not checked against the paper's text. We do not know how
     the paper uses its memory in the E extra steps.
 
     >>> from bilevel import tasks

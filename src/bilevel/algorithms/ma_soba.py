@@ -33,7 +33,7 @@ def ma_soba(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
-      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, cut at 1.
+      weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, capped at 1.
 
     Returns:
       An `Algorithm` that reads one minibatch at each level per step.

@@ -42,12 +42,12 @@ def maml(
     With `resample` all 2T + 1 minibatches are drawn independently: only the noise of y_T biases G.
 
     With `smoothness` L (and `hessian_smoothness` rho, the Lipschitz constant of the Hessians) the mean of G
-    is divided by the local smoothness of the objective, which is not bounded:
+    is divided by an estimate of the local smoothness of the objective, which has no global bound:
 
         caution ((1 + a L)^(2T) L + C mean over other tasks of |g_y(x)|)
         C = [(1 + a L)^(T-1) a rho + (rho / L) (1 + a L)^T ((1 + a L)^(T-1) - 1)] (1 + a L)^T
 
-    With an outer step size of 1 this is the step of the theory, which also asks for a of order 1/(T L).
+    With an outer step size of 1 this is the step of the theory, which also requires a of order 1/(T L).
 
     Args:
       problem: the two losses; x is where y starts, and both losses get a single task as `batch`.
@@ -58,11 +58,11 @@ def maml(
       hessian_smoothness: rho, not negative.
       caution: constant of the theory, positive.
       recompute: levels of checkpointing of the inner steps, see `descend`; 0 with `resample`.
-      vectorize: run all tasks at once by `vmap`; else one after the other.
+      vectorize: run all tasks at once by `vmap`; otherwise one after the other.
 
     Returns:
       An `Algorithm` that reads one outer minibatch of tasks per step, two with `smoothness`. The y
-      given to `init` has the structure of x and is not used.
+      given to `init` has the structure of x; its values are not used.
 
     Raises:
       ValueError: if `smoothness` is given and the inner optimiser is not a step size, if `resample` is given
@@ -108,7 +108,7 @@ def maml(
 
 
 def _inverse_smoothness(problem, terms, caution, vectorize, source):
-    """Return `(x, tasks, key) -> factor`, one over the smoothness at x estimated from these tasks."""
+    """Return `(x, tasks, key) -> 1 / smoothness at x`, estimated from the tasks."""
     base, slope = terms
 
     def rate(x, tasks, key):

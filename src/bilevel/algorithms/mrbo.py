@@ -34,7 +34,7 @@ def mrbo(
         d_y <- g_y(now) + (1 - b_k) (d_y - g_y(before)),   b_k = inner_weight s_{k-1}^2
         x <- x - outer_optimizer(s_k d_x),   y <- y - inner_optimizer(s_k d_y)
 
-    Both points see the same minibatches, in every factor of the series too. a_k and b_k are cut at 1.
+    Both points see the same minibatches, also in every factor of the series. a_k and b_k are capped at 1.
     The first d_x and d_y are the plain P and g_y. x and y move at the same time.
 
     Args:
@@ -43,7 +43,7 @@ def mrbo(
       terms: number Q of Hessian products of the series.
       rate: step size of the series, at most 1/L; default: `inner_optimizer`, which must then be a number.
       inner_weight, outer_weight: positive factors of b_k and a_k, the shares of the fresh directions.
-      scale, offset, exponent: constants of s_k; by default s_0 = 1. `exponent=0, scale=1` makes s_k = 1,
+      scale, offset, exponent: constants of s_k; by default s_0 = 1. With `exponent=0, scale=1`, s_k = 1
         and the weights themselves are the shares.
 
     Returns:
@@ -68,7 +68,7 @@ def mrbo(
     factor = power(exponent, scale=scale, offset=offset)
 
     def share(weight):
-        # The share of step k comes from the step size before it.
+        # The weight of step k comes from the step size of step k - 1.
         return lambda count: weight * factor(count - 1) ** 2
 
     oracle = neumann_direction(problem, neumann(terms, as_rate(rate, inner_optimizer)))

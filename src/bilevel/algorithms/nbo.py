@@ -35,7 +35,7 @@ def nbo(
 
     Two methods solve the systems. By default E + 1 steps of `inner_optimizer` descend on their quadratics:
     s <- s - inner_optimizer(H s - g_y), and likewise for e (NBO-GD). `linear_solver` replaces these steps,
-    for example by `cg(3)` (NBO-CG). With E = 0, y and v move as in `soba`, but x sees them after their move.
+    for example by `cg(3)` (NBO-CG). With E = 0, y and v move as in `soba`, but x moves at the new y and v.
     The Newton step is local: far from y*(x) exact solutions can diverge where E = 0 is safe.
 
     Args:
@@ -45,7 +45,7 @@ def nbo(
       extra_steps: number E of steps on the two systems after the first one, each with one Hessian product
         for y and one for v.
       linear_solver: solver of both systems that reads a single minibatch, such as `cg` or `richardson`.
-        `inner_optimizer` then serves the warm-up only. Default: steps of `inner_optimizer`.
+        `inner_optimizer` is then used in the warm-up only. Default: steps of `inner_optimizer`.
       damping: added to the diagonal of H in both systems; it shifts the adjoint.
       warm_up: number of first steps in which y and v make one step of `inner_optimizer` and x stays.
 
@@ -58,7 +58,7 @@ def nbo(
 
     Cost per step: 3 gradients, 1 + 2 E Hessian products (1 + 2 N for N steps of `cg`), 1 cross product.
 
-    Equations: put together from published summaries, not checked against the paper's text. The steps of
+    Equations: assembled from published summaries, not checked against the paper's text. The steps of
     conjugate gradients, damping and warm-up are our choice.
 
     >>> from bilevel import cg, tasks

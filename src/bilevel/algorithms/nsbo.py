@@ -40,8 +40,8 @@ def nsbo(
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`. The inner one keeps its
         state, so a schedule counts its steps over the whole run.
       extra_steps: number E of steps on the two systems after the first one.
-      fresh: draw a minibatch for each of the E + 1 steps, so that the means of s and e are those of full
-        data. Else one minibatch serves all of them, which is cheaper and biased.
+      fresh: draw a minibatch for each of the E + 1 steps, so that s and e have the same means as on full
+        data; otherwise one minibatch serves all of them, which is cheaper and biased.
       damping: added to the diagonal of H in both systems; it shifts the adjoint.
       warm_up: number of first steps in which y and v make one step of `inner_optimizer` and x stays.
 
@@ -53,7 +53,7 @@ def nsbo(
 
     Cost per step: 2 E + 3 gradients (3 without `fresh`), 2 E + 1 Hessian products, 1 cross product.
 
-    Equations: put together from published summaries, not checked against the paper's text. We do not know
+    Equations: assembled from published summaries, not checked against the paper's text. We do not know
     which minibatches the paper shares, nor whether it damps or warms up.
 
     >>> from bilevel import tasks

@@ -45,7 +45,7 @@ def nsbo_saga(
 
     Cost per step: 3 gradients, 2 E + 1 Hessian products, 1 cross product.
 
-    Equations: put together by us from a summary, not checked against the paper's text. We do not know how
+    Equations: assembled by us from a summary, not checked against the paper's text. We do not know how
     the paper uses its memory in the E extra steps.
 
     >>> from bilevel import tasks

@@ -1,4 +1,4 @@
-"""Proximal AID: implicit differentiation with acceleration, and a proximal outer step."""
+"""Proximal AID: accelerated implicit differentiation and a proximal outer step."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,7 @@ def prox_aid(
       inner_steps: number T of steps of each inner solve.
       linear_steps: number N of steps on the adjoint.
       rate: step size on the adjoint, at most 1/L; default: `inner_optimizer`, which must then be a number.
-      momentum: momentum on the adjoint; (sqrt L - sqrt mu) / (sqrt L + sqrt mu) is the best.
+      momentum: momentum on the adjoint; the best value is (sqrt L - sqrt mu) / (sqrt L + sqrt mu).
       prox: proximal operator of `alpha h`, where alpha is the outer step size. For `h = c |x|_1` it returns
         `sign(x) max(|x| - alpha c, 0)`. None means h = 0.
 

@@ -39,7 +39,7 @@ def pzobo(
       inner_steps: number T of steps of every inner path.
       directions: number Q of directions.
       smoothing: length mu of the perturbation.
-      warm: start all paths at the last y; else at the y given to `init`.
+      warm: start all paths at the last y; otherwise at the y given to `init`.
       law: distribution of the directions, see `zeroth_order`.
 
     Returns:

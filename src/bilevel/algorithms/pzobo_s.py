@@ -31,7 +31,7 @@ def pzobo_s(
         x <- x - outer_optimizer(f_x(D) + (1/Q) sum_j <d_j, f_y(D)> u_j)
 
     The paths differ in x alone, so the noise of the minibatches is not divided by the smoothing. Both
-    gradients of f are taken on one minibatch D.
+    gradients of f are evaluated on one minibatch D.
 
     Args:
       problem: the two losses.
@@ -39,7 +39,7 @@ def pzobo_s(
       inner_steps: number T of steps of every inner path.
       directions: number Q of directions.
       smoothing: length mu of the perturbation.
-      warm: start all paths at the last y; else at the y given to `init`.
+      warm: start all paths at the last y; otherwise at the y given to `init`.
       law: distribution of the directions, see `zeroth_order`.
 
     Returns:

@@ -40,8 +40,8 @@ def qnbo(
       plain_steps: number P of gradient steps of each inner solve, at least 1.
       inner_steps: number T of quasi-Newton steps of each inner solve.
       adjoint_steps: number Q of quasi-Newton steps on `v'Hv / 2 - f_y'v`, at least 1.
-      step_size: step size of the quasi-Newton steps on y; None fits a line to two slopes, as `shine` does.
-      memory: number of pairs (a step, the change of the gradient along it) that B is made of.
+      step_size: step size of the quasi-Newton steps on y; None fits it to two slopes, as `shine` does.
+      memory: number of pairs (a step, the change of the gradient along it) that define B.
 
     Returns:
       An `Algorithm` that reads P + T + 2 inner minibatches per step.
@@ -51,8 +51,8 @@ def qnbo(
 
     Cost per step: P + 2 T + 2 gradients, Q + 1 Hessian products, 1 cross product.
 
-    Equations: put together from published summaries. The three parts are the paper's; the recursion for v
-    is ours.
+    Equations: assembled from published summaries. The three parts are the paper's; the recursion for v is
+    ours.
 
     >>> from bilevel import tasks
     >>> qnbo(tasks.quadratic().problem).cost

@@ -10,12 +10,12 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Facts about a named algorithm, and the decorator that attaches them to its factory.
+    """Facts about a named algorithm, and a decorator that attaches them to its factory.
 
     Attributes:
       family: kind of method, such as "single loop, implicit, stochastic".
       reference: authors, title, venue and year, arXiv number, then the algorithm's name in the paper.
-      learns_start: whether `x` is the point where training on many small tasks starts. Such an
+      learns_start: whether `x` is the starting point of training on many small tasks. Such an
         algorithm does not solve a problem with one inner variable.
       direct_term_only: whether `x` moves along `f_x` alone. Nothing is learnt where f depends on `x`
         through `y` only.
@@ -33,7 +33,7 @@ class About:
     problem_facts: tuple[str, ...] = ()
 
     def __call__(self, factory: Factory) -> Factory:
-        """Attach the record to `factory`, and append family and reference to its docstring."""
+        """Attach the record to `factory`, and add family and reference to its docstring."""
         factory.about = self
         text = inspect.getdoc(factory)
         factory.__doc__ = f"{text}\n\nFamily: {self.family}.\n\nReference: {self.reference}."
@@ -55,7 +55,9 @@ def about(factory: Callable[..., Any]) -> About:
 
 
 def hyperparameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the keyword parameters of a factory by name, with their defaults and annotations.
+    """Return the keyword parameters of a factory by name.
+
+    Each is an `inspect.Parameter`, with its default and its annotation.
 
     >>> from bilevel import soba
     >>> list(hyperparameters(soba))

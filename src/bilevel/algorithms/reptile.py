@@ -37,8 +37,9 @@ def reptile(
 
     Only the metrics use the outer loss. To first order in the step size the direction is a sum of gradients
     of g and of gradients of products g_y(S_s)'g_y(S_t). With `resample`, S_s and S_t are different data of
-    a task, so a step that helps one minibatch helps the others. Without it they are the same data, and the
-    products only help to fit them. With T = 1 this is joint training on all tasks.
+    a task, so a step that lowers the loss on one minibatch also lowers it on the others. Without it they are
+    the same data, and the products only improve the fit to them. With T = 1 this is joint training on all
+    tasks.
 
     Args:
       problem: the two losses; x is where y starts, and both losses get a single task as `batch`.
@@ -47,11 +48,11 @@ def reptile(
       inner_steps: number T of steps on each task.
       resample: `(task, key) -> minibatch`, which draws a fresh minibatch S_t of a task's data; None means
         the whole task.
-      vectorize: run all tasks at once by `vmap`; else one after the other.
+      vectorize: run all tasks at once by `vmap`; otherwise one after the other.
 
     Returns:
       An `Algorithm` that reads one outer minibatch of tasks per step. The y given to `init` has the
-      structure of x and is not used.
+      structure of x; its values are not used.
 
     Raises:
       ValueError: if `inner_steps` is negative.

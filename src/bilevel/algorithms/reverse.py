@@ -1,4 +1,4 @@
-"""Reverse mode through an inner run that starts afresh at every outer step."""
+"""Reverse mode through an inner run that restarts at every outer step."""
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import nested

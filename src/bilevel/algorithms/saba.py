@@ -27,7 +27,7 @@ def saba(
         x <- x - outer_optimizer(SAGA(f_x) - SAGA(J v)),   all at the same (x, y, v)
 
     SAGA(.) is the mean of the stored values plus (fresh value - stored value of this minibatch). On a
-    finite sum constant steps converge to a stationary point; those of SOBA do not.
+    finite sum SABA converges to a stationary point with constant steps; SOBA does not.
 
     Args:
       problem: the two losses.

@@ -1,4 +1,4 @@
-"""SAMA: the inverse Hessian replaced by the inner optimiser's own diagonal scaling."""
+"""SAMA: the diagonal scaling of the inner optimiser as inverse Hessian."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -53,21 +53,21 @@ def sama(
 
         eps = difference / |u|
 
-    Since the identity replaces H^-1, the indirect term does not have the length of that of the
-    hypergradient, and the direction is biased.
+    Since the identity replaces H^-1, the indirect term has another length than in the hypergradient, and
+    the direction is biased.
 
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       inner_steps: number T of inner steps between two outer steps, at least 1.
-      adaptation: `(state of the inner optimiser before the last step, its gradient) -> D`, shaped as y;
+      adaptation: `(state of the inner optimiser before the last step, its gradient) -> D`, shaped like y;
         `adam_derivative(...)` for Adam. None means D = 1, for gradient descent.
       difference: length of the finite difference in y, positive. The default is the authors'; where
         g_x is not quadratic in y it is far outside the linear range.
 
     Returns:
       An `Algorithm` that reads T inner minibatches and 1 outer minibatch per step. The difference is
-      taken on the last inner minibatch.
+      evaluated on the last inner minibatch.
 
     Raises:
       ValueError: if `inner_steps` < 1 or `difference` is not positive.

@@ -43,11 +43,11 @@ def shine(
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; the inner one makes only the
         first step of each solve.
       inner_steps: number T of quasi-Newton steps of each inner solve.
-      memory: number of pairs (a step, the change of the gradient along it) that B is made of.
+      memory: number of pairs (a step, the change of the gradient along it) that define B.
       refine: linear solver that starts at v, such as `cg(3)`.
       fallback: sets v = f_y where `||B^-1 f_y||` exceeds `fallback` times `||f_y||`; None means never.
-      warm: start each inner solve at the last y; else at the y given to `init`. The memory always starts
-        empty. The short steps from a start near the solution teach B little, and in the end nothing.
+      warm: start each inner solve at the last y; otherwise at the y given to `init`. The memory always starts
+        empty. From a start near the solution the steps are short, and B learns little or nothing from them.
 
     Returns:
       An `Algorithm` that reads T + 2 inner minibatches per step, and those of `refine`.
@@ -59,8 +59,8 @@ def shine(
 
     Equations: recalled, not checked against the paper's text.
 
-    Differs from the paper: the length of a step is fitted to the slopes at both ends of a unit step, where
-    the paper searches along a line; B gets no extra updates in the directions of J (OPA).
+    Differs from the paper: the length of a step is fitted to the slopes at both ends of a unit step, while
+    the paper uses a line search; B gets no extra updates in the directions of J (OPA).
 
     >>> from bilevel import tasks
     >>> shine(tasks.quadratic().problem).cost

@@ -37,7 +37,7 @@ def srba(
       An `Algorithm` that reads one minibatch at each level per step, and the whole set at a refresh.
 
     Raises:
-      ValueError: if `period` < 1, or (in the first step) if the data come from a host loader.
+      ValueError: if `period` < 1, or in the first step if the data come from a host loader.
 
     Cost per step: 4 gradients, 2 Hessian products, 2 cross products. A refresh reads the whole set once
     and is not counted.

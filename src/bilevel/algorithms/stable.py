@@ -1,4 +1,4 @@
-"""STABLE: a single loop with recursive momentum on the second derivatives themselves."""
+"""STABLE: a single loop with recursive momentum on the second derivatives."""
 
 from typing import NamedTuple
 
@@ -67,10 +67,10 @@ def stable(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
-      weight: share of the fresh derivatives, in (0, 1], or a schedule `step -> weight`, cut at 1.
-      convexity: positive lower bound on the eigenvalues of H, which are raised to it (the mu of g); None
-        leaves H as it is.
-      inner_size: number q of entries of y. It serves `cost` only, which needs it before y is known.
+      weight: share of the fresh derivatives, in (0, 1], or a schedule `step -> weight`, capped at 1.
+      convexity: positive lower bound (the mu of g) to which smaller eigenvalues of H are raised; None leaves
+        H as it is.
+      inner_size: number q of entries of y. Only `cost` uses it, because it must be known before y is.
 
     Returns:
       An `Algorithm` that reads one minibatch at each level per step. It stores q (q + p) numbers for q
@@ -91,7 +91,7 @@ def stable(
     require(inner_size >= 1, "inner_size must be at least 1", inner_size)
     optimizers = Point(as_optimizer(outer_optimizer), as_optimizer(inner_optimizer), None)
 
-    # The method factorises a matrix, so y is flattened here, as nowhere else in the library.
+    # The method factorises a matrix, so this is the only place in the library that flattens y.
     def matrices_at(x, y, minibatch):
         vector, shaped = ravel_pytree(y)
 

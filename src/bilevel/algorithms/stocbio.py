@@ -31,7 +31,7 @@ def stocbio(
         r_Q = f_y,   r_{i-1} = r_i - rate H(B_i) r_i,   v = rate (r_Q + .. + r_0)
         x <- x - outer_optimizer(f_x - J v)
 
-    The sum has Q + 1 terms. The B_i, the minibatch of f and that of J are independent.
+    The sum has Q + 1 terms. The B_i, the minibatch of f and the minibatch of J are independent.
 
     Args:
       problem: the two losses.
@@ -40,7 +40,7 @@ def stocbio(
       terms: number Q of Hessian products of the series.
       rate: step size of the series, at most 1/L; default: `inner_optimizer`, which must then be a number.
       counts: numbers of minibatches that B_Q, .., B_1 consist of, in the order of use;
-        `decreasing_batches` gives those of the theory. Default: one each.
+        `decreasing_batches` gives the numbers of the theory. Default: one each.
 
     Returns:
       An `Algorithm` that reads T + Q + 1 inner minibatches per step; with `counts`, their sum replaces Q.

@@ -46,8 +46,8 @@ def subbio(
 
     Cost per step: T + 1 gradients, 3 Hessian products, 1 cross product.
 
-    Differs from the paper: W is replaced by an orthonormal basis of its span, so that parallel vectors do
-    no harm.
+    Differs from the paper: an orthonormal basis of the span of W replaces W, so that parallel vectors are
+    harmless.
 
     >>> from bilevel import tasks
     >>> subbio(tasks.quadratic().problem).cost

@@ -41,7 +41,7 @@ def sustain(
       terms: number K of terms of the series that the random product estimates.
       rate: step size of the product, at most 1/L; default: `inner_optimizer`, which must then be a number.
       weight: share w_0 of the fresh directions in the first step, in (0, 1].
-      weight_exponent, exponent: how fast the weight and the steps decay; 0 keeps them constant.
+      weight_exponent, exponent: rates at which the weight and the steps decay; 0 keeps them constant.
 
     Returns:
       An `Algorithm` that reads K + 1 inner minibatches per step (at least 3). It needs a key.

@@ -26,14 +26,15 @@ def truncated(
         y_0 = the y given to `init`;   y_{t+1} = y_t - inner_optimizer(g_y(x, y_t)),   t = 0 .. T - 1
         x <- x - outer_optimizer(d f(x, y_T(x)) / dx),   where y_{T - last} is held constant
 
-    Near the inner solution the bias falls like (1 - step mu)^last. Memory is that of `last` steps.
+    Near the inner solution the bias falls like (1 - step mu)^last. The reverse pass stores `last`
+    iterates.
 
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       inner_steps: number T of steps of each inner run.
       last: number of steps that are differentiated, from 0 to T.
-      warm: start each inner run at the last y; else at the y given to `init`.
+      warm: start each inner run at the last y; otherwise at the y given to `init`.
 
     Returns:
       An `Algorithm` that reads T inner minibatches per step.

@@ -32,10 +32,10 @@ def ttsa(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; they receive the scaled
-        directions, and the inner one starts afresh at every k.
+        directions, and the state of the inner one is reset at every k.
       terms: number K of terms of the series that the random product estimates.
       rate: step size of the product, at most 1/L; default: `inner_optimizer`, which must then be a number.
-      inner_exponent, outer_exponent: how fast the steps decay with k; 0 keeps them constant.
+      inner_exponent, outer_exponent: rates at which the steps decay with k; 0 keeps them constant.
 
     Returns:
       An `Algorithm` that reads K + 1 inner minibatches per step (at least 3). It needs a key.

@@ -1,4 +1,4 @@
-"""UFO-BLO: first-order bilevel steps, made unbiased by an occasional exact gradient."""
+"""UFO-BLO: first-order steps, made unbiased by occasional exact gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
 
     Attributes:
       second_moment, bias: decayed sums of |e|^2 and |e - o|^2.
-      weight: the same sum of ones, 0 before the first exact draw; it turns the sums into means.
+      weight: decayed sum of ones, 0 before the first exact draw; it turns the sums into means.
       exact_draws: number of exact draws, from which the true cost of a run follows. With `vectorize` one
         draw covers all tasks; with tasks spread over devices it is the mean number per device.
     """
@@ -40,7 +40,7 @@ class UfoBloState(NamedTuple):
 
     Attributes:
       x: outer variable.
-      y: inner variable of the last solve; with tasks, that of the first task.
+      y: inner variable of the last solve; with tasks, the y of the first task.
       optimizer: state of the outer optimiser.
       start: the y given to `init`.
       seen: running statistics of the exact draws.
@@ -83,7 +83,7 @@ def ufo_blo(
 
     The objective is f(x, y_T(x)) itself, not f(x, y*(x)). An adaptive q minimises the cost of a given
     accuracy (`optimal_probability`), from running means of |e|^2 and |e - o|^2 over the exact draws. The
-    paper of 2020 (arXiv:2006.03631) calls the method UFO-BLO, that of 2021 UFOM.
+    2020 paper (arXiv:2006.03631) calls the method UFO-BLO, the 2021 paper UFOM.
 
     Args:
       problem: the two losses.
@@ -92,10 +92,10 @@ def ufo_blo(
       inner_steps: number T of steps of each inner solve.
       probability: q, in (0, 1]; 1 takes the exact gradient at every step; None adapts q.
       start: `x -> y_0`; None starts at the y given to `init`.
-      tasks: whether the outer minibatch holds tasks along a leading axis, each of which is the batch of both
-        its losses. Else there is one task, with data at both levels.
-      vectorize: run all tasks at once by `vmap`, with one coin per step. Else run one after the other, each
-        with its own coin, which has less noise; tasks without an exact draw still pay nothing for it.
+      tasks: whether the outer minibatch holds tasks along a leading axis, each the batch of both losses;
+        otherwise there is one task, with data at both levels.
+      vectorize: run all tasks at once by `vmap`, with one coin per step. Otherwise run one after the other,
+        each with its own coin. This has less noise, and a task without an exact draw does not pay for one.
       recompute: keep memory independent of T, at T (T - 1) / 2 more gradients for an exact draw.
       exponent: exponent of the second moment in the adaptive rule, see `optimal_probability`.
       decay: decay of the running means, in [0, 1).
@@ -111,7 +111,7 @@ def ufo_blo(
     Cost per step: T + 1 gradients for each task, and with probability q also T Hessian and T cross
     products. `cost` is the mean, rounded; for an adaptive q it is the maximum.
 
-    Equations: the estimate and the adaptive rule are those of the authors' code.
+    Equations: the estimate and the adaptive rule come from the authors' code.
 
     Differs from the paper's code: the adaptive rule measures |e - o|^2 itself. The code takes
     |gradient - e|^2, which depends on the coin, divided by 10. Nothing is clipped.

@@ -1,4 +1,4 @@
-"""VRBO: a double loop along recursive estimates of both directions, with regular refreshes."""
+"""VRBO: a double loop along recursive estimates, with regular refreshes."""
 
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ def vrbo(
       inner_steps: number T of moves of y per step. A loop `t = 0 .. m + 1` whose last pass moves nothing
         has T = m + 1.
       period: steps from one refresh to the next, at least 1.
-      refresh: number of minibatches whose mean is a refresh; None takes the whole set.
+      refresh: number of minibatches that a refresh averages; None means the whole set.
       terms: number Q of Hessian products of the series.
       rate: step size of the series, at most 1/L; default: `inner_optimizer`, which must then be a number.
 
@@ -82,7 +82,7 @@ def vrbo(
         `inner_optimizer` is not a number.
 
     Cost per step: 4 (T + 1) gradients, 2 Q (T + 1) Hessian products, 2 (T + 1) cross products. A refresh
-    takes 2 gradients, Q Hessian products and 1 cross product more on its rows, which are not counted.
+    costs 2 gradients, Q Hessian products and 1 cross product more on its rows, which are not counted.
 
     >>> from bilevel import tasks
     >>> vrbo(tasks.quadratic().problem, inner_steps=1).cost

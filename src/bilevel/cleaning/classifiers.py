@@ -29,13 +29,13 @@ def linear() -> Classifier:
     """Return softmax regression that starts at zero.
 
     The largest second moment of the scaled rows is 1. The curvature of the loss is then at most about
-    1/2 + 1/2 (features and bias), so that a step of 1 is stable.
+    1/2 + 1/2 (features and bias), so a step of 1 is stable.
     """
     return Classifier(init=_init_linear, logits=_linear_logits, step=1.0, convex=True)
 
 
 def mlp() -> Classifier:
-    """Return a network with one hidden layer of 64 rectified units."""
+    """Return a network with one hidden layer of 64 ReLU units."""
     return Classifier(init=_init_mlp, logits=_mlp_logits, step=0.1, convex=False)
 
 

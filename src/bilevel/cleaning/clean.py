@@ -20,7 +20,7 @@ from bilevel.datasets.types import Dataset
 from bilevel.types import require
 
 WEIGHTS = ("per-row", "shared")
-# Trusted rows for each training row from which on free weights do not overfit the trusted rows.
+# With at least this many trusted rows per training row, free weights do not overfit the trusted rows.
 PER_ROW_FROM = 10
 # Norm of the gradient above which a convex model counts as not converged.
 UNCONVERGED = 3e-3
@@ -49,7 +49,7 @@ def clean(
        other rows, and a doubted row is flagged if this model gives it another label. The final model
        trains on the trusted rows and the rows that are not flagged.
 
-    Trusted rows choose every penalty. Test rows and the truth are used for the report only.
+    Every penalty is chosen on trusted rows. Test rows and the truth are used for the report only.
 
     Args:
       dataset: training rows, with `trusted_features` and `trusted_labels`.
@@ -62,7 +62,7 @@ def clean(
       steps: outer steps; default: 1,500, or 500 if a step of the algorithm is expensive.
       seed: seed of the random numbers.
       progress: whether to show a progress bar in a terminal.
-      checkpoint: where the weights' run is saved and resumed from; default: it is not saved.
+      checkpoint: where the run that learns the weights is saved and resumed; default: it is not saved.
 
     Returns:
       A `Cleaning`.
@@ -174,7 +174,7 @@ def _make_weighting(weights, trainer, baselines):
     # The run starts at the solution for equal weights. A model of the agreeing rows would be a worse
     # start: it is too confident, and the outer loss then asks for wrong labels to lower its confidence.
     y = trainer.equal_weights(penalty)
-    # Weights average about one half, and the penalty is per unit of weight.
+    # The weights average about one half, so the same penalty per unit of weight is half as large.
     penalty = penalty / 2
     if weights == "per-row":
         return weighting.per_row(trainer, y, penalty)
@@ -213,7 +213,7 @@ def _suggest(trainer, flags):
 
 
 def _detections(trainer, baselines, learnt, flags, wrong):
-    """Return how well `clean` and the baselines find the wrong labels."""
+    """Return the scores of `clean` and of the baselines at finding wrong labels."""
 
     def margin(outputs):
         return label_scores(outputs, trainer.labels)[:, 1]

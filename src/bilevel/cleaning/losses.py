@@ -6,8 +6,8 @@ With rows (a_i, b_i), a model of parameters y, and CE_i(y) its cross entropy on 
     f(x, y) = mean_j CE_j(y)                                         trusted rows
 
 `per_row` has one free logit for each row, s_i(x) = x_i, as in the papers. `shared` computes the logits
-by one small network from fixed scores of the rows, s_i(x) = net(x, scores_i). It has few unknowns, so
-that it does not overfit a small set of trusted rows. For a linear model, with w_i = sigmoid(s_i),
+by one small network from fixed scores of the rows, s_i(x) = net(x, scores_i). It has few parameters, so
+it does not overfit a small set of trusted rows. For a linear model, with w_i = sigmoid(s_i),
 P_i = softmax(y' a_i) and r_i = P_i - e_{b_i}:
 
     g_y  = (1/n) sum_i w_i a_i r_i' + 2 penalty y
@@ -64,8 +64,8 @@ def shared(logits: Callable[[Any, Any], jax.Array], penalty: float) -> Problem:
     """Return the hyper-cleaning problem with one network from scores to logits.
 
     A score that was computed from a trusted row depends on its label. The problem is therefore
-    cross-fitted. The trusted rows are dealt into K folds, and y holds K models. Model k trains with
-    weights from scores that have not seen fold k, and fold k is its outer loss:
+    cross-fitted. The trusted rows are split into K folds, and y holds K models. Model k trains with
+    weights from scores that have not seen fold k, and its outer loss is on fold k:
 
         g = sum_k [mean_i sigmoid(net(x, scores_ik)) CE_i(y_k)] + penalty ||y||^2
         f = K mean_j CE_j(y_{fold j})
@@ -103,7 +103,7 @@ def init_net(key: jax.Array, scores: int, *, width: int = 16, dtype: Any = jnp.f
       key: random key.
       scores: number of scores of a row.
       width: number of hidden units.
-      dtype: of the parameters.
+      dtype: dtype of the parameters.
     """
     return {
         "in": jax.random.normal(key, (scores, width), dtype) / scores**0.5,

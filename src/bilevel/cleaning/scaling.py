@@ -26,7 +26,7 @@ def scaling(features: Any) -> Callable[[Any], Any]:
     """Return a function that scales rows by the statistics of `features`.
 
     After scaling, the largest second moment of `features` is 1. Dense rows are flattened and centred
-    first; CSR rows keep their zeros. The curvature of a softmax regression is then known, so that the
+    first; CSR rows keep their zeros. The curvature of a softmax regression is then known, so the
     same step sizes and penalties suit every data set.
 
     Args:

@@ -17,15 +17,17 @@ FOLDS = 2
 
 
 class SubsetTrainer:
-    """Trains a classifier on subsets of the rows; trusted rows choose the penalties.
+    """Trainer of a classifier on subsets of the rows.
+
+    Penalties are chosen on trusted rows.
 
     Attributes:
-      classifier: its functions.
+      classifier: functions of the classifier.
       seed: seed of the start and of the parts.
       labels, trusted_labels: (n,), (m,) class indices.
       training, trusted: scaled features.
       held: (m,) bool, a fifth of the trusted rows, held out for early stopping.
-      fold: (m,) 0 or 1, two folds of the trusted rows; scores for one fold have not seen it.
+      fold: (m,) 0 or 1, two folds of the trusted rows; the scores for a fold do not use that fold.
     """
 
     def __init__(self, dataset: Dataset, classifier: str, seed: int):
@@ -72,7 +74,7 @@ class SubsetTrainer:
         return fit(self.classifier, self._all, self._mask(keep, True), chosen.penalty, chosen.y)
 
     def scores(self, given_outputs: np.ndarray, penalty: float) -> np.ndarray:
-        """Return (n, folds, 4) scores of the training rows; scores k have not seen fold k.
+        """Return (n, folds, 4) scores of training rows; scores k have not seen fold k.
 
         Args:
           given_outputs: (n, classes) cross-fitted outputs, from `as_given`.
@@ -93,8 +95,8 @@ class SubsetTrainer:
         """Return the accuracy of each fit on the test part, None without a test part.
 
         Args:
-          dataset: the data set that this trainer was made of.
-          fits: by name.
+          dataset: the data set of this trainer.
+          fits: fits by name.
         """
         if dataset.test_features is None:
             return dict.fromkeys(fits)

@@ -15,7 +15,7 @@ class Stages:
         self._begin = self._last = time.perf_counter()
 
     def end(self, name: str) -> None:
-        """Record the stage that ends now under a name."""
+        """Record under this name the stage that ends now."""
         now = time.perf_counter()
         self.seconds[name], self._last = round(now - self._last, 3), now
 
@@ -26,7 +26,7 @@ class Stages:
 
 
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of rows whose largest output is the one of their label."""
+    """Return the share of rows whose largest output belongs to their label."""
     return float(np.mean(outputs.argmax(axis=1) == np.asarray(labels)))
 
 

@@ -16,7 +16,7 @@ from bilevel.cleaning.losses import cross_entropy
 from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.scaling import Rows
 
-# From strong to weak, per row, for rows scaled by `scaling`.
+# From strong to weak, for a mean loss over rows scaled by `scaling`.
 PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 MAX_STEPS = 200
 TEMPERATURES = np.geomspace(1 / 2, 16, 11)
@@ -26,7 +26,7 @@ class Fit(NamedTuple):
     """A trained classifier.
 
     Attributes:
-      y: its parameters.
+      y: parameters of the classifier.
       penalty: penalty of the training loss.
       residual: norm of the gradient where training stopped.
     """
@@ -136,7 +136,7 @@ def predict(classifier: Classifier, y: Any, features: Any) -> np.ndarray:
     """Return the (n, classes) outputs of a classifier.
 
     Args:
-      classifier: its functions.
+      classifier: functions of the classifier.
       y: its parameters.
       features: scaled rows on the device.
     """

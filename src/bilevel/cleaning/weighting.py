@@ -1,4 +1,4 @@
-"""Learning of the weights of the training rows: the bilevel part of cleaning."""
+"""The bilevel part of cleaning: it learns the weights of the training rows."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from bilevel.types import Batch, DivergedError, Problem
 
 BATCH = 128
 LOG_POINTS = 15
-# Scaled rows have a second moment of 1, so that an untrained linear model has a gradient of about 0.2.
+# Scaled rows have a second moment of 1, so an untrained linear model has a gradient of about 0.2.
 UNSOLVED_INNER = 0.02
 UNSOLVED_LINEAR = 0.5
 
@@ -32,8 +32,8 @@ class Weighting(NamedTuple):
     Attributes:
       problem: the two losses.
       x, y: start.
-      outer, inner: trusted and training rows, as pytrees of arrays with one leading axis: of rows, or
-        of blocks of sparse rows.
+      outer, inner: trusted and training rows, as pytrees of arrays whose leading axis runs over rows, or
+        over blocks of sparse rows.
       logits: `x -> (n,)` logits of the weights of all training rows.
       held: `y -> (h,)` losses of the held-out trusted rows.
       outer_rate: step size of Adam on x.
@@ -158,7 +158,7 @@ def learn_weights(
       steps: outer steps; None means 1,500, or 500 if a step of the algorithm is expensive.
       seed: seed of the run.
       progress: whether to show a progress bar.
-      checkpoint: where to save and to resume from; None means nowhere.
+      checkpoint: where to save and resume; None means that nothing is saved.
 
     Returns:
       A `Learnt`.
@@ -191,7 +191,7 @@ def learn_weights(
     except DivergedError as error:
         if len(log.points) < 3:
             raise
-        warnings.append(f"{error}; the weights are those learnt before")
+        warnings.append(f"{error}; the weights learnt before are used")
         state, history = error.state, error.history
     held = log.values("losses")
     step = log.steps()[_stop_early(held)]
@@ -209,7 +209,7 @@ def _build(weighting, name, inner_step):
     """Return the algorithm and its default number of steps."""
     factory = getattr(algorithms, name)
     about = algorithms.about(factory)
-    # Algorithms with cheap steps make more and smaller ones.
+    # Algorithms with cheap steps make more steps, and smaller ones.
     outer_rate = weighting.outer_rate * (1 if about.cheap else 3)
     outer_optimizer = optax.adam(outer_rate)
     algorithm = factory(weighting.problem, inner_optimizer=inner_step, outer_optimizer=outer_optimizer)
@@ -258,9 +258,9 @@ def _measure(weighting, state):
 def _warn_of_residuals(final):
     inner, linear = final["inner_residual"], final.get("linear_residual", 0)
     if inner > UNSOLVED_INNER:
-        yield f"the inner problem is not solved (its gradient has norm {inner:.1e}); try more --steps"
+        yield f"the inner problem is not solved (its gradient has norm {inner:.1e}); raise --steps"
     if linear > UNSOLVED_LINEAR:
-        yield f"the adjoint system is not solved (its relative residual is {linear:.2f}); try more --steps"
+        yield f"the adjoint system is not solved (its relative residual is {linear:.2f}); raise --steps"
 
 
 def _trusted(trainer, mask, **columns):

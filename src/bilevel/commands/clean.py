@@ -6,7 +6,7 @@ from typing import Any
 
 from bilevel.commands.common import add_output, known, resumable, show
 
-# Options that determine a run, besides its number of steps. A checkpoint of other values is refused.
+# Options that determine a run, besides its number of steps. A checkpoint with other values is refused.
 IDENTITY = (
     "source",
     "rows",
@@ -19,7 +19,7 @@ IDENTITY = (
     "model",
     "seed",
 )
-# Options that make a test bench of a public data set.
+# Options that turn a public data set into a test bench.
 BENCH = ("rows", "trusted_rows", "noise", "noise_kind")
 
 

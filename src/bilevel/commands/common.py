@@ -67,7 +67,7 @@ def show(options: Namespace, table: str, numbers: Any, paths: Sequence[Path]) ->
 def resumable(options: Namespace, out: Path, identity: str) -> Iterator[Any]:
     """Return a context with a `Checkpoint` in the output folder.
 
-    An interrupt inside the context becomes one whose message is the command that resumes the run.
+    If the run is interrupted inside the context, the message gives the command that resumes it.
 
     Args:
       options: with `resume`, `quiet` and `command_line`.

@@ -11,25 +11,28 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("fewshot", help="learn new classes from a few images of each")
     parser.set_defaults(command=run)
     parser.add_argument("--dataset", default="omniglot", metavar="NAME", help="omniglot or miniimagenet")
-    parser.add_argument("--ways", type=int, default=5, metavar="N", help="classes of a test task (5)")
+    parser.add_argument("--ways", type=int, default=5, metavar="N", help="classes of a test task; default: 5")
     parser.add_argument(
-        "--shots", type=int, default=1, metavar="K", help="images to learn from of each class (1)"
+        "--shots", type=int, default=1, metavar="K", help="support images of each class; default: 1"
     )
     parser.add_argument(
         "--algorithm",
         default="protonet",
         metavar="NAME",
-        help="maml, fomaml, anil, imaml, reptile, itd_bio, fo_itd_bio, pzobo, ufo_blo or protonet (protonet)",
+        help="maml, fomaml, anil, imaml, reptile, itd_bio, fo_itd_bio, pzobo, ufo_blo or protonet; "
+        "default: protonet",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="number of outer steps")
-    parser.add_argument("--seconds", type=float, metavar="S", help="seconds of training (180)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="seconds of training; default: 180")
     parser.add_argument(
-        "--size", metavar="SIZE", help="paper: hyper-parameters and steps of the published run"
+        "--size", metavar="SIZE", help="paper: use the hyper-parameters and steps of the published run"
     )
     parser.add_argument(
         "--network", metavar="NAME", help="conv4-32, conv4-64, conv4-64-stride, resnet12, lenet"
     )
-    parser.add_argument("--split", metavar="KIND", help="omniglot: characters or alphabets (characters)")
+    parser.add_argument(
+        "--split", metavar="KIND", help="omniglot only: characters or alphabets; default: characters"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -39,14 +42,18 @@ def add(commands: Any) -> None:
         "train_ways=20; a wrong name lists the right ones",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of the start and the training tasks (0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed of the start and the training tasks; default: 0",
     )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     add_output(parser, "bilevel-fewshot-DATASET-ALGORITHM")
 
 
 def run(options: Any) -> None:
-    """Train and test a learner, and write the folder."""
+    """Train and test a learner, and write the output folder."""
     from bilevel import datasets
     from bilevel.fewshot import METHODS, learn, paper_recipe
     from bilevel.report.files import check_folder
@@ -93,7 +100,9 @@ def _data(options) -> Any:
     from bilevel import datasets
 
     if options.split is not None and options.dataset != "omniglot":
-        raise ValueError(f"--split is for omniglot, and {options.dataset} has one split; drop --split")
+        raise ValueError(
+            f"--split can be used with omniglot only, got the data set {options.dataset!r}; leave it out"
+        )
     choice = {} if options.split is None else {"split": options.split}
     return datasets.load_classes(options.dataset, **choice)
 
@@ -113,6 +122,6 @@ def _changes(texts) -> dict[str, Any]:
 
 
 def _identity(options) -> str:
-    """Return the options that must be the same when a run is resumed."""
+    """Return the options that must not change when a run is resumed."""
     names = ("dataset", "split", "ways", "shots", "steps", "network", "size", "set", "seed")
     return " ".join(f"{name}={getattr(options, name)}" for name in names)

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
         "--size",
         default="small",
         metavar="SIZE",
-        help="small: up to minutes a claim; paper: the sizes of the paper (small)",
+        help="small: seconds to minutes per claim; paper: the sizes of the paper; default: small",
     )
     add_output(parser, "bilevel-reproduce; a folder in it for each claim")
 

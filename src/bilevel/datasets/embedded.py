@@ -38,7 +38,7 @@ def breast_cancer() -> Dataset:
 
 
 def _split(dataset, test_rows):
-    # The stream of RandomState is frozen, so that the split never changes.
+    # The stream of RandomState is frozen, so the split never changes.
     order = np.random.RandomState(0).permutation(len(dataset.labels))
     test, train = np.sort(order[:test_rows]), np.sort(order[test_rows:])
     labels = dataset.labels.astype(np.int32)

@@ -1,15 +1,15 @@
-"""The error of a missing data set, and suggestions for misspelt names."""
+"""The error for a missing data set, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class DataNotFoundError(FileNotFoundError):
-    """Error of a data set that is neither on this machine nor available for download."""
+    """Error for a data set that is neither on this machine nor available to download."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest known word, and the known words.
+    """Return the end of an error message: the nearest known word and the known words.
 
     Args:
       word: the word that is not known.

@@ -9,7 +9,7 @@ from bilevel.datasets.source import Source, originals, packed, reject
 from bilevel.datasets.types import Dataset
 from bilevel.extras import extra
 
-# The collection publishes no checksums, so that `FINGERPRINTS` check the arrays read from its files.
+# The collection publishes no checksums, so `FINGERPRINTS` verify the arrays read from its files.
 IJCNN1 = Source(
     name="ijcnn1",
     homes=("https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/binary/{file}",),

@@ -50,9 +50,9 @@ def describe(name: str) -> str:
 def load(name: str) -> Dataset:
     """Return a public data set of labelled rows, scaled for learning.
 
-    Embedded data sets come with scikit-learn. The files of the others are looked for in the folder that
-    the environment variable BILEVEL_DATA names, then in the user's cache; then they are downloaded and
-    their checksums compared.
+    Embedded data sets come with scikit-learn. The files of the others are searched for in the folder that
+    the environment variable BILEVEL_DATA names, then in the user's cache. Otherwise they are downloaded,
+    and their checksums are verified.
 
     Args:
       name: one of `names()`.
@@ -84,7 +84,7 @@ def load_classes(name: str, **options: Any) -> ImageClasses:
       name: one of `class_sets()`.
       **options: arguments of the loader. Omniglot has `split`, "characters" (1,100, 100 and 423
         characters of all alphabets) or "alphabets" (test characters come from alphabets of their own),
-        and `rotations`, whether each rotation of a training character is a class of its own (True).
+        and `rotations`, whether each rotation of a training character is a class of its own (default: True).
 
     Raises:
       ValueError: when the name is not one of `class_sets()`.

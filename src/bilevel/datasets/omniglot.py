@@ -72,7 +72,7 @@ def drawings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def read_drawings(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the same as `drawings`, read from a prepared file."""
+    """Return the result of `drawings` from a prepared file."""
     with np.load(path) as data:
         bits, alphabet, evaluation = data["bits"], data["alphabet"], data["evaluation"]
     ink = np.unpackbits(bits, axis=-1, count=28 * 28).reshape(*bits.shape[:2], 28, 28)
@@ -95,7 +95,7 @@ def shrink(ink: np.ndarray) -> np.ndarray:
 
 def _members(split, alphabet, evaluation):
     """Return the sorted positions of the training, validation and test characters."""
-    # The stream of RandomState is frozen, so that the split never changes.
+    # The stream of RandomState is frozen, so the split never changes.
     random = np.random.RandomState(0)
     if split == "characters":
         ends = TRAINING_CHARACTERS, TRAINING_CHARACTERS + VALIDATION_CHARACTERS

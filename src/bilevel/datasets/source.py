@@ -34,7 +34,7 @@ def packed(file: str) -> Path | None:
 
 
 def named_folder() -> str:
-    """Return the words for the BILEVEL_DATA folder in an error message."""
+    """Return a description of the BILEVEL_DATA folder for an error message."""
     folder = os.environ.get("BILEVEL_DATA")
     if not folder:
         return "the folder BILEVEL_DATA, which is not set"
@@ -44,7 +44,7 @@ def named_folder() -> str:
 def originals(source: Source) -> list[Path]:
     """Return the paths of the published files, and download those that are missing.
 
-    They are looked for in the folder `source.name` inside BILEVEL_DATA, in the user's cache, and at
+    They are searched for in the folder `source.name` inside BILEVEL_DATA, in the user's cache, and at
     each home, in this order.
 
     Args:
@@ -64,7 +64,7 @@ def reject(source: Source, path: Path, why: str) -> NoReturn:
     Args:
       source: the data set.
       path: the file.
-      why: the reason, in words.
+      why: the reason, for the message.
 
     Raises:
       DataNotFoundError: always.

@@ -20,7 +20,7 @@ def penalty_direction(problem: Problem, penalty: float) -> Oracle:
         D_y = f_y(x, y) / penalty + g_y(x, y),   D_z = g_y(x, z)
         D_x = f_x(x, y) + penalty (g_x(x, y) - g_x(x, z))
 
-    The second inner variable z is carried as the adjoint v. D_y is divided by the penalty, so that one
+    The second inner variable z is carried as the adjoint v. D_y is divided by the penalty, so one
     inner step size suits every penalty. The error of the hypergradient at the fixed point is
     O(1 / penalty).
 

@@ -1,4 +1,4 @@
-"""Estimators without memory and with momentum: plain, averaged and recursive."""
+"""Estimators: plain, with averaged momentum, and with recursive momentum."""
 
 from typing import Any, NamedTuple
 
@@ -137,7 +137,7 @@ def remember(fresh: PyTree, drift: PyTree, weight: Weight, count: jax.Array) -> 
     """
     if isinstance(weight, Point):
         return Point(*(remember(*parts, count) for parts in zip(fresh, drift, weight, strict=True)))
-    # A weight above 1 would give the past the wrong sign.
+    # A weight above 1 would give the past direction the wrong sign.
     share = jnp.minimum(1.0, weight(count)) if callable(weight) else weight
     past = jnp.where(count == 0, 0.0, 1 - share)
     # A schedule may have a wider dtype than the variables; the direction keeps theirs.

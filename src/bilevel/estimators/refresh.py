@@ -61,7 +61,7 @@ def page(probability: float) -> Estimator:
     require((probability > 0) & (probability <= 1), "probability must be in (0, 1]", probability)
 
     def refreshes(state, key):
-        # Folded in, since the oracle may use the key itself.
+        # `fold_in` gives another key, since the oracle may use the key itself.
         return (state.count == 0) | jax.random.bernoulli(jax.random.fold_in(key, 1), probability)
 
     return _refreshing(refreshes)

@@ -68,7 +68,7 @@ def saga() -> Estimator:
 
 
 def empty_table(value: PyTree, entries: int) -> SagaTable:
-    """Return a table of `entries` zeros shaped as `value`."""
+    """Return a table of `entries` zeros shaped like `value`."""
     room = jax.tree.map(lambda leaf: jnp.zeros((entries, *leaf.shape), leaf.dtype), value)
     return SagaTable(room, tree.zeros_like(value))
 
@@ -87,7 +87,7 @@ def recall(table: SagaTable, fresh: PyTree, source: Any, draw: int = 0) -> tuple
     """
     entry, share = source.entry(draw)
     last = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, entry, keepdims=False), table.entries)
-    # Reading ends before writing begins, so that XLA makes fewer copies of the tables.
+    # All reads come before the write, so that XLA makes fewer copies of the tables.
     last, fresh = lax.optimization_barrier((last, fresh))
     change = tree.sub(fresh, last)
 

@@ -20,7 +20,7 @@ class Estimator(NamedTuple):
         `Point`, and `blocks` are the numbers of outer and inner minibatches in an epoch; only estimators
         with a table of minibatches read them.
       update: `(oracle, state, point, batch, key) -> (direction, state, terms)`. `oracle(point, batch)`
-        returns the `Terms` at a point. `direction` is a `Point` shaped as `point`, the new state has the
+        returns the `Terms` at a point. `direction` is a `Point` shaped like `point`, the new state has the
         structure, shapes and dtypes of the old one, and `terms` are `oracle(point, batch)`. All
         arguments but `oracle` may be traced.
       calls: oracle calls of one update, without those on the whole set.

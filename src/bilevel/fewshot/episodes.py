@@ -42,8 +42,8 @@ class Shape(NamedTuple):
 
     Attributes:
       ways: classes.
-      shots: support images a class.
-      queries: query images a class.
+      shots: support images per class.
+      queries: query images per class.
     """
 
     ways: int
@@ -54,11 +54,11 @@ class Shape(NamedTuple):
         """Raise unless episodes of this shape can be drawn from the images.
 
         Args:
-          images: (classes, images a class, ...).
-          part: their name in messages: "training", "validation" or "test".
+          images: (classes, images per class, ...).
+          part: name of these images in messages: "training", "validation" or "test".
 
         Raises:
-          ValueError: when there are too few classes, or too few images a class.
+          ValueError: when there are too few classes, or too few images per class.
         """
         classes, each = images.shape[:2]
         require(self.ways >= 2, "ways must be at least 2", self.ways)
@@ -72,9 +72,9 @@ class Shape(NamedTuple):
 
 
 def draw(key: Any, images: jax.Array, shape: Shape) -> tuple[jax.Array, jax.Array]:
-    """Draw an episode: pixels `(ways, shots, ...)` and `(ways, queries, ...)`.
+    """Draw the pixels of an episode, `(ways, shots, ...)` and `(ways, queries, ...)`.
 
-    Classes are drawn without replacement, and so are the images of each.
+    Classes are drawn without replacement, and so are the images of each class.
     """
     class_key, image_key = jax.random.split(key)
     classes = jax.random.choice(class_key, images.shape[0], (shape.ways,), replace=False)
@@ -91,8 +91,8 @@ def as_episode(support: Any, query: Any, mean: Any, std: Any) -> Episode:
     """Return stored pixels, 0 to 255, as an `Episode`.
 
     Args:
-      support, query: (ways, images a class, height, width, channels).
-      mean, std: of the pixels divided by 255, one number a channel.
+      support, query: (ways, images per class, height, width, channels).
+      mean, std: mean and standard deviation of the pixels divided by 255, one number per channel.
     """
     mean, std = (jnp.asarray(value, jnp.float32) for value in (mean, std))
 
@@ -104,7 +104,7 @@ def as_episode(support: Any, query: Any, mean: Any, std: Any) -> Episode:
 
 
 def dealt_again(episode: Episode, ways: int, key: Any) -> Episode:
-    """Return the episode with the images of each class split anew, at random."""
+    """Return the episode with a new random split of the images of each class."""
 
     def by_class(images):
         return images.pixels.reshape(ways, -1, *images.pixels.shape[1:])
@@ -118,7 +118,7 @@ def dealt_again(episode: Episode, ways: int, key: Any) -> Episode:
 
 
 def fixed_episodes(images: np.ndarray, mean: Any, std: Any, shape: Shape, count: int) -> Episode:
-    """Draw `count` episodes along a leading axis; every call draws the same ones."""
+    """Return `count` episodes along a leading axis, the same ones at every call."""
     stored, keys = jnp.asarray(images), jax.random.split(jax.random.key(1), count)
     return lax.map(lambda key: as_episode(*draw(key, stored, shape), mean, std), keys)
 
@@ -135,11 +135,11 @@ class Episodes:
     The i-th minibatch of a run depends on the key of the run and on i only.
 
     Attributes:
-      images: (classes, images a class, height, width, channels) uint8.
-      mean, std: of the training pixels divided by 255, one number a channel.
-      keys: one for each minibatch `self[i]`, or None before planning.
-      shape: of an episode.
-      tasks: episodes of a minibatch.
+      images: (classes, images per class, height, width, channels) uint8.
+      mean, std: mean and standard deviation of the training pixels divided by 255, one number per channel.
+      keys: one key for each minibatch `self[i]`, or None before planning.
+      shape: shape of an episode.
+      tasks: number of episodes in a minibatch.
     """
 
     images: Any
@@ -169,8 +169,8 @@ class Episodes:
     def whole(self) -> Any:
         """Raise `ValueError`: the number of episodes is not finite."""
         raise ValueError(
-            "this algorithm needs the full data set at its refreshes, and episodes are drawn without end; "
-            "use an algorithm without refreshes"
+            "this algorithm needs the full data set at its refreshes, but episodes are generated and have "
+            "no full set; use an algorithm without refreshes"
         )
 
 
@@ -180,15 +180,15 @@ def host_episodes(
     """Return a source that draws on the host, for images that exceed device memory.
 
     Args:
-      images: (classes, images a class, height, width, channels) uint8. Of a `numpy.memmap` only the
-        images that are drawn are read.
-      mean, std: of the training pixels divided by 255, one number a channel.
-      shape: of an episode.
-      tasks: episodes of a minibatch.
-      seed: of the draws. A minibatch depends on the seed and its number only.
+      images: (classes, images per class, height, width, channels) uint8. Only the images that
+        are drawn are read from a `numpy.memmap`.
+      mean, std: mean and standard deviation of the training pixels divided by 255, one number per channel.
+      shape: shape of an episode.
+      tasks: number of episodes in a minibatch.
+      seed: seed of the draws. A minibatch depends on the seed and its number only.
 
     Returns:
-      A `Host` source. It draws other episodes than `Episodes`.
+      A `Host` source. Its episodes differ from those of `Episodes`.
     """
     classes, each = images.shape[:2]
 

@@ -13,14 +13,14 @@ from bilevel.fewshot.episodes import Shape, as_episode, draw
 from bilevel.fewshot.learner import Learner
 from bilevel.types import PyTree
 
-# Query and support images per group of episodes, where features of several episodes are computed together.
+# Support and query images in a group of episodes whose features are computed together.
 IMAGES_AT_ONCE = 800
 
 
 class AnsweredEpisode(NamedTuple):
     """An episode with a learner's answers.
 
-    One channel means ink (255) on paper (0), three mean colour.
+    Images of one channel show ink (255) on paper (0); images of three channels are in colour.
 
     Attributes:
       support: (ways, shots, height, width, channels) uint8.
@@ -37,13 +37,13 @@ class AnsweredEpisode(NamedTuple):
 
 
 class Judge:
-    """Measures a learner on fixed episodes of one part of the classes.
+    """Accuracy of a learner on fixed episodes of one part of the classes.
 
     Args:
       learner: the learner to measure.
-      images: (classes, images a class, height, width, channels) uint8.
+      images: (classes, images per class, height, width, channels) uint8.
       scale: `(mean, std)` of the pixels.
-      seed: of the episodes.
+      seed: seed of the episodes.
     """
 
     def __init__(self, learner: Learner, images: np.ndarray, scale: tuple[Any, Any], seed: int):

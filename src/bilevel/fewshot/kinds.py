@@ -1,6 +1,6 @@
 """Kinds of hyper-parameters: a type and the rule that its values obey.
 
-Methods annotate their hyper-parameters with these kinds, so that a signature says what is accepted.
+Methods annotate their hyper-parameters with these kinds, so a signature says what is accepted.
 """
 
 import math
@@ -12,7 +12,7 @@ from bilevel.types import require
 
 
 class Rule(NamedTuple):
-    """A condition on a value, and the words that complete "must be"."""
+    """A condition on a value, and the words that follow "must be" in its message."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -32,7 +32,7 @@ def require_kind(name: str, value: Any, kind: Any, default: Any) -> None:
     """Raise `ValueError` unless the value is of the kind.
 
     Args:
-      name: of the hyper-parameter, for the message.
+      name: name of the hyper-parameter, for the message.
       value: what the user gave.
       kind: one of the kinds above, or `bool`, or a union of plain types.
       default: a value of the kind, shown as an example.
@@ -41,7 +41,7 @@ def require_kind(name: str, value: Any, kind: Any, default: Any) -> None:
     types = get_args(plain) or (plain,)
     example = "" if default is None else f", such as {default}"
     rule = f"{name} must be {' or '.join(_NAMES[type_] for type_ in types)}{example}"
-    # A whole number serves as a number, but True does not serve as 1.
+    # An int is accepted as a float, but True is not accepted as 1.
     require(type(value) in types or (float in types and type(value) is int), rule, repr(value))
     for rule in rules:
         require(rule.holds(value), f"{name} must be {rule.words}", value)

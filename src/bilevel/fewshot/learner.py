@@ -1,4 +1,4 @@
-"""Learners: few-shot methods made ready for a network, and how they are trained."""
+"""Learners: few-shot methods applied to a network, with settings of training."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +16,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Learner(NamedTuple):
-    """A method made ready for a network.
+    """A few-shot method applied to a network.
 
     Attributes:
       algorithm: over tasks; the outer minibatch is an `Episode` with a leading axis of tasks.
@@ -38,11 +38,11 @@ class Training(NamedTuple):
 
     Attributes:
       outer_step: step size of the outer optimiser; it falls to zero along a cosine.
-      tasks: episodes of an outer step.
-      train_ways: classes of a training episode; None means the ways of the test. Without a value
-        from the user it is at most the number of training classes.
-      train_queries: query images a class of a training episode. Without a value from the user it is at
-        most the number of images that the support leaves.
+      tasks: number of episodes in an outer step.
+      train_ways: classes of a training episode; None means the ways of the test. A default
+        above the number of training classes is reduced to it.
+      train_queries: query images per class of a training episode. A default above the
+        number of images that the support leaves is reduced to it.
       optimizer: `schedule -> outer optimiser`.
     """
 
@@ -86,7 +86,7 @@ def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
 def query_features(net: Network, parameters: PyTree, episode: Episode, transductive: bool) -> jax.Array:
     """Return features of the query images.
 
-    Batch normalisation uses the statistics of the query with `transductive`, else of the support.
+    With `transductive`, batch normalisation uses the statistics of the query, otherwise of the support.
     """
     support, query = episode.support.pixels, episode.query.pixels
     if transductive:

@@ -1,4 +1,4 @@
-"""Training of a few-shot learner, choice of its best step, and its test."""
+"""Training of a few-shot learner, choice of the best step, and test."""
 
 import math
 import sys
@@ -32,12 +32,12 @@ class FewShotResult(NamedTuple):
     """Outcome of `learn`.
 
     Attributes:
-      x: the outer variable at the best step of the validation.
+      x: the outer variable at the step of best validation accuracy.
       learner: `learner.answer(x, episode, ways)` answers new tasks.
       summary: plain data, ready for JSON; accuracies are fractions. The run: dataset, algorithm, ways,
         shots, queries (a class), network, parameters (their number), batch_tasks, settings, seed,
         environment. Its outcome: steps, seconds, compile_seconds, seconds_per_step, peak_mib (None where
-        the platform does not tell), best_step, validation_accuracy, validation_interval (half a 95 %
+        the platform does not report it), best_step, validation_accuracy, validation_interval (half a 95 %
         interval), test_accuracy, test_interval, test_episodes, chance, accuracy_by_ways (a list of ways,
         accuracy, interval), diverged, and stopped: None, or why the run ended early.
       history: lists over log points: step, seconds, outer_loss, validation_accuracy, validation_interval.
@@ -78,21 +78,21 @@ def learn(
       algorithm: one of `METHODS`.
       ways, shots: classes of an episode, support images of each.
       steps: outer steps. Give either `steps` or `seconds`.
-      seconds: time of training; compiling, validation and test come on top. A short trial finds the
+      seconds: time of training, without compiling, validation and test. A short trial finds the
         number of steps, and training ends at that number or at this time, whichever comes first.
       network: one of `models.MODULES`, or any `Network`; default `conv4-32`.
       changes: hyper-parameters that differ from the defaults, see `recipe`.
-      seed: of the start and the training episodes. Validation and test episodes do not depend on it.
+      seed: seed of the start and of the training episodes. Validation and test episodes do not depend on it.
       checkpoint: where to save and resume.
       progress: show a progress bar.
 
     Returns:
-      A `FewShotResult`. When training diverged it holds the best step before, and `summary["diverged"]`
-      is True.
+      A `FewShotResult`. If training diverged, it holds the best step before that, and
+      `summary["diverged"]` is True.
 
     Raises:
       ValueError: when an argument does not fit the data.
-      DivergedError: when the start itself has no finite gradient.
+      DivergedError: when the loss or its gradient is not finite at the start.
     """
     chosen = recipe(algorithm, changes)
     limits = [limit for limit in (steps, seconds) if limit is not None]
@@ -131,10 +131,10 @@ class _Outcome(NamedTuple):
     """The outcome of training.
 
     Attributes:
-      learner: the learner of the planned number of steps.
+      learner: the learner built for the planned number of steps.
       best_step, x: the log point of the best validation accuracy, and the outer variable there.
       validation: `step -> (accuracy, half width of its interval)` at the log points.
-      history, compile_seconds: of the run.
+      history, compile_seconds: history and compile time of the run.
       stopped, diverged: see `FewShotResult.summary`.
     """
 
@@ -203,7 +203,7 @@ def _train(plan: Plan, steps, seconds, seed, checkpoint, progress) -> _Outcome:
 
 
 def _affordable_steps(learner, x, y, batches, key, seconds) -> int:
-    """Return the number of steps that fit in the time, by a short trial."""
+    """Return the number of steps that fit in the time, measured by a short trial."""
     with jax.set_mesh(tasks_mesh()):
         trial = run(
             learner.algorithm,
@@ -222,7 +222,7 @@ def _affordable_steps(learner, x, y, batches, key, seconds) -> int:
 
 
 def _tested(judge: Judge, x: PyTree, shape: Shape) -> dict[str, Any]:
-    """Return the accuracies on test classes, for the ways of the test and others."""
+    """Return the accuracies on test classes, at the ways of the test and at others."""
     most = len(judge.images) if judge.learner.fresh_head else shape.ways
     accuracies = {shape.ways: judge.accuracy(x, shape, TEST_EPISODES)}
     for ways in TEST_WAYS:
@@ -286,7 +286,7 @@ def _history(outcome: _Outcome) -> dict[str, list]:
 
 
 def _peak_mib() -> float | None:
-    """Return this process's peak memory, None where the platform does not tell."""
+    """Return the peak memory of this process, or None where it is not reported."""
     try:
         import resource
     except ImportError:  # not on Windows

@@ -1,13 +1,13 @@
 """Methods whose inner variable is a head on top of features; x holds the features.
 
-The features of a task are computed once a solve. Hyper-parameters that several methods have:
+The features of a task are computed once per solve. Hyper-parameters shared by several methods:
 
-  inner_step, momentum: of the gradient descent of the head on the support of a task.
-  inner_steps, test_steps: its steps in training, and on the tasks of the test.
+  inner_step, momentum: step size and momentum of gradient descent on the head, on the support of a task.
+  inner_steps, test_steps: number of these steps in training, and on test tasks.
   penalty: weight of |y|^2 / 2 in the inner loss.
   recompute: levels of checkpointing of the inner steps, see `descend`.
-  transductive: normalise query images by their own batch, else by the statistics of the support.
-  vectorize: all tasks of an outer step at once by `vmap`, otherwise in sequence. The default is `vmap`,
+  transductive: normalise query images by their own batch, otherwise by the statistics of the support.
+  vectorize: run all tasks of an outer step at once by `vmap`, otherwise in sequence. The default is `vmap`,
     because all tasks share one network.
 """
 
@@ -42,7 +42,7 @@ class Heads(NamedTuple):
     Attributes:
       loss: `(support features, y, episode) -> inner loss`.
       outputs: `(y, features) -> (n, ways) logits`.
-      zero: `ways -> y` where training starts.
+      zero: `ways -> y`, the y at which training starts.
     """
 
     loss: Callable
@@ -55,7 +55,7 @@ class Descent(NamedTuple):
 
     Attributes:
       optimizer: the inner optimiser.
-      inner_steps, test_steps: steps in training, and on the tasks of the test.
+      inner_steps, test_steps: number of steps in training, and on test tasks.
       recompute: levels of checkpointing.
     """
 
@@ -171,7 +171,7 @@ def anil(
     Args:
       net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
       inner_step, inner_steps, test_steps, momentum, penalty, recompute, transductive, vectorize: see the
-        module.
+        module docstring.
     """
     return _learner(
         "anil",
@@ -212,7 +212,7 @@ def itd_bio(
     Args:
       net, ways, optimizer: the features, the classes of a task, the outer optimiser.
       inner_step, inner_steps, test_steps, momentum, penalty, recompute, transductive, vectorize: see the
-        module.
+        module docstring.
     """
     return _learner(
         "itd_bio",
@@ -250,7 +250,8 @@ def fo_itd_bio(
 
     Args:
       net, ways, optimizer: the features, the classes of a task, the outer optimiser.
-      inner_step, inner_steps, test_steps, momentum, penalty, transductive, vectorize: see the module.
+      inner_step, inner_steps, test_steps, momentum, penalty, transductive, vectorize: see the module
+        docstring.
     """
     return _learner(
         "fo_itd_bio",
@@ -283,13 +284,14 @@ def pzobo(
     transductive: bool = True,
     vectorize: bool = True,
 ) -> Learner:
-    """Return PZOBO: the head's response by differences along random directions.
+    """Return PZOBO: the response of the head by differences along random directions.
 
     Args:
       net, ways, optimizer: the features, the classes of a task, the outer optimiser.
-      directions: random directions a task.
+      directions: random directions per task.
       smoothing: length of the differences.
-      inner_step, inner_steps, test_steps, momentum, penalty, transductive, vectorize: see the module.
+      inner_step, inner_steps, test_steps, momentum, penalty, transductive, vectorize: see the module
+        docstring.
     """
     return _learner(
         "pzobo",
@@ -306,7 +308,7 @@ def pzobo(
     )
 
 
-# More ways in training ask more of the features, and help at few ways.
+# More ways in training give better features, also for tests with few ways.
 @trained_with(Training(tasks=1, train_ways=40))
 def protonet(
     net: Network,
@@ -320,7 +322,7 @@ def protonet(
 
     Args:
       net, ways, optimizer: the features, the classes of a task, the outer optimiser.
-      transductive, vectorize: see the module.
+      transductive, vectorize: see the module docstring.
 
     Reference: Snell, Swersky and Zemel, Prototypical Networks for Few-shot Learning, NeurIPS 2017,
     arXiv:1703.05175.

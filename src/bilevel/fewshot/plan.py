@@ -1,4 +1,4 @@
-"""Plans of few-shot runs: network and episodes that fit the data."""
+"""Plans of few-shot runs: a network and episodes that fit the data."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,8 @@ class Plan(NamedTuple):
       data: images by class.
       recipe: the method, with its hyper-parameters and its training.
       network: features of images.
-      train_shape, test_shape: shapes of the episodes in training, and in validation and test.
+      train_shape: shape of the training episodes.
+      test_shape: shape of the validation and test episodes.
     """
 
     data: ImageClasses
@@ -75,7 +76,7 @@ def plan_run(
       ValueError: when the episodes do not fit the data, or the network does not fit the images.
     """
     train_ways, train_queries = recipe.training.train_ways, recipe.training.train_queries
-    # A default gives way to the data. A value from the user does not, and `validate` judges it.
+    # A default is reduced to fit the data. A value from the user is not: `validate` checks it.
     if train_ways is None:
         train_ways = ways
     elif "train_ways" not in recipe.changed:

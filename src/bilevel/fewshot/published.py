@@ -1,4 +1,4 @@
-"""Published settings of few-shot runs, as far as they are known to us."""
+"""Published settings of few-shot runs, as far as we know them."""
 
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ class Published(NamedTuple):
 _THESIS = {"inner_step": 0.05, "inner_steps": 10, "test_steps": 10, "outer_step": 2e-3, "tasks": 32}
 _ESJ = {"inner_step": 0.01, "momentum": 0.9, "outer_step": 0.01, "tasks": 16, "smoothing": 0.1}
 # The published UFO-BLO runs also choose the best probability, clip Hessian products to 0.1, and sum losses
-# over images. Ours take means, so that the inner steps are longer. Their outer optimiser is gradient descent;
-# ours is Adam with the default step size.
+# over images. Our losses are means over images, so our inner steps are longer. Their outer optimiser is
+# gradient descent; ours is Adam with the default step size.
 _UFO = {"probability": 0.2, "tasks": 5, "train_queries": 1}
 
 PUBLISHED = {
@@ -79,9 +79,9 @@ def paper_recipe(dataset: str, method: str) -> Published:
     """Return the settings of a published run.
 
     Raises:
-      ValueError: when we know of none for this method on this data set.
+      ValueError: when we know no published settings of this method on this data set.
     """
     known = sorted(algorithm for name, algorithm in PUBLISHED if name == dataset)
-    rule = f"on {dataset} we know published settings of {', '.join(known)} only"
+    rule = f"published settings on {dataset} are known only for {', '.join(known)}"
     require((dataset, method) in PUBLISHED, rule, method)
     return PUBLISHED[dataset, method]

@@ -45,11 +45,11 @@ def recipe(method: str, changes: Mapping[str, Any] | None = None) -> Recipe:
 
     Args:
       method: one of `METHODS`.
-      changes: values by name: keyword parameters of the method's factory, or fields of `Training`
-        (but `optimizer`).
+      changes: values by name, for keyword parameters of the method's factory or for fields of `Training`
+        other than `optimizer`.
 
     Raises:
-      ValueError: for an unknown method or name, or a value of another kind or beyond its limits.
+      ValueError: for an unknown method or name, or a value of the wrong type or out of range.
 
     >>> recipe("anil", {"inner_steps": 3}).hyperparameters["inner_steps"]
     3

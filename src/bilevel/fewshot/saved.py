@@ -1,4 +1,4 @@
-"""Files of trained learners: parameters by name, and the facts that rebuild them."""
+"""Files of trained learners: parameters by name, and settings to rebuild them."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def load_learner(path: str | PathLike) -> tuple[Learner, PyTree, dict[str, Any]]
     if not path.is_file():
         raise DataNotFoundError(f"no such file: {str(path)!r}; give the {FILE} that bilevel fewshot wrote")
     try:
-        # Given a path, numpy leaves a damaged file open.
+        # numpy leaves a damaged file open if it is given a path.
         with path.open("rb") as file, np.load(file) as saved:
             arrays = dict(saved)
         about = json.loads(str(arrays.pop("about")))
@@ -55,7 +55,7 @@ def load_learner(path: str | PathLike) -> tuple[Learner, PyTree, dict[str, Any]]
     # numpy raises many kinds of errors for a file that it did not write.
     except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path.name} is not a learner of bilevel fewshot; give the {FILE} that it wrote"
+            f"{path.name} must be a {FILE} that bilevel fewshot wrote, got other content; give such a file"
         ) from error
     net = network(name, shape)
     # Answers do not use the outer optimiser.

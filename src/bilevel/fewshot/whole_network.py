@@ -1,11 +1,11 @@
 """Methods whose inner variable is the whole network; x is its starting point.
 
-Hyper-parameters that all of them have:
+Hyper-parameters shared by all of them:
 
-  inner_step, momentum: of the gradient descent on the support of a task.
-  inner_steps, test_steps: its steps in training, and on the tasks of the test.
-  transductive: normalise query images by their own batch, else by the statistics of the support.
-  vectorize: all tasks of an outer step at once by `vmap`, otherwise in sequence.
+  inner_step, momentum: step size and momentum of gradient descent on the support of a task.
+  inner_steps, test_steps: number of these steps in training, and on test tasks.
+  transductive: normalise query images by their own batch, otherwise by the statistics of the support.
+  vectorize: run all tasks of an outer step at once by `vmap`, otherwise in sequence.
 """
 
 from collections.abc import Callable
@@ -102,12 +102,12 @@ def maml(
     transductive: bool = True,
     vectorize: bool = False,
 ) -> Learner:
-    """Return MAML: second order, through all inner steps.
+    """Return MAML: second-order gradients through all inner steps.
 
     Args:
       net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
       recompute: levels of checkpointing of the inner steps, see `descend`.
-      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module.
+      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module docstring.
     """
     network, descent = whole_network(net, ways, transductive), gradient_descent(inner_step, momentum)
     algorithm = algorithms.maml(
@@ -138,7 +138,7 @@ def fomaml(
 
     Args:
       net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
-      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module.
+      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module docstring.
     """
     network, descent = whole_network(net, ways, transductive), gradient_descent(inner_step, momentum)
     algorithm = algorithms.fomaml(
@@ -170,10 +170,10 @@ def ufo_blo(
 
     Args:
       net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
-      probability: of an exact gradient.
-      recompute: 0 stores the iterates of an exact gradient; any other number computes each of them
-        again from the start, which needs a `momentum` of 0.
-      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module.
+      probability: probability of an exact gradient.
+      recompute: 0 stores the iterates of an exact gradient. Any other number recomputes each of them from
+        the start, which requires a `momentum` of 0.
+      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module docstring.
     """
     network, descent = whole_network(net, ways, transductive), gradient_descent(inner_step, momentum)
     algorithm = algorithms.ufo_blo(
@@ -202,7 +202,7 @@ def imaml(
     momentum: Momentum = 0.0,
     pull: Positive = 0.3,
     linear_steps: Count = 5,
-    # The Hessians of networks are indefinite: without damping accuracy did not rise on photographs.
+    # The Hessians of networks are indefinite: without damping the accuracy on photographs does not rise.
     damping: NotNegative = 30.0,
     transductive: bool = True,
     vectorize: bool = False,
@@ -213,10 +213,10 @@ def imaml(
 
     Args:
       net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
-      pull: of the inner variable towards x, the weight of half the squared distance.
+      pull: strength of the pull of y towards x, the weight of half the squared distance.
       linear_steps: steps of conjugate gradients.
       damping: added to the Hessian in the linear solve.
-      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module.
+      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module docstring.
     """
     network, descent = whole_network(net, ways, transductive), gradient_descent(inner_step, momentum)
     algorithm = algorithms.imaml(
@@ -232,7 +232,7 @@ def imaml(
     return _learner(algorithm, network, descent, test_steps, pulled_to_start(network.problem, pull))
 
 
-# The inner steps choose among all images of a task. The published runs had about 10 queries, as we recall.
+# The inner steps choose among all images of a task. The published runs, as we recall, had about 10 queries.
 @trained_with(Training(outer_step=1.0, train_queries=10, optimizer=optax.sgd))
 def reptile(
     net: Network,
@@ -248,11 +248,11 @@ def reptile(
 ) -> Learner:
     """Return Reptile: the start moves towards the trained network.
 
-    Every inner step sees another choice of the images of the task.
+    Every inner step reads another random choice of the images of the task.
 
     Args:
       net, ways, optimizer: the features, the outputs of the head, the outer optimiser.
-      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module.
+      inner_step, inner_steps, test_steps, momentum, transductive, vectorize: see the module docstring.
     """
     network, descent = whole_network(net, ways, transductive), gradient_descent(inner_step, momentum)
 

@@ -15,7 +15,7 @@ def cg(steps: int, *, damping: float = 0.0, tolerance: Any = None) -> LinearSolv
     """Return `steps` iterations of conjugate gradients.
 
     The system is `(H + damping I) v = b`, and the first iterate is `v0`. After a direction of
-    non-positive curvature v does not move any more, so that an indefinite H gives a finite solution.
+    non-positive curvature v no longer moves, so an indefinite H gives a finite solution.
 
     Args:
       steps: number of iterations, at least 1.

@@ -36,7 +36,7 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
     Raises:
       ValueError: when `terms` < 0, `rate` <= 0, or `counts` are not `terms` positive numbers.
 
-    Cost: one Hessian product a minibatch.
+    Cost: one Hessian product per minibatch.
 
     Reference: Ji, Yang and Liang, Bilevel Optimization: Convergence Analysis and Enhanced Design,
     ICML 2021, arXiv:2010.07962.
@@ -56,7 +56,7 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
             term = tree.add_scale(term, -rate, operator(i)(term))
             return term, tree.add(total, term)
 
-        # A scan over `arange` would make one more slice a step.
+        # A scan over `arange` would make one more slice per step.
         return lax.fori_loop(0, terms, step, (b, b))
 
     def sum_of_means(operator, b):
@@ -75,7 +75,7 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
         return term, total
 
     def solve(operator, b, v0, key=None):
-        # With one minibatch a factor the shorter loop takes two thirds of the time of the other.
+        # With one minibatch per factor, the shorter loop takes two thirds of the time of the other.
         term, total = (sum_of_terms if counts is None else sum_of_means)(operator, b)
         v = tree.scale(rate, total)
         # On a full batch b - H v is exactly r_{Q+1}. Reporting r_Q saves one product.

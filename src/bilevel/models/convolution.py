@@ -5,8 +5,8 @@ kernel is not reversed. Derivatives of a convolution are convolutions too, but w
 reversed kernel. XLA rewrites those outside of loops only; inside a loop it falls back to plain loops, ten
 to twenty times slower. Here every derivative is written in the fast form.
 
-On CPU, 3x3 kernels with many channels use Winograd's minimal filtering instead, and kernels with no more
-weights per feature than features use one matrix product over all windows.
+On CPU, 3x3 kernels with many channels use Winograd's minimal filtering instead. If a window has no more
+entries than there are output features, one matrix product over all windows is used.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def convolution(
     padding = (top, bottom), (left, right)
     if strides == (1, 1):
         return _convolve(inputs, kernel, padding)
-    # The derivatives of a matrix product are fast without help.
+    # The derivatives of a matrix product are fast as they are.
     return _as_product(inputs, kernel, strides, padding)
 
 
@@ -134,7 +134,7 @@ def _correlate_on_cpu(inputs, outputs, padding):
 
 
 def _fewer_than_outputs(kernel, size):
-    """Return whether all windows hold no more pixels than the outputs."""
+    """Return whether a window has no more entries than there are features."""
     rows, columns, channels, features = kernel
     return min(size) > 0 and 0 < rows * columns * channels <= features
 
@@ -152,7 +152,7 @@ def _native(inputs, kernel, padding):
 
 
 def _windows(images, window, padding):
-    """Return how many windows fit along the height and the width."""
+    """Return the numbers of windows that fit along the height and the width."""
     sizes = zip(images.shape[1:3], window, padding, strict=True)
     return tuple(size + sum(pads) - width + 1 for size, width, pads in sizes)
 

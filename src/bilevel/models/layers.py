@@ -27,7 +27,7 @@ class BatchNorm(nn.Module):
     """Batch normalisation by the current batch, without running averages.
 
     Every task has a distribution of its own, which averages over tasks would not fit. With `first`, the
-    statistics are those of the first `first` images. The others (the query) then do not affect each other.
+    statistics come from the first `first` images only, so the others (the query) do not affect each other.
 
     Attributes:
       epsilon: added to the variance.
@@ -70,7 +70,8 @@ def max_pool(values: jax.Array) -> jax.Array:
 def _max_pool_jvp(values, tangents):
     _, corner = _maximum(_blocks(*values))
     # The comparison spreads the corners over the blocks. Slices would become paddings in reverse mode, and
-    # XLA does not vectorise loops that it fuses with paddings. The value uses this rule for the same reason.
+    # XLA does not vectorise loops that it fuses with paddings. The value calls `max_pool`, so that its
+    # derivatives use this rule too.
     chosen = corner[:, :, None, :, None] == jnp.arange(4, dtype=corner.dtype).reshape(1, 1, 2, 1, 2, 1)
     return max_pool(*values), jnp.sum(jnp.where(chosen, _blocks(*tangents), 0), (2, 4))
 

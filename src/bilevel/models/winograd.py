@@ -1,8 +1,8 @@
 """Winograd's minimal filtering: 3x3 convolutions with a quarter of the products.
 
-A 4x4 tile of outputs takes 36 products a channel instead of 144, as 36 matrix products on all cores.
+A 4x4 tile of outputs takes 36 products per channel instead of 144, as 36 matrix products on all cores.
 Tiles are transformed before and after by sums of slices, kernels by one more matrix product. In float32
-the error of the plain sum doubles; in derivatives with respect to the kernel it grows up to 6 times.
+the rounding error is twice that of the plain sum, and up to 6 times in derivatives in the kernel.
 
 Reference: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308.
 """
@@ -20,7 +20,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 def worth_tiling(
     kernel_size: Sequence[int], output_size: Sequence[int], channels: int, features: int
 ) -> bool:
-    """Return whether minimal filtering applies and is faster."""
+    """Return whether minimal filtering applies and is faster than a plain sum."""
     return tuple(kernel_size) == (3, 3) and min(output_size) >= _TILE and min(channels, features) >= 16
 
 
@@ -125,7 +125,7 @@ def _combine(matrix, array, axis, into):
 
 
 def _stacked(matrix, parts, axis):
-    # Sums of slices with constant factors: one small matrix product a tile would be slower.
+    # Sums of slices with constant factors: one small matrix product per tile would be slower.
     sums = [sum(float(a) * part for a, part in zip(row, parts, strict=True) if a) for row in matrix]
     return jnp.stack(sums, axis)
 

@@ -33,7 +33,7 @@ class Tile(NamedTuple):
       suggested: name of the suggested class.
       mark: "right" for a wrong label, "alarm" for a false alarm, "" where the truth is not known.
       png: the image.
-      small: whether it is so small that the browser should enlarge it without smoothing.
+      small: whether the browser should enlarge the image without smoothing.
     """
 
     row: int
@@ -89,7 +89,7 @@ def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None) -
         meanings=[(method.title, method.meaning) for method in methods(summary)],
         truth_known=cleaning.truth is not None,
         oracle_known=summary["test_accuracy"]["oracle"] is not None,
-        # The template asks for figures that not every run has.
+        # The template reads figures that not every run has.
         figures=dict.fromkeys(("test_accuracy", "precision_recall", "corrections"))
         | dict(clean_figures(cleaning) if figures is None else figures),
         sheet=_sheet(cleaning),
@@ -127,7 +127,7 @@ def _methods_table(summary: Mapping[str, Any]) -> Table:
         ]
         for method in methods(summary)
     ]
-    # A column without any number is left out.
+    # Columns without numbers are left out.
     kept = [
         place
         for place in range(len(columns))

@@ -12,7 +12,10 @@ METHODS = {
         "without the rows whose label differs from the prediction of a model that did not see them.",
     ),
     "cleaned": ("Cleaned", "without the rows that this run flagged."),
-    "oracle": ("Truth known", "without the rows whose label is wrong, which only an experiment knows."),
+    "oracle": (
+        "Truth known",
+        "without the rows whose label is wrong, which are known only in an experiment.",
+    ),
 }
 SCORES = ("precision", "recall", "f1", "auroc")
 
@@ -36,7 +39,7 @@ class Method(NamedTuple):
 
 
 def methods(summary: Mapping[str, Any]) -> list[Method]:
-    """Return the cleaned model, and the baselines that have at least one known number."""
+    """Return the cleaned model and the baselines with at least one known number."""
     accuracy = summary["test_accuracy"]
     # Both entries are missing when the truth is not known.
     detection = summary.get("baseline_detection", {}) | {"cleaned": summary.get("detection", {})}

@@ -68,8 +68,8 @@ def learning_curves(history: Mapping[str, Any]) -> Figure:
 def weight_histogram(weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray | None = None) -> Figure:
     """Draw a histogram of the weights.
 
-    Wrong labels grow downwards and right labels upwards; where the truth is not known, flagged rows
-    and kept rows.
+    Bars of right labels point upwards, bars of wrong labels downwards. Where the truth is not known,
+    they are bars of kept rows and of flagged rows.
     """
     figure, axes = panel("Learnt weights", "weight of a row", "rows")
     bins = np.linspace(0.0, 1.0, 41)
@@ -99,7 +99,7 @@ def weight_histogram(weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray
 
 
 def cut(weights: np.ndarray, flagged: np.ndarray) -> float | None:
-    """Return a weight that separates flagged from kept rows, or None if there is none."""
+    """Return a weight that separates flagged from kept rows, or None."""
     if not flagged.any() or flagged.all():
         return None
     below, above = float(weights[flagged].max()), float(weights[~flagged].min())

@@ -16,7 +16,7 @@ from bilevel.report.strict import strict_json
 from bilevel.report.tables import Cell, Column, Table, text_table
 
 CAPTIONS = {
-    "step": "Against steps: progress of one step.",
+    "step": "Against steps: the progress of each step.",
     "seconds": "Against seconds on this machine, without compilation.",
     "oracle_calls": "Against gradients, Hessian and cross products: the same cost on every machine.",
 }
@@ -126,7 +126,7 @@ def _mean_and_deviation(values: Sequence[float]) -> Cell:
     if len(values) < 2:
         return _mean(values)
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    # The deviation gets two significant digits, and the mean as many decimals.
+    # The deviation gets two significant digits, and the mean the same number of decimals.
     places = 1 - math.floor(math.log10(deviation)) if deviation > 0 else 4
     if places > 7 or abs(mean) + deviation >= 1e7:
         return Cell(f"{mean:.3g} ± {deviation:.2g}", mean)

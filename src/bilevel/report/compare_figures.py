@@ -24,7 +24,7 @@ def compare_figures(records: Sequence[Record]) -> dict[str, bytes]:
 def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
     """Draw one line per algorithm: mean over seeds, band from minimum to maximum.
 
-    A diverged run is left out of the mean: it is a thin line that ends in a cross.
+    The mean leaves out a diverged run, which is drawn as a thin line that ends in a cross.
     """
     figure, axes = panel(quantity.replace("_", " ").capitalize(), AXES[against], "", height=3.7)
     heights, ends, starts, broken = [np.empty(0)], [], [], []

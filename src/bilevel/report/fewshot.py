@@ -17,7 +17,7 @@ from bilevel.report.tables import Cell, Column, Table, text_table
 if TYPE_CHECKING:  # at run time it would import flax, which pages do not need
     from bilevel.fewshot import AnsweredEpisode, FewShotResult
 
-# A fall of validation accuracy, from the best to the last, that deserves a warning.
+# A fall of validation accuracy from the best to the last log point that deserves a warning.
 FALL = 0.03
 
 
@@ -28,10 +28,10 @@ def write_fewshot(result: "FewShotResult", out: str | os.PathLike) -> list[Path]
 
     Args:
       result: the outcome of a run.
-      out: the output folder. It is made when it does not exist; other files in it are kept.
+      out: output folder, created if missing; other files in it are kept.
 
     Raises:
-      ValueError: when the folder cannot be made or written.
+      ValueError: when the folder cannot be created or written.
     """
     figures = fewshot_figures(result.summary, result.history, result.examples)
     files: dict[str, str | bytes] = {
@@ -47,7 +47,7 @@ def fewshot_page(result: "FewShotResult", figures: Mapping[str, bytes] | None = 
 
     Args:
       result: the outcome of a run.
-      figures: PNG bytes by name from `fewshot_figures`, default: draw them.
+      figures: PNG bytes by name from `fewshot_figures`; None draws them.
     """
     summary = result.summary
     if figures is None:
@@ -87,7 +87,7 @@ def fewshot_table(result: "FewShotResult") -> str:
         "chance": _guess(summary["chance"]),
         "steps": numeral(summary["steps"]),
         "time": duration(summary["seconds"]),
-        "ms a step": _milliseconds(summary["seconds_per_step"]),
+        "ms per step": _milliseconds(summary["seconds_per_step"]),
     }
     lines = [
         f"{summary['dataset']}, {_task(summary)}: accuracy on query images, "
@@ -102,7 +102,7 @@ def fewshot_table(result: "FewShotResult") -> str:
 
 
 def fewshot_warnings(result: "FewShotResult") -> list[str]:
-    """Return warnings: divergence, no better than chance, a late fall of accuracy."""
+    """Return warnings: divergence, accuracy at chance level, a late fall of accuracy."""
     summary, found = result.summary, []
     if summary["diverged"]:
         found.append(f"The run ended early: {summary['stopped']}")
@@ -191,7 +191,7 @@ def _by_ways(summary: Mapping[str, Any]) -> Table:
 
 
 def _example(episode: "AnsweredEpisode") -> tuple[str, str]:
-    """Return how many query images a picture shows, and how many answers are right."""
+    """Return the counts of query images shown and of right answers, as text."""
     shown, right = drawn(episode), np.asarray(episode.predictions) == np.asarray(episode.labels)
     most = int(np.bincount(np.asarray(episode.labels)[shown], minlength=1).max())
     first = "the first" if most == 1 else f"the first {numeral(most)}"

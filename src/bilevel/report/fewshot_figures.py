@@ -14,9 +14,9 @@ from bilevel.report.numerals import ABSENT, is_number
 if TYPE_CHECKING:  # at run time it would import flax, which figures do not need
     from bilevel.fewshot import AnsweredEpisode
 
-# The picture of an episode: query images shown, a class and in all, and the images that fit side by side.
+# In the picture of an episode: query images shown per class and in total, and images that fit side by side.
 SHOWN_A_CLASS, SHOWN, ACROSS = 3, 20, 20
-# Its width, both its margins, the words to the left, and a line of text, in inches.
+# In inches: width of the picture, both margins together, labels at the left, and a line of text.
 WIDTH, FRAME, EDGE, LINE = 7.2, 0.16, 0.56, 0.135
 
 
@@ -136,7 +136,7 @@ def episode_picture(episode: "AnsweredEpisode", number: int = 1) -> Figure:
     width = -(-shots // lines)
     wide = max(width, int(np.bincount(labels[shown], minlength=1).max()))
     gap = 0.5 if wide > 1 else 0.15
-    # A few tiles do not fill the width: they would be too large.
+    # If there are few tiles, they do not fill the width, since they would be too large.
     inch = max(ways * (wide + gap), 13.0) / (WIDTH - FRAME - EDGE)
     edge, line = EDGE * inch, LINE * inch
     aspect = support.shape[2] / support.shape[3]

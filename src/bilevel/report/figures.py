@@ -90,7 +90,7 @@ def panel(
     """
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     axes = figure.add_subplot()
-    # At the left edge of the figure: over the axes, long tick labels would push it to the right.
+    # The title is at the left edge of the figure: over the axes, long tick labels would push it to the right.
     figure.suptitle(title, x=0.02, horizontalalignment="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)

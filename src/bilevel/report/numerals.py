@@ -1,4 +1,4 @@
-"""Numbers as text, for the terminal and the page alike."""
+"""Formatting of numbers as text, for the terminal and the page."""
 
 import math
 from numbers import Integral, Real

@@ -1,4 +1,4 @@
-"""JSON by the standard, which has neither NaN nor Infinity."""
+"""Standard JSON, which has neither NaN nor Infinity."""
 
 import json
 import math

@@ -15,8 +15,8 @@ def first_order(solver: InnerSolver, *, start: Callable[[PyTree], PyTree] | None
 
         x_bar = (d start / dx)' w,   or zero without `start`
 
-    Without `start` the hypergradient is f_x alone. It is biased whenever y*(x) depends on x, and serves
-    as the baseline of the other responses.
+    Without `start` the hypergradient is f_x alone. It is biased whenever y*(x) depends on x. It is a
+    baseline for the other responses.
 
     Args:
       solver: trains y.

@@ -34,8 +34,8 @@ def stepwise(
       optimizer: an optax optimiser without a state (gradient descent), or a step size.
       steps: number N of inner steps.
       start: `x -> y0`, the starting point of the path; default: start at the y that the caller passes.
-      recompute: do not store the path, but compute it again from its start for every factor. There are
-        no second derivatives then.
+      recompute: do not store the path, but recompute it from its start for every factor. There are then
+        no second derivatives.
       independent: factor j reads minibatch N + j, not minibatch j of its step. Its Hessians are then
         independent of the path, and their product is unbiased on quadratics.
 
@@ -54,8 +54,8 @@ def stepwise(
         state = optimizer.init(y)
         if jax.tree.leaves(state):
             raise ValueError(
-                "the inner optimiser must have no state; use gradient descent, or `unrolled` with "
-                f"`descend`; got the state {state}"
+                f"the inner optimiser must have no state, got {state}; use gradient descent, or `unrolled` "
+                "with `descend`"
             )
         return optax.apply_updates(y, optimizer.update(gradient(x, y, minibatch), state, y)[0])
 

@@ -34,7 +34,7 @@ class Response(NamedTuple):
     `bilevel.testing.check_response` tests an implementation.
 
     Attributes:
-      respond: `(x, y0, batch, key) -> (y, pullback)`, a pure function. `y`, shaped as `y0`, is the
+      respond: `(x, y0, batch, key) -> (y, pullback)`, a pure function. `y`, shaped like `y0`, is the
         trained inner variable, and `pullback(w, v) -> Pulled` maps a cotangent `w` on y to a cotangent
         on x; `v` is the adjoint of the previous step. Reverse derivatives of `y` follow the same rule
         (`with_pullback` and `following` give them). It reads `batch.inner[i]` only. All arguments may be
@@ -77,7 +77,7 @@ def with_pullback(
 
     def forward(x, y0, batch, key):
         x, y0, batch, key = untagged((x, y0, batch, key), data=(batch, key))
-        # `solved`, not `solve`: with a y that is a constant, second derivatives would be wrong.
+        # `solved`, not `solve`: if y were a constant, second derivatives would be wrong.
         y = solved(x, y0, batch, key)
         return y, (x, y0, y, batch, key)
 
@@ -100,9 +100,9 @@ def solution(response: Response) -> Callable:
 
     First and second reverse derivatives (`jax.grad`, `jax.jacrev(jax.grad(...))`) follow the rule of
     the response, anywhere inside a larger JAX program. The function is differentiable in x, not in its
-    data: put into x whatever you differentiate. The derivative with respect to the starting point y0 is
-    zero, except with `unrolled`. To learn an initialisation (MAML), use `unrolled`, with its `start`
-    if x is that initialisation.
+    data: put every quantity that you differentiate into x. The derivative with respect to the starting point
+    y0 is zero, except with `unrolled`. To learn an initialisation (MAML), use `unrolled`, with its `start` if
+    x is that initialisation.
 
     Args:
       response: how y is trained and differentiated, for example `implicit(...)`.

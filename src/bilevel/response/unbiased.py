@@ -1,4 +1,4 @@
-"""The response that corrects a cheap one at random, so that its mean is exact."""
+"""Random corrections of a cheap response that make its mean exact."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
         o, e = cheap and exact pullback;   coin ~ Bernoulli(probability)
         x_bar = o + (coin / probability) (e - o)
 
-    The mean is e for every probability, and the variance is (1 / probability - 1) |e - o|^2. At tails
+    The mean is e for every probability, and the variance is (1 / probability - 1) |e - o|^2. On tails
     the exact pullback is not computed. `vmap` over keys computes both sides always: leave the key out of
     the mapped part (`in_axes=None`). Second derivatives of y multiply two pullbacks with the same coin,
     and are biased.
@@ -35,7 +35,7 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
     Raises:
       ValueError: when `probability` is not in (0, 1], and in `respond` when there is no key.
 
-    Cost: at most, at heads, the cost of `exact` and of `cheap`. `first_order` adds nothing, since its
+    Cost: at most, on heads, the cost of `exact` and of `cheap`. `first_order` adds nothing, since its
     pullback does not read the trained y.
 
     Reference: Likhosherstov, Song, Choromanski, Davis and Weller, Debiasing a First-order
@@ -57,7 +57,7 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
 
         return y, pullback
 
-    # A cheap pullback without products or further paths does not read its y: its solve is dead code.
+    # A cheap pullback without products or further paths does not read its y, and XLA drops its solve.
     pulls = cheap.cost.total > cheap.cost.gradients or cheap.cost.gradients > exact.cost.gradients
     own = cheap.cost if pulls else Cost()
     return Response(
@@ -71,12 +71,12 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
 def correct(
     coin: Any, cheap_pullback: Pullback, exact_pullback: Pullback, w: PyTree, v: PyTree
 ) -> tuple[PyTree, PyTree, PyTree, Any]:
-    """Return `(o, e - o, v, residual)` at heads, `(o, 0, v, 0)` at tails.
+    """Return `(o, e - o, v, residual)` on heads, `(o, 0, v, 0)` on tails.
 
-    At tails e is not computed.
+    On tails e is not computed.
 
     Args:
-      coin: a boolean scalar, true at heads.
+      coin: a boolean scalar, true on heads.
       cheap_pullback, exact_pullback: they compute o and e.
       w: cotangent on y.
       v: adjoint of the previous step.
@@ -102,7 +102,8 @@ def optimal_probability(
         q minimises (second_moment + (1 / q - 1) bias)^exponent (cheap_cost + q exact_cost)
 
     The objective is the number of draws times the cost of one draw. The number of draws grows like a
-    power of the second moment of the debiased gradient: 1 for a constant error, 2 for steps k^(-1/2).
+    power of the second moment of the debiased gradient: power 1 for a constant error, power 2 for steps
+    k^(-1/2).
 
     Args:
       second_moment: mean of |e|^2, where e is the exact gradient.

@@ -72,7 +72,7 @@ def unified_hypergradient(
       start: p_0; default: f_y(x, y).
 
     Returns:
-      The hypergradient, a pytree shaped as x.
+      The hypergradient, a pytree shaped like x.
 
     Cost: 1 gradient, n Hessian products, n cross products; n more gradients with `source`.
 

@@ -1,4 +1,4 @@
-"""Features for many small tasks, whose heads are one inner variable."""
+"""Features for many small tasks, whose heads together are the inner variable."""
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,13 @@ def few_shot(
         g(x, y) = mean_t CE of y_t on x's features of the support of t + (penalty / 2) |y_t|^2
         f(x, y) = mean_t CE of y_t on the features of the query of t
 
-    The tasks are drawn once, from the training classes, so that any bilevel algorithm can keep their
-    heads. `bilevel fewshot`, in contrast, draws new tasks at every step and starts their heads anew.
+    The tasks are drawn once, from the training classes, so any bilevel algorithm can keep their
+    heads. `bilevel fewshot`, in contrast, draws new tasks, with new heads, at every step.
 
     Args:
       dataset: `omniglot`, `miniimagenet`, or an `ImageClasses`.
       tasks: number of tasks.
-      ways, shots, queries: classes of a task, support and query images a class.
+      ways, shots, queries: classes of a task, support and query images per class.
       network: one of `models.MODULES`; x holds its parameters.
       penalty: weight of the heads' squared norm; it makes g strongly convex in y.
       seed: seed of the drawn tasks.
@@ -44,7 +44,7 @@ def few_shot(
       A `Task` whose metrics are `outer_loss` over all tasks, and `test_accuracy` of heads trained on 50
       tasks of test classes.
     """
-    # They import flax, which the other tasks do not need.
+    # These modules import flax, which the other tasks do not need.
     from bilevel import models
     from bilevel.fewshot.episodes import Shape, as_episode, draw
 

@@ -35,7 +35,7 @@ def quadratic(
     mean = basis * np.geomspace(1 / condition, 1, inner_dim) @ basis.T
     noise = rng.normal(size=(rows, inner_dim)) / np.sqrt(inner_dim)
     spread = np.einsum("ri,rj->rij", noise, noise)
-    # The mean of the noise is exactly zero, so that the mean of A keeps its spectrum.
+    # The mean of the noise is exactly zero, so the mean of A keeps its spectrum.
     A = mean + 0.5 * (spread - spread.mean(0))
     C = rng.normal(size=(inner_dim, outer_dim)) / np.sqrt(inner_dim)
     C = C + 0.1 * rng.normal(size=(rows, inner_dim, outer_dim)) / np.sqrt(inner_dim)

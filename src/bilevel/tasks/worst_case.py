@@ -13,14 +13,14 @@ from bilevel.types import Problem, require
 def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity: float = 0.2) -> Task:
     """The hard instance of a lower bound for bilevel problems.
 
-    Each oracle call carries information to a few more coordinates only.
+    Each oracle call reaches only a few more coordinates.
 
         f = x'Ax / 2 + x'Cy + |y|^2 / 2 + y_d,   g = y'My / 2 - x'Zy / 2 + y_d
         A = a Z^2 + mu_x I,   M = b Z^2 + mu_y I,   C = Z / 2 - a b Z^3
         a = (1 - mu_x) / 4,   b = (1 - mu_y) / 4
         y*(x) = M^-1 (Z x / 2 - e_d),   Hess Phi = mu_x I + (a mu_y + 1/2) Z^2 M^-1 + Z^2 M^-2 / 4
 
-    Z has ones on its anti-diagonal and minus ones just below it, so that Z^2 is the tridiagonal matrix
+    Z has ones on its anti-diagonal and minus ones just below it, so Z^2 is the tridiagonal matrix
     of second differences. Phi is quadratic and strongly convex. The smoothness constants of the paper
     are all 1. Every seed starts at zero, where the lower bound holds.
 
@@ -31,7 +31,7 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
 
     Returns:
       A `Task` with the exact metrics of `quadratic`, and with step sizes and condition numbers for
-      `accbio`: 1 / L and L / mu of g in y, and of Phi. It has no rows, so that `data` accepts full data
+      `accbio`: 1 / L and L / mu of g in y, and of Phi. It has no rows, so `data` accepts full data
       only.
 
     Raises:
@@ -61,7 +61,7 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
     curvature = outer_convexity * identity + (a * inner_convexity + 0.5) * T @ over + 0.25 * T @ over @ over
     slope = a * b * Z @ T @ over @ last - 0.5 * Z @ over @ over @ last
     best = -np.linalg.solve(curvature, slope)
-    # Phi at zero, where y* = -M^-1 e_d, plus the change of the parabola from zero to its minimum.
+    # Phi at zero, where y* = -M^-1 e_d, plus the change of the quadratic from zero to its minimum.
     lowest = 0.5 * last @ over @ over @ last - last @ over @ last + 0.5 * slope @ best
     inner_top, outer_top = (float(np.linalg.eigvalsh(matrix)[-1]) for matrix in (M, curvature))
 

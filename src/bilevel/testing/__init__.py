@@ -1,7 +1,7 @@
 """Checks of the extension protocols, to run on an implementation of your own.
 
-Each check raises an `AssertionError` that names the broken rule. Those of solvers, responses, oracles and
-estimators solve a small problem with a known answer in float64, whatever the settings of JAX are.
+Each check raises an `AssertionError` that names the broken rule. The checks of solvers, responses, oracles
+and estimators solve a small problem with a known answer in float64, whatever the settings of JAX are.
 
 >>> import bilevel
 >>> from bilevel import testing

@@ -1,4 +1,4 @@
-"""Checks of an algorithm."""
+"""The check of an algorithm."""
 
 from typing import Any
 
@@ -15,8 +15,9 @@ METRICS = ("outer_loss", "inner_loss", "inner_residual", "linear_residual", "gra
 def check_algorithm(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch, key: Any) -> None:
     """Check that an algorithm obeys the protocol `Algorithm`.
 
-    Choose data of minibatches that differ, such as `minibatches` makes, and losses whose precision is that
-    of their arguments: with `full` data nothing shows that a step reads more minibatches than it declares.
+    Use data whose minibatches differ, for example from `minibatches`: with `full` data the check cannot see
+    that a step reads more minibatches than it declares. The losses must keep the precision of their
+    arguments.
 
     Args:
       algorithm: the algorithm to check, with settings under which it does not diverge.
@@ -25,7 +26,7 @@ def check_algorithm(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch, key
       key: random key.
 
     Raises:
-      AssertionError: with the rule that does not hold.
+      AssertionError: when a rule does not hold; the message states it.
 
     >>> import bilevel
     >>> from bilevel import tasks
@@ -42,7 +43,7 @@ def check_algorithm(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch, key
 
 
 def _first_step(algorithm, data, key, more=0):
-    """Return minibatches and key of the first step, with `more` minibatches than it declares."""
+    """Return the key and minibatches of the first step, with `more` undeclared ones."""
     draws = algorithm.draws
     wide = draws._replace(outer=draws.outer + more, inner=draws.inner + more)
     plan = make_plan(wide, data, key, 0, 1)
@@ -88,8 +89,8 @@ def _check_step(algorithm, state, data, key):
     step = jax.jit(algorithm.step)
     compiled = step(state, batch, step_key)
     eager = algorithm.step(state, batch, step_key)
-    assert_identical(eager, compiled, "a step must be the same under jit", tolerance=tolerance)
-    # A read beyond the declared minibatches is clamped to the last one, here to another one.
+    assert_identical(eager, compiled, "a step must give the same result under jit", tolerance=tolerance)
+    # An index beyond the declared minibatches is clamped to the last one, which differs here.
     wide, _ = _first_step(algorithm, data, key, more=1)
     rule = f"a step must not read more minibatches than it declares, {algorithm.draws}"
     assert_identical(compiled, step(state, wide, step_key), rule, tolerance=tolerance)
@@ -102,4 +103,4 @@ def _check_resuming(algorithm, x, y, data, key):
     whole = until(5, log_every=5)
     half = until(2, log_every=1)
     rest = until(5, log_every=2, state=half, start=2)
-    assert_identical(whole, rest, "a resumed run must be the uninterrupted one, bit for bit")
+    assert_identical(whole, rest, "a resumed run must equal the uninterrupted one bit for bit")

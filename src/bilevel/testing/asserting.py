@@ -1,4 +1,4 @@
-"""Assertions of the checks, with one clear line each."""
+"""Assertions for the checks; each fails with a message of one line."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Counters of the calls that a compiled program really makes."""
+"""Counters of the oracle calls that a compiled program really makes."""
 
 from collections.abc import Callable
 from typing import Any

@@ -60,8 +60,8 @@ def _check(estimator, lags, key):
         start = point_at(scale)
         state = jax.eval_shape(lambda start: estimator.init(start, count_blocks(data)), start)
         direction, new_state, _ = jax.eval_shape(update, state, scale, key)
-        assert_same_shape(new_state, state, "the new state must be shaped as the old one")
-        assert_same_shape(direction, start, "the direction must be shaped as the point")
+        assert_same_shape(new_state, state, "the new state must be shaped like the old one")
+        assert_same_shape(direction, start, "the direction must be shaped like the point")
 
     def step(state, read):
         direction, state, terms = update(state, *read)
@@ -81,7 +81,7 @@ def _check(estimator, lags, key):
 
 
 def _oracle(on_call=None):
-    """A linear oracle, which reports its calls on minibatches (not those on the whole set)."""
+    """Return a linear oracle that reports calls on minibatches, not on the whole set."""
 
     def evaluate(point, batch: Batch):
         outer, inner = batch.outer[0], batch.inner[0]

@@ -32,8 +32,8 @@ def check_inner_solver(
       make: `problem -> InnerSolver`, with settings that suit this loss, and at least one step.
       truncated: whether the reverse derivative leaves out some steps on purpose; it must then only be
         finite.
-      stops_early: whether the solver may make fewer oracle calls than it declares. So may one
-        that computes its path again, since the Hessian of a quadratic does not need the path.
+      stops_early: whether the solver may make fewer oracle calls than it declares. Use it also for a solver
+        that recomputes its path, since the Hessian of a quadratic does not depend on the path.
 
     Raises:
       AssertionError: when the solver breaks the protocol.
@@ -52,7 +52,7 @@ def _check(make, truncated, stops_early):
 
     for arguments in ((x, y0), to_single((x, y0))):
         y = jax.eval_shape(solver.solve, *arguments, data)
-        assert_same_shape(y, arguments[1], "y must be shaped as y0")
+        assert_same_shape(y, arguments[1], "y must be shaped like y0")
 
     @jax.jit
     def compiled(x):

@@ -80,7 +80,7 @@ def _check(solver, exact, tolerance, damping, reports_residual, stops_early, key
     one = jnp.asarray(np.ones(()))
     for arguments in ((one, b, v0), to_single((one, b, v0))):
         v, residual = jax.eval_shape(solve, *arguments)
-        assert_same_shape(v, arguments[1], "v must be shaped as b")
+        assert_same_shape(v, arguments[1], "v must be shaped like b")
         assert_equal(np.shape(residual), (), "the residual must be a scalar")
 
     @jax.jit
@@ -124,7 +124,7 @@ def _check(solver, exact, tolerance, damping, reports_residual, stops_early, key
 
 def _count(solve, b, v0):
     products = []
-    # Only v is read: the product that measures the residual is not made.
+    # Only v is returned, so the product that measures the residual is not computed.
     compiled = jax.jit(lambda b: solve(jnp.ones(()), b, v0, lambda: products.append(1))[0])
     jax.block_until_ready(compiled(b))
     return len(products)

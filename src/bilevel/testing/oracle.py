@@ -30,12 +30,12 @@ def check_oracle(
     """Check an `Oracle` on a quadratic problem of 2 and 3 unknowns.
 
     The inner Hessian has the eigenvalues 0.5, 0.75 and 1. The check moves y and v against their
-    directions until they rest, at a fixed x. There the direction of x must be the hypergradient. It also
+    directions until they converge, at a fixed x. There the direction of x must be the hypergradient. It also
     covers structures and dtypes, the split into outer and inner terms, `jit`, `draws` and `cost`.
 
     Args:
       make: `problem -> Oracle`, with settings that suit this problem.
-      tolerance: relative error of the hypergradient, and of the directions at rest.
+      tolerance: relative error of the hypergradient, and of the directions after convergence.
       step_size: step size of y and v; 200 steps must suffice.
       key: random key, for oracles that need one.
 
@@ -60,8 +60,8 @@ def _check(make, tolerance, step_size, key):
     for some_x, some_y in ((x, y), to_single((x, y))):
         like = Point(some_x, some_y, jax.eval_shape(oracle.adjoint, some_y))
         terms = jax.eval_shape(lambda point: oracle.evaluate(point, data, key), like)
-        assert_same_shape(terms.outer, like, "the outer terms must be shaped as the point")
-        assert_same_shape(terms.inner, like, "the inner terms must be shaped as the point")
+        assert_same_shape(terms.outer, like, "the outer terms must be shaped like the point")
+        assert_same_shape(terms.inner, like, "the inner terms must be shaped like the point")
         assert_equal(np.shape(terms.linear_residual), (), "the linear residual must be a scalar")
 
     evaluate = jax.jit(lambda point, data: oracle.evaluate(point, data, key))
@@ -74,7 +74,7 @@ def _check(make, tolerance, step_size, key):
     claim = "the outer terms must not depend on the inner minibatches"
     assert_finite(evaluate(point, data._replace(inner=nothing.inner)).outer, claim)
     if draws[:2] == (1, 1):
-        # Else no estimator with tables accepts the oracle.
+        # Otherwise no estimator with tables accepts the oracle.
         claim = "the inner terms must not depend on the outer minibatch"
         assert_finite(evaluate(point, data._replace(outer=nothing.outer)).inner, claim)
 
@@ -86,7 +86,7 @@ def _check(make, tolerance, step_size, key):
         )
         return point._replace(y=y, v=v), None
 
-    # A start away from zero: an adjoint that never moves would otherwise pass unseen.
+    # Starts away from zero: an adjoint that never moves would pass from zero.
     shifted = point._replace(v=jax.tree.map(lambda leaf: leaf + 1, point.v))
 
     @jax.jit
@@ -96,12 +96,12 @@ def _check(make, tolerance, step_size, key):
 
     total, residual = at_rest(shifted)
     still = jax.tree.map(np.zeros_like, total[1:])
-    assert_close(total[1:], still, tolerance, "y and v must come to rest against their directions")
-    assert_close(residual, np.zeros(()), tolerance, "the linear residual must vanish at rest")
+    assert_close(total[1:], still, tolerance, "y and v must converge when they move against their directions")
+    assert_close(residual, np.zeros(()), tolerance, "the linear residual must vanish when y and v converge")
     hypergradient = on_host(x) - S + B.T @ (B @ on_host(x) - T)
     assert_close(total.x, as_x(hypergradient), tolerance, "the direction of x must be the hypergradient")
 
     counted, counts = count_calls(PROBLEM)
-    # Without the residual: it is not computed unless it is read, and its product is not declared.
+    # The residual is not returned, so its product, which `cost` leaves out, is not computed.
     jax.block_until_ready(jax.jit(lambda point: make(counted).evaluate(point, data, key)[:2])(point))
     assert_calls(counts, oracle.cost, "oracle calls of one evaluation")

@@ -74,7 +74,7 @@ def whole() -> Batch:
 
 
 def guarded(draws: Draws) -> Batch:
-    """Return just the minibatches of one step; every further one is NaN."""
+    """Return the minibatches of one step; every minibatch after them is NaN."""
 
     def source(count):
         # An index past the end reads the last entry.

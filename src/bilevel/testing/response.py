@@ -55,8 +55,8 @@ def check_response(
       tolerance: relative error of y and the pullback.
       differentiable: whether `jax.grad` through `solution(response)` follows the pullback; False for a
         response whose y is documented as a constant.
-      stops_early: whether the response may make fewer oracle calls than it declares. So may one
-        that computes its path again, since the Hessian of a quadratic does not need the path.
+      stops_early: whether the response may make fewer oracle calls than it declares. Use it also for a
+        response that recomputes its path, since the Hessian of a quadratic does not depend on the path.
       key: random key, for responses that need one.
 
     Raises:
@@ -81,10 +81,10 @@ def _check(make, truth, tolerance, differentiable, stops_early, key):
 
     for arguments in ((x, y0, w), to_single((x, y0, w))):
         y, found = jax.eval_shape(lambda x, y0, w: pulled(response, x, y0, w, data), *arguments)
-        assert_same_shape(y, arguments[1], "y must be shaped as y0")
-        assert_same_shape(found.x, arguments[0], "the cotangent on x must be shaped as x")
+        assert_same_shape(y, arguments[1], "y must be shaped like y0")
+        assert_same_shape(found.x, arguments[0], "the cotangent on x must be shaped like x")
         adjoint = jax.eval_shape(response.adjoint, arguments[1])
-        assert_same_shape(found.v, adjoint, "the carried adjoint must be shaped as adjoint(y)")
+        assert_same_shape(found.v, adjoint, "the carried adjoint must be shaped like adjoint(y)")
         assert_equal(np.shape(found.residual), (), "the residual must be a scalar")
 
     @jax.jit
@@ -118,7 +118,7 @@ def _check(make, truth, tolerance, differentiable, stops_early, key):
     @jax.jit
     def counting(x):
         y, found = pulled(counting_response, x, y0, w, data)
-        # Without the residual: it is not computed unless it is read, and its product is not declared.
+        # The residual is not returned, so its product, which `cost` leaves out, is not computed.
         return y, found.x, found.v
 
     jax.block_until_ready(counting(x))

@@ -1,4 +1,4 @@
-"""Checks of a data source."""
+"""The check of a data source."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def check_source(source: Source | BlockSource, key: Any) -> None:
       key: random key.
 
     Raises:
-      AssertionError: with the rule that does not hold.
+      AssertionError: when a rule does not hold; the message states it.
       ValueError: if a member is missing or the source is not a pytree.
 
     >>> from bilevel import minibatches
@@ -63,7 +63,7 @@ def _check_view(source, picks):
     for i in (0, _COUNT - 1):
         assert_identical(found[i], compiled(source, picks, i), "a view must accept a traced index")
     leaves, structure = jax.tree.flatten(view)
-    rule = "a view must be a pytree that can be taken apart and put together again"
+    rule = "a view must be unchanged by jax.tree.flatten and jax.tree.unflatten"
     assert_identical(found[1], jax.tree.unflatten(structure, leaves)[1], rule)
     if source.is_full:
         assert_identical(found[0], found[-1], "with is_full every minibatch must be the whole set")
@@ -73,12 +73,12 @@ def _check_whole(source):
     try:
         whole = source.whole()
     except ValueError as error:
-        assert_true(str(error), "whole must state the reason if there is no whole set")
+        assert_true(str(error), "the error of whole must state why there is no whole set")
         return
     require_sources(Batch(whole, whole))
     assert_true(whole.is_full, "whole must return a source whose is_full is True")
     compiled = jax.jit(lambda source: source.whole()[0])(source)
-    assert_identical(whole[0], compiled, "whole must be the same under jit")
+    assert_identical(whole[0], compiled, "whole must give the same result under jit")
 
 
 def _check_blocks(source, key):

@@ -248,8 +248,8 @@ CLAIM = Claim(
         "starts": "1,000 (size paper: 2,000), to a cost of 220,000; three times 1,000 (2,000) of 100 steps",
         "exponent in the formula": "1 to judge and in the adaptive scheme, 1/2 for q* of the first figure",
         "adaptive q": "|e - o|^2, means with decay 0.99, least q 0.05",
-        "20 quadratic tasks": "ten entries; half flat (curvature 0.2 to 0.5), half steep (1 to 1.5), apart by "
-        "4; alpha = 0.05, 10 inner steps; budget 400,000; 8 (20) seeds",
+        "20 quadratic tasks": "ten entries; curvatures 0.2 to 0.5 or 1 to 1.5, centres apart by 4; alpha = "
+        "0.05, 10 inner steps; budget 400,000, an exact draw recomputes its path; 8 (20) seeds",
     },
     run=run,
 )

@@ -37,10 +37,9 @@ def run(size: str) -> Finding:
     lengths = {"stocBiO": 100, **dict.fromkeys((*FULL, WARM), 50), FIXED: 100}
     given = [_follow(label, methods[label], [loud], steps, **rates)[0] for label, steps in lengths.items()]
     budget, searches, tuned = 200 * methods["stocBiO"].rows, [], []
+    both = {"inner_optimizer": INNER, "outer_optimizer": tuple(rows * share for share in OUTER)}
     for label in TUNED:
-        axes = {"inner_optimizer": INNER, "outer_optimizer": tuple(rows * share for share in OUTER)}
-        if label in (FIXED, CLEAN):
-            axes = {"inner_optimizer": (0.0003, *INNER)}
+        axes = {"inner_optimizer": (0.0003, *INNER)} if label in (FIXED, CLEAN) else both
         method, experiment = methods[label], _experiment(label, methods[label], trial, (100,))
         searches.append(search_rows(label, method, axes, [experiment], budget))
         tuned.append(_follow(label, method, [loud, quiet], int(budget / method.rows), **searches[-1].best))
@@ -79,9 +78,9 @@ def _many_rows(source, batch, best):
             # A weight's part of the mean over rows is a tenth of what it was.
             steps = [10 * share * rates["outer_optimizer"] for share in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)]
             axes = {"inner_optimizer": [rates["inner_optimizer"]], "outer_optimizer": steps}
-            search = search_rows(label, method, axes, [_experiment(label, method, trial, (100,))], budget)
-            searches.append(search._replace(method=f"{label}, 20,000 rows"))
-            rates = search.best
+            trials = [_experiment(label, method, trial, (100,))]
+            searches.append(search_rows(f"{label}, 20,000 rows", method, axes, trials, budget))
+            rates = searches[-1].best
         runs += _follow(label, method, [task], int(budget / method.rows), seeds=(0,), **rates)
     return rows_read(methods), runs, searches
 
@@ -168,10 +167,8 @@ CLAIM = Claim(
         "official code",
         {
             "images": "20,000 to train, 5,000 to validate, 10,000 to test",
-            "labels": "floor(noise x batch) shifted by 1 to 9, again at every visit",
-            "noise": "0.1 and 0.4",
-            "start": "weights 1/2, model drawn at random",
-            "penalty": "0.001 |W|^2, bias included",
+            "noise": "0.1 and 0.4; floor(noise x batch) labels shifted by 1 to 9, again at every visit",
+            "start": "weights 1/2, model drawn at random; penalty 0.001 |W|^2, bias included",
             "inner steps": "200",
             "series": "Q = 3, step 0.5",
             "inner and outer step": "0.1",
@@ -184,20 +181,15 @@ CLAIM = Claim(
     | {
         "images": "2,000 to train, 1,000 to validate, 2,000 to test, 1,000 more to choose the steps (size "
         "paper: 20,000, 5,000, 10,000, 5,000)",
-        "labels": "corrupted once by another class; other ones, and another seed, for the search",
-        "noise": "0.4, and 0.1 with the steps found at 0.4",
-        "start": "weights 1/2, model 0",
-        "penalty": "0.001 |W|^2, bias included",
+        "noise": "0.4, and 0.1 with the steps found at 0.4; labels corrupted once by another class",
+        "start": "weights 1/2, model 0; the same penalty",
         "inner steps": "20; TTSA makes one, and moves x a twentieth as far",
-        "series": "Q = 20 at the inner step; AID-CG: 5 steps from 0; BSA, TTSA: products of up to 19 "
-        "factors, counted as their mean number",
+        "series": "Q = 20 at the inner step; AID-CG 5 steps from 0; BSA, TTSA products of up to 19 factors",
         "inner and outer step": "0.02 and 1000 (our settings), or searched; 0.1 would move no weight",
         "batch": "100 (size paper: 1,000) for stocBiO, BSA and TTSA, all rows for the others",
-        "budget": "100 outer steps, 50 on full batches (our settings), or as many rows read as in 200 steps "
-        "of stocBiO",
-        "more rows": "20,000 and 5,000 trusted ones, batch 100, as many read as in three steps of AID-FP; "
-        "inner steps as before, outer steps searched",
-        "seeds": "3, 1 on 20,000 rows",
+        "budget": "100 outer steps, 50 on full batches (our settings), or the rows of 200 steps of stocBiO",
+        "more rows": "20,000 and 5,000 trusted ones, batch 100, the rows of three steps of AID-FP",
+        "seeds": "3, 1 on 20,000 rows; others for the search",
     },
     run=run,
     float64=False,

@@ -131,7 +131,7 @@ def _report(truncated, bounds, errors, budgets, sweep) -> Finding:
         f"On {len(truncated):,} matrices the error of the truncated series is at most {ratio:.2g} times its "
         f"bound. One batch of {BATCH} rows reused for all {TERMS} factors leaves a bias of "
         f"{bias[REUSED]:.2g} of v, independent batches of this size {bias[EQUAL]:.1g}; falling batches have "
-        f"{gain:.2g} times the error of equal ones, BSA's random product {times:.2g} times that of the series."
+        f"{gain:.2g} times the error of equal ones, BSA's product {times:.2g} times that of the series."
     )
     mean = "Root mean square error of the mean of several draws: it falls as 1/sqrt(draws) unless biased."
     spread = f"The same number of rows, in batches that fall as in the paper or are equal; Q = {TERMS}."

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bilevel.algorithms import aid_bio, itd_bio, stocbio
 from bilevel.linear import cg, richardson
@@ -27,10 +27,7 @@ class Method(NamedTuple):
 
 
 def other_methods(
-    problem: Problem,
-    rows: Sequence[int],
-    steps: Sequence[int],
-    descent: Callable[[Any], Any] = lambda rate: rate,
+    problem: Problem, rows: Sequence[int], steps: Sequence[int], descent: Callable = lambda rate: rate
 ) -> dict[str, Method]:
     """Return the methods of `FULL` and `WARM`, and `FIXED`, which only makes inner steps on minibatches.
 
@@ -44,8 +41,9 @@ def other_methods(
         return algorithm(problem, **rates, inner_steps=inner, **more)
 
     def fixed_point(**rates):
-        solver = richardson(series, rates["inner_optimizer"])
-        return build(aid_bio, **rates, linear_solver=solver, warm_v=False)
+        return build(
+            aid_bio, **rates, linear_solver=richardson(series, rates["inner_optimizer"]), warm_v=False
+        )
 
     def fixed(inner_optimizer, outer_optimizer=0.0):
         rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": 0.0}

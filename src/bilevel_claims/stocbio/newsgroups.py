@@ -147,8 +147,8 @@ CLAIM = Claim(
     },
     ours=OURS
     | {
-        "data": "the 2,000 most frequent words (size paper: 10,000); 2,000 messages to train, to validate and "
-        "to choose the steps (size paper: 3,700); 7,532 to test",
+        "data": "the 2,000 words that most messages have (size paper: 10,000); 2,000 messages to train, to "
+        "validate and to choose the steps (size paper: 3,700); 7,532 to test",
         "steps": "the same (our settings), or searched on two other parts, with the rows of 50 of stocBiO",
         "series": "Q = 10 at 0.2 times the inner step; in our settings step 0.5, and step 20 with Q = 30",
         "AID": "from v = 0; AID-FP: 11 terms at the inner step; AID-CG: 10 steps",

@@ -41,9 +41,8 @@ def other_methods(
         return algorithm(problem, **rates, inner_steps=inner, **more)
 
     def fixed_point(**rates):
-        return build(
-            aid_bio, **rates, linear_solver=richardson(series, rates["inner_optimizer"]), warm_v=False
-        )
+        solver = richardson(series, rates["inner_optimizer"])
+        return build(aid_bio, **rates, linear_solver=solver, warm_v=False)
 
     def fixed(inner_optimizer, outer_optimizer=0.0):
         rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": 0.0}

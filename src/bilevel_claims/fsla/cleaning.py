@@ -1,15 +1,13 @@
 """Entry fsla-cleaning: FSLA on noisy MNIST, with and without momentum, constant and falling steps."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from bilevel.algorithms import fsla, nsbo, soba, stocbio
 from bilevel.combinators import power
 from bilevel_claims import references
-from bilevel_claims.experiment import CALLS, ends
-from bilevel_claims.figures import picture_of
+from bilevel_claims.experiment import ends
 from bilevel_claims.problems import noisy_images as noisy
 from bilevel_claims.problems.noisy_images import ERROR, LOSS, RIGHT_ONLY, TIE, UNCLEANED
 from bilevel_claims.schedules import by_ratio, falling
@@ -87,14 +85,12 @@ def _report(baselines, searches, runs) -> Finding:
         f"{better('SOBA', late):.3f}, stocBiO {better('stocBiO', late):.3f}."
     )
     caption = "Steps constant (solid) or falling as 1/sqrt(k) (dashed). Median and range of three runs."
-    limits, own = tuple(c * min(losses.values()) for c in (0.95, 1.6)), (FSLA, PLAIN, FADING)
+    own = FSLA, PLAIN, FADING
     variants = [run for run in runs if PAIRS[run.label][0] in own]
     methods = [run for run in runs if PAIRS[run.label][0] not in own[1:]]
-    looks: Any = {"styles": STYLES, "log": "", "limits": limits}
     figures = [
         noisy.errors_of("FSLA, test error", variants, baselines, caption, STYLES),
         noisy.errors_of("Methods, test error", methods, baselines, caption, STYLES),
-        picture_of("FSLA, validation loss", variants, LOSS, CALLS, caption, **looks),
     ]
     tables = [("At the end", noisy.ends_of(runs, baselines)), ("What it cost", cost_table(runs))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)

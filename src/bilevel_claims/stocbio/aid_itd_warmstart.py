@@ -60,11 +60,10 @@ def _report(starts, warm, cold, rate) -> Finding:
     y = "norm of the exact gradient"
     lines = [Line(k, INNER_STEPS, v, marked=True) for k, v in (("warm y", floors), ("cold y", colds))]
     lines += [Line("(1 - step x mu)^D", INNER_STEPS, rate * floors[-1] / rate[-1], guide=True)]
-    title, floor = "AID with and without its warm starts", "More outer steps change nothing at a floor."
+    title = "AID with and without its warm starts"
     figures = [
         picture_of(title, starts, NORM, STEPS, equal, y=y, styles={"AID, neither": {"dash": 1}}, log="xy"),
         picture("The floor of ITD", "inner steps D", f"last {y}", lines, through, log="y"),
-        picture_of("ITD along its path", warm, NORM, STEPS, floor, y=y, log="xy"),
     ]
     tables = [("What it cost", cost_table([*starts, *warm, *cold]))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables)

@@ -7,7 +7,6 @@ from jax import lax
 
 from bilevel.linear import decreasing_batches, neumann, random_product
 from bilevel_claims import references
-from bilevel_claims.experiment import log_points
 from bilevel_claims.figures import Line, picture
 from bilevel_claims.tables import table
 from bilevel_claims.types import Claim, Finding, at_least, at_most, near, shown
@@ -104,12 +103,6 @@ def _rms(errors):
     return float(np.sqrt((errors**2).sum(1).mean()))
 
 
-def _averaged(errors, counts):
-    """Return the root mean square length of the mean of some draws, for each count of draws."""
-    sums = np.cumsum(errors, 0)
-    return [_rms(np.diff(sums[count - 1 :: count], axis=0, prepend=0) / count) for count in counts]
-
-
 def _report(truncated, bounds, errors, budgets, sweep) -> Finding:
     ratio, noise = float((truncated / bounds).max()), {label: _rms(found) for label, found in errors.items()}
     bias = {label: float(np.linalg.norm(found.mean(0))) for label, found in errors.items()}
@@ -133,19 +126,10 @@ def _report(truncated, bounds, errors, budgets, sweep) -> Finding:
         f"{bias[REUSED]:.2g} of v, independent batches of this size {bias[EQUAL]:.1g}; falling batches have "
         f"{gain:.2g} times the error of equal ones, BSA's product {times:.2g} times that of the series."
     )
-    mean = "Root mean square error of the mean of several draws: it falls as 1/sqrt(draws) unless biased."
     spread = f"The same number of rows, in batches that fall as in the paper or are equal; Q = {TERMS}."
-    bound = "Eigenvalues 0.1 to 1, step 0.5; the bound is (1 - step mu)^(Q+1) |f_y| / mu."
-    counts = log_points(len(errors[EQUAL]) // 4, 14)[1:]
-    averages = [Line(label, counts, _averaged(found, counts)) for label, found in errors.items()]
     swept = [Line(label, budgets, found, marked=True) for label, found in sweep.items()]
-    lines, y = [Line("measured", LENGTHS, truncated[0], marked=True)], "relative error of v"
-    lines += [Line("bound", LENGTHS, bounds[0], guide=True)]
-    figures = [
-        picture("Bias and noise", "draws averaged", y, averages, mean, log="xy"),
-        picture("Rows and noise", "rows read for all factors", y, swept, spread, log="xy"),
-        picture("Truncation and its bound", "Hessian products Q", y, lines, bound, log="xy"),
-    ]
+    x, y = "rows read for all factors", "relative error of v"
+    figures = [picture("Rows and noise", x, y, swept, spread, log="xy")]
     titles = ["factors", "bias", "error of one draw", "error computed with NumPy"]
     rows = [[label, bias[label], noise[label], RMSE[label]] for label in errors]
     tables = [("Bias and noise of v, relative", table(titles, rows))]

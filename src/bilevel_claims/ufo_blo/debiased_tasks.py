@@ -31,8 +31,7 @@ FO, DEBIASED, EXACT = "first order", "debiased, recomputed", "exact, recomputed"
 DEBIASED_KEPT, KEPT = "debiased, iterates kept", "exact, iterates kept"
 LABELS = FO, DEBIASED, DEBIASED_KEPT, EXACT, KEPT
 PROBABILITY, TASKS, QUERIES, POINTS, TRIAL_SEED, ERROR = 0.2, 5, 1, 3, 100, "error"
-# A better method errs at least a twentieth less, and a tenth less than before training. Seeds alone make
-# a few hundredths, and a difference between methods that learn nothing must not count.
+# A better method errs a twentieth less, as seeds make a few hundredths, and a tenth less than untrained.
 GAIN, LEARNS = 0.95, 0.9
 
 STATEMENT = (
@@ -53,27 +52,16 @@ OURS = {
 
 
 class Benchmark(NamedTuple):
-    """Data set and network of an entry, and what all methods share on them.
-
-    Attributes:
-      data: classes of images.
-      module: of flax, `(images, first) -> (n, width)`.
-      ways: numbers of classes of a task, one comparison for each.
-      inner_steps: of plain descent on one image a class.
-      axes: inner and outer steps to try; the outer step falls linearly to zero along the budget.
-      budget: gradients and Hessian products for each of the tasks of a step.
-      seeds: number of runs that are shown.
-      tested: number of tasks that measure the error.
-    """
+    """Data set and network of an entry, and what all methods share on them."""
 
     data: ImageClasses
-    module: nn.Module
-    ways: Sequence[int]
-    inner_steps: int
-    axes: Mapping[str, Sequence[float]]
-    budget: int
-    seeds: int
-    tested: int
+    module: nn.Module  # `(images, first) -> (n, width)`
+    ways: Sequence[int]  # numbers of classes of a task, one comparison for each
+    inner_steps: int  # steps of plain descent on one image a class
+    axes: Mapping[str, Sequence[float]]  # steps to try; the outer step falls linearly to zero
+    budget: int  # gradients and Hessian products for each of the tasks of a step
+    seeds: int  # number of runs that are shown
+    tested: int  # number of tasks that measure the error
 
 
 # Searches and runs, by method in the order of `LABELS`.

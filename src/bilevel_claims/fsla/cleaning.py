@@ -88,10 +88,8 @@ def _report(baselines, searches, runs) -> Finding:
     own = FSLA, PLAIN, FADING
     variants = [run for run in runs if PAIRS[run.label][0] in own]
     methods = [run for run in runs if PAIRS[run.label][0] not in own[1:]]
-    figures = [
-        noisy.errors_of("FSLA, test error", variants, baselines, caption, STYLES),
-        noisy.errors_of("Methods, test error", methods, baselines, caption, STYLES),
-    ]
+    figures = [noisy.errors_of("FSLA, test error", variants, baselines, caption, STYLES)]
+    figures += [noisy.errors_of("Methods, test error", methods, baselines, caption, STYLES)]
     tables = [("At the end", noisy.ends_of(runs, baselines)), ("What it cost", cost_table(runs))]
     return Finding(words=words, numbers=numbers, figures=figures, tables=tables, searches=searches)
 

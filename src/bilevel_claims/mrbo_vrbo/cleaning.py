@@ -167,10 +167,8 @@ def _report(read, given, sweep, tuned, searches, toy_searches, toy, toy_read, mo
     fixed = "Inner step 0.02; outer step 1000, and 200 for MRBO, whose x moves at every step. Two seeds."
     all_rows = "Norm of the exact gradient. VRBO takes all rows every ten steps, without noise. Three seeds."
     looks: Any = {"styles": STYLES, "log": "", "limits": (0.6, 1.5)}
-    figures = [
-        picture_of("Cleaning, tuned", tuned, LOSS, along, counted, **looks),
-        picture_of("Cleaning, our settings", given, LOSS, along, fixed, **looks),
-    ]
+    figures = [picture_of("Cleaning, tuned", tuned, LOSS, along, counted, **looks)]
+    figures += [picture_of("Cleaning, our settings", given, LOSS, along, fixed, **looks)]
     figures += [picture_of("Toy, tuned", toy, GRADIENT, toy_along, all_rows, styles=STYLES, log="y")]
     tables = [
         ("Tuned, at the end", ends_of(tuned)),

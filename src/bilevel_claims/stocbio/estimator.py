@@ -147,7 +147,7 @@ CLAIM = Claim(
         "step": "at most 1 / L (as we remember it)",
     },
     ours={
-        "batches": "B = 4: 931 rows for 20 factors; against 46 rows a factor; other B in the second figure",
+        "batches": "B = 4: 931 rows for 20 factors; against 46 rows a factor; other B in the figure",
         "step": "1 / (largest eigenvalue of any row's matrix); for the truncation 0.5, or random below 1 / L",
         "matrices": "201 of size 30 (size paper: 5,001); for the noise the mean of 400 of size 10",
         "draws": "4,000, and 20,000 of the random product (size paper: ten times)",

@@ -198,11 +198,9 @@ def _report(runs, toy_searches, measured, equal, tuned, searches, limit) -> Find
     guide = Line("limit of FO-BLO", TOY_COST.of(runs[0])[[1, -1]], [settled] * 2, guide=True)
     lines = [Line("measured", INNER_STEPS, measured, marked=True)]
     lines += [Line(f"formula, exponent {e:g}", INNER_STEPS, qs, marked=True) for e, qs in formulas.items()]
-    looks: Any = {"y": f"mean {SLOPE}", "value": lambda slopes: slopes.mean(0), "more": [guide]}
-    figures = [
-        picture_of("Slope by cost", runs, SLOPE, TOY_COST, slope, **looks, log="xy", limits=(0.01, 20)),
-        picture("Best q and the formula", "inner step alpha", "q", lines, q, log="x", limits=(0, 1.05)),
-    ]
+    looks: Any = {"y": f"mean {SLOPE}", "value": lambda slopes: slopes.mean(0), "more": [guide], "log": "xy"}
+    figures = [picture_of("Slope by cost", runs, SLOPE, TOY_COST, slope, **looks)]
+    figures += [picture("Best q and the formula", "alpha", "q", lines, q, log="x", limits=(0, 1.05))]
     titles = ["method", "steps", "exact draws a step", "gradient", "c searched", "gradient with it"]
     rows = []
     for run, other, search in zip(equal, tuned, searches, strict=True):

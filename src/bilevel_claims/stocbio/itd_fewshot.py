@@ -41,7 +41,7 @@ def run(size: str) -> Finding:
     return _report(searches, runs, dict(zip(LABELS, seconds, strict=True)))
 
 
-def _method(label, rate, data, held, seeds):
+def _method(label, rate, data, held, seeds) -> Any:
     """Return an algorithm and its experiment, which measures the error on new tasks after inner steps."""
     algorithm, trained = (_whole_network if label == MAML else _head_alone)(label, rate)
 

@@ -11,23 +11,15 @@ from bilevel_claims.problems.batches import batches
 
 
 class LeastSquares(NamedTuple):
-    """Least squares at both levels, with the exact answer.
-
-    Attributes:
-      problem: the two losses.
-      outer, inner: rows of the two losses, `(A, b)` and `(C, D, e)`.
-      best: the minimiser of Phi.
-      curvature: the Hessian of Phi.
-      inner_top, outer_top: largest eigenvalues of the Hessians of g in y and of Phi.
-    """
+    """Least squares at both levels, with the minimiser and the Hessian of Phi."""
 
     problem: Problem
-    outer: Any
-    inner: Any
+    outer: Any  # rows `(A, b)`
+    inner: Any  # rows `(C, D, e)`
     best: Any
     curvature: Any
-    inner_top: float
-    outer_top: float
+    inner_top: float  # largest eigenvalue of the Hessian of g in y
+    outer_top: float  # largest eigenvalue of the Hessian of Phi
 
     def data(self, batch_size: int | None, seed: int = 0) -> Batch:
         """Return minibatches of the rows, or all rows if `batch_size` is None."""
@@ -62,7 +54,6 @@ def least_squares(rows: int = 1000, entries: int = 5) -> LeastSquares:
     M = solve @ C
     best, curvature = np.linalg.lstsq(M, solve @ e - b)[0], 2 * M.T @ M / rows
     inner_top, outer_top = (float(np.linalg.eigvalsh(m)[-1]) for m in (2 * D.T @ D / rows, curvature))
-    tables = jax.tree.map(
-        jnp.asarray, {"outer": (A, b), "inner": (C, D, e), "best": best, "curvature": curvature}
-    )
+    tables = {"outer": (A, b), "inner": (C, D, e), "best": best, "curvature": curvature}
+    tables = jax.tree.map(jnp.asarray, tables)
     return LeastSquares(Problem(outer, inner), **tables, inner_top=inner_top, outer_top=outer_top)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bilevel.algorithms import aid_bio, itd_bio, stocbio
 from bilevel.linear import cg, richardson
@@ -27,10 +27,7 @@ class Method(NamedTuple):
 
 
 def other_methods(
-    problem: Problem,
-    rows: Sequence[int],
-    steps: Sequence[int],
-    descent: Callable[[Any], Any] = lambda rate: rate,
+    problem: Problem, rows: Sequence[int], steps: Sequence[int], descent: Callable = lambda rate: rate
 ) -> dict[str, Method]:
     """Return the methods of `FULL` and `WARM`, and `FIXED`, which only makes inner steps on minibatches.
 

@@ -14,19 +14,13 @@ from bilevel.sampling import full, minibatches
 from bilevel.types import Algorithm, Problem
 from bilevel_claims.experiment import Experiment
 
-STEPS = 10
-SLOPE, DRAWS = "|M'(x)|", "exact draws"
+STEPS, SLOPE, DRAWS = 10, "|M'(x)|", "exact draws"
 
 
 class Bent(NamedTuple):
-    """One-dimensional tasks `(a, b, radius)`, each with its minimum at b / a.
+    """One-dimensional tasks, each with its minimum at b / a, and alpha of the ten inner steps."""
 
-    Attributes:
-      tasks: three arrays with one entry a task.
-      inner_step: alpha of the ten inner steps.
-    """
-
-    tasks: Any
+    tasks: Any  # a, b and radius, with one entry a task
     inner_step: Any
 
     def algorithm(self, probability: Any, c: Any) -> Algorithm:
@@ -38,10 +32,9 @@ class Bent(NamedTuple):
         return ufo_blo(LOSSES, probability=probability, **settings)
 
     def experiment(self, low: float, high: float, draws: int, seeds: Any) -> Experiment:
-        """Return an experiment with uniform starts; it measures x, the true slope and the exact draws.
+        """Return an experiment with uniform starts that measures x, the true slope and the exact draws.
 
-        The data are `draws` tasks in random order, equally many of each. With twice as many as steps, all
-        tasks stay nearly equally likely.
+        Its data are `draws` tasks in random order; twice as many as steps keep all nearly equally likely.
         """
 
         def start(key):
@@ -65,10 +58,7 @@ class Bent(NamedTuple):
         return jax.vmap(pair)(jax.tree.map(jnp.asarray, self.tasks))
 
     def moments(self, points: Any) -> tuple[float, float]:
-        """Return the largest means over the tasks of |e|^2 and |e - o|^2 at the points.
-
-        o is the first-order gradient of a task, e the exact one.
-        """
+        """Return the largest mean |e|^2 and |e - o|^2; o and e are first-order and exact gradients."""
         o, e = jax.jit(jax.vmap(self.slopes))(jnp.asarray(points))
         return float((e**2).mean(1).max()), float(((e - o) ** 2).mean(1).max())
 

@@ -1,7 +1,8 @@
 """Product tests: every algorithm on every shared problem.
 
 Most of the time goes into compiling. So the tests of one algorithm share a `Programs`, which compiles each
-program once, and run in sequence on one worker.
+program once, and run in sequence on one worker. `make test` runs every test for the algorithms
+of `SAMPLE`, and for the others those that one program and shapes can answer; `make test-slow` runs the rest.
 """
 
 import inspect
@@ -18,7 +19,7 @@ from bilevel import algorithms, tasks
 from bilevel.driver import make_plan
 from bilevel.testing import count_calls
 from cases.algorithms import ALGORITHMS, META
-from cases.problems import CASES, flat, quadratic_case, quartic_case
+from cases.problems import flat, quadratic_case, quartic_case
 
 KEY = jax.random.key(0)
 METRICS = {"outer_loss", "inner_loss", "inner_residual", "linear_residual", "gradient_norm"}
@@ -29,7 +30,7 @@ FREE, HALVED, BOXED = range(3)
 TASK = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 DATA = TASK.data(8)
 # One of each kind: double and single loop, tables, refreshes, a coin, Newton steps, stored pairs.
-RESUMED = ("aid_bio", "soba", "saba", "srba", "ufo_blo", "nbo", "shine")
+SAMPLE = ("aid_bio", "soba", "saba", "srba", "ufo_blo", "nbo", "shine")
 START = jnp.full(4, 0.25), TASK.start(jax.random.key(1))[1]
 
 
@@ -87,11 +88,19 @@ def projected_to_simplex(x):
         return optax.projections.projection_simplex(x)
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ALGORITHMS]
-)
+@pytest.fixture(scope="module")
 def programs(request):
     return Programs(request.param)
+
+
+def for_algorithms(thorough=False):
+    """Parametrise a test over all algorithms; with `thorough`, those outside `SAMPLE` are slow tests."""
+
+    def entry(name):
+        slow = [pytest.mark.slow] if thorough and name not in SAMPLE else []
+        return pytest.param(name, marks=[pytest.mark.xdist_group(name), *slow])
+
+    return pytest.mark.parametrize("programs", map(entry, ALGORITHMS), indirect=True, scope="module")
 
 
 def assert_close(got, want, **tolerances):
@@ -107,14 +116,7 @@ def test_the_list_of_algorithms_is_complete():
     assert sorted([*ALGORITHMS, *META]) == sorted(algorithms.ALGORITHMS)
 
 
-@pytest.mark.parametrize("problem", CASES)
-def test_converges_to_a_stationary_point(programs, problem):
-    case, entry = CASES[problem](), programs.entry
-    if problem == "quadratic":
-        state, metrics = lane(programs.quadratic_paths(entry.steps), FREE)
-    else:
-        state, metrics = programs.quartic_path(entry.steps)
-
+def assert_converged(case, entry, state, metrics):
     def stationarity(x):
         return np.linalg.norm(case.exact(x)[1])
 
@@ -122,22 +124,30 @@ def test_converges_to_a_stationary_point(programs, problem):
     assert metrics["inner_residual"] < entry.shrink
 
 
-def test_step_is_the_same_under_jit_and_keeps_its_structure(programs):
+@for_algorithms()
+def test_converges_to_a_stationary_point_of_a_quadratic(programs):
+    entry = programs.entry
+    assert_converged(quadratic_case(), entry, *lane(programs.quadratic_paths(entry.steps), FREE))
+
+
+@for_algorithms(thorough=True)
+def test_converges_to_a_stationary_point_of_a_quartic(programs):
+    entry = programs.entry
+    assert_converged(quartic_case(), entry, *programs.quartic_path(entry.steps))
+
+
+@for_algorithms(thorough=True)
+def test_step_is_the_same_under_jit(programs):
     case = quadratic_case()
     algorithm = programs.build(case)
     state = algorithm.init(case.x, case.y)
-    plain, metrics = algorithm.step(state, case.data, KEY)
+    plain, _ = algorithm.step(state, case.data, KEY)
     compiled, _ = programs.step(1.0, state, KEY)
-    assert jax.tree.structure(plain) == jax.tree.structure(state)
-    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(plain), strict=True):
-        assert before.shape == after.shape and before.dtype == after.dtype
     # Fused arithmetic rounds differently, and PZOBO divides differences by its smoothing of 1e-4.
     assert_close(plain, compiled, rtol=1e-7, atol=1e-10)
-    _, again = jax.eval_shape(algorithm.step, plain, case.data, KEY)
-    assert metrics.keys() == again.keys() and metrics.keys() >= METRICS
-    assert all(jnp.ndim(value) == 0 for value in metrics.values())
 
 
+@for_algorithms(thorough=True)
 def test_vmap_over_step_sizes_equals_one_run_each(programs):
     case = quadratic_case()
     together, _ = programs.quadratic_paths(3)
@@ -147,7 +157,8 @@ def test_vmap_over_step_sizes_equals_one_run_each(programs):
     assert_close(lane(together, HALVED).x, alone.x, rtol=1e-6, atol=1e-9)
 
 
-def test_float32_stays_float32(programs):
+@for_algorithms()
+def test_float32_stays_float32_and_metrics_are_scalars_with_constant_keys(programs):
     case = quadratic_case()
 
     def single(variable):
@@ -157,15 +168,19 @@ def test_float32_stays_float32(programs):
     algorithm = programs.entry.factory(problem)
     state = algorithm.init(single(case.x), single(case.y))
     after, metrics = jax.eval_shape(algorithm.step, state, case.data, KEY)
-    for leaf in jax.tree.leaves((state, after)):
-        assert leaf.dtype in (jnp.float32, jnp.int32)
-    assert all(value.dtype == jnp.float32 for value in metrics.values())
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for before, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert before.shape == leaf.shape and before.dtype == leaf.dtype in (jnp.float32, jnp.int32)
+    _, again = jax.eval_shape(algorithm.step, after, case.data, KEY)
+    assert metrics.keys() == again.keys() and metrics.keys() >= METRICS
+    assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
 
 
 def _coupled(x, y):
     return optax.tree.norm(optax.tree.add_scale(y, -x["a"][0], optax.tree.ones_like(y)), squared=True)
 
 
+@for_algorithms()
 def test_x_stays_in_its_box_and_reaches_the_edge(programs):
     for count in (20, 60):
         x = np.abs(flat(lane(programs.quadratic_paths(count)[0], BOXED).x))
@@ -173,12 +188,10 @@ def test_x_stays_in_its_box_and_reaches_the_edge(programs):
         assert np.max(x) <= 0.1 + 1e-15 and np.max(x) > 0.05
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in RESUMED else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS]
-)
-def test_resumes_bit_for_bit_for_every_chunk_length_and_stays_on_the_simplex(name):
+@for_algorithms(thorough=True)
+def test_resumes_bit_for_bit_for_every_chunk_length_and_stays_on_the_simplex(programs):
     simplex = optax.chain(optax.sgd(0.02), b.constrain(projected_to_simplex))
-    algorithm = ALGORITHMS[name].factory(TASK.problem, inner_optimizer=0.2, outer_optimizer=simplex)
+    algorithm = programs.entry.factory(TASK.problem, inner_optimizer=0.2, outer_optimizer=simplex)
     seen = []
     whole = b.run(
         algorithm,
@@ -199,6 +212,7 @@ def test_resumes_bit_for_bit_for_every_chunk_length_and_stays_on_the_simplex(nam
     assert np.abs(seen[-1] - seen[0]).max() > 1e-4
 
 
+@for_algorithms(thorough=True)
 def test_budget_calls_per_step_equal_the_declared_cost(programs):
     problem, counts = count_calls(quartic_case().problem)
     case = quartic_case()

@@ -100,7 +100,7 @@ def for_algorithms(thorough=False):
         slow = [pytest.mark.slow] if thorough and name not in SAMPLE else []
         return pytest.param(name, marks=[pytest.mark.xdist_group(name), *slow])
 
-    return pytest.mark.parametrize("programs", map(entry, ALGORITHMS), indirect=True, scope="module")
+    return pytest.mark.parametrize("programs", list(map(entry, ALGORITHMS)), indirect=True, scope="module")
 
 
 def assert_close(got, want, **tolerances):

@@ -1,7 +1,5 @@
 """Bilevel optimisation in JAX: learn one thing so that another, trained on it, does well."""
 
-from importlib.metadata import version
-
 from bilevel import algorithms
 from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
@@ -10,6 +8,7 @@ from bilevel.checkpoint import Checkpoint
 from bilevel.combinators import constrain, move, nested, single_loop
 from bilevel.directions import Oracle, Terms, implicit_direction, neumann_direction, penalty_direction
 from bilevel.driver import advance, initial_state, run
+from bilevel.environment import VERSION
 from bilevel.estimators import Estimator, count_blocks, momentum, page, plain, saga, spider, storm
 from bilevel.hypergradient import Info, as_variables, hypergradient, measures
 from bilevel.inner import InnerSolver, accelerate, descend, embedded
@@ -39,7 +38,7 @@ from bilevel.response import (
 from bilevel.sampling import BlockSource, Host, Source, full, minibatches
 from bilevel.types import Algorithm, Batch, Cost, DivergedError, Draws, Optimizer, Point, Problem, Result
 
-__version__ = version("bilevel")
+__version__ = VERSION
 
 __all__ = [
     # the protocol

@@ -19,7 +19,7 @@ class AccbioState(NamedTuple):
     """State of AccBiO.
 
     Attributes:
-      x: outer variable (z in the paper).
+      x: outer variable (z in the recalled equations).
       ahead: `x` extrapolated by momentum; the next hypergradient is evaluated here.
       y: inner variable, trained at the last `ahead`.
       optimizer: state of the outer optimiser.

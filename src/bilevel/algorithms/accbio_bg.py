@@ -18,8 +18,8 @@ class AccbioBgState(NamedTuple):
     """State of AccBiO-BG.
 
     Attributes:
-      x: outer variable (z in the paper), the output.
-      slow: the second outer sequence (x in the paper), which follows `x` slowly.
+      x: outer variable (z in the recalled equations), the output.
+      slow: the second outer sequence (x in the recalled equations), which follows `x` slowly.
       y: inner variable, trained at a point between the two.
       optimizer: state of the outer optimiser.
     """

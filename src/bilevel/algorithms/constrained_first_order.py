@@ -80,7 +80,7 @@ def constrained_first_order(
     Cost per step: 3 T + 3 gradients, no products. Products with h are not counted.
 
     Differs from the paper: warm-started primal-dual steps, our choice, solve the inner problems.
-    Equations: derived by us, not checked against the paper's text.
+    Equations: follow the paper's method for equality constraints, not checked against its text.
 
     >>> from bilevel import tasks
     >>> constrained_first_order(tasks.quadratic().problem).cost

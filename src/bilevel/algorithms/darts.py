@@ -31,7 +31,7 @@ class DartsState(NamedTuple):
 @describe(
     family="single loop, unrolled, finite differences",
     reference="Liu, Simonyan and Yang, DARTS: Differentiable Architecture Search, ICLR 2019, "
-    "arXiv:1806.09055, DARTS",
+    "arXiv:1806.09055, Algorithm 1",
     cheap=True,
 )
 def darts(

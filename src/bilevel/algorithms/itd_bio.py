@@ -41,6 +41,8 @@ def itd_bio(
 
     Cost per step: T + 1 gradients, T Hessian products, T cross products.
 
+    Equations: recalled, not checked against the paper's text.
+
     >>> from bilevel import tasks
     >>> itd_bio(tasks.quadratic().problem).cost
     Cost(gradients=11, hessian_products=10, cross_products=10)

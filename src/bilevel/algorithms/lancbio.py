@@ -74,8 +74,8 @@ def lancbio(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       inner_steps: number T of steps of each inner solve.
-      period: steps from one restart to the next. The subspace grows to `period` vectors, but at most to the
-        number of entries of y, and the state stores all of them.
+      period: number of steps from one restart to the next, at most the number of entries of y. The state
+        stores as many vectors.
 
     Returns:
       An `Algorithm` that reads T + 2 inner minibatches per step.

@@ -55,6 +55,8 @@ def mrbo(
 
     Cost per step: 4 gradients, 2 Q Hessian products, 2 cross products.
 
+    Equations: recalled, not checked against the paper's text.
+
     Differs from the paper: defaults of our own replace the constants of its theorem.
 
     >>> from bilevel import tasks

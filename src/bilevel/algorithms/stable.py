@@ -82,6 +82,8 @@ def stable(
 
     Cost per step: 2 gradients, 2 q Hessian products, 2 q cross products (each pair in one pass).
 
+    Equations: recalled, not checked against the paper's text.
+
     >>> from bilevel import tasks
     >>> stable(tasks.quadratic().problem, inner_size=10).cost
     Cost(gradients=2, hessian_products=20, cross_products=20)

@@ -51,6 +51,8 @@ def stocbio(
 
     Cost per step: T + 1 gradients, Q (or the sum of `counts`) Hessian products, 1 cross product.
 
+    Equations: recalled, not checked against the paper's text.
+
     Differs from the paper: all factors read equal batches unless `counts` are given.
 
     >>> from bilevel import tasks

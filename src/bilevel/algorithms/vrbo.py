@@ -84,6 +84,8 @@ def vrbo(
     Cost per step: 4 (T + 1) gradients, 2 Q (T + 1) Hessian products, 2 (T + 1) cross products. A refresh
     costs 2 gradients, Q Hessian products and 1 cross product more on its rows, which are not counted.
 
+    Equations: recalled, not checked against the paper's text.
+
     >>> from bilevel import tasks
     >>> vrbo(tasks.quadratic().problem, inner_steps=1).cost
     Cost(gradients=8, hessian_products=40, cross_products=4)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from bilevel.extras import extra
 from bilevel.linear.types import LinearSolver, implicitly_differentiable
 
 
@@ -18,7 +19,8 @@ def lineax_solver(solver: Any) -> LinearSolver:
       A `LinearSolver` that reads one minibatch. It tags H as positive semidefinite. The lineax solver
       chooses its number of products, so `products` is 0.
     """
-    import lineax as lx
+    with extra("lineax"):
+        import lineax as lx
 
     def iterate(matvec, b, v0):
         structure = jax.eval_shape(lambda: b)

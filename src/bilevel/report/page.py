@@ -5,11 +5,12 @@ import functools
 import hashlib
 import struct
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bilevel.environment import VERSION
 
 FOLDER = Path(__file__).parent
 
@@ -32,7 +33,7 @@ def render(
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _environment(folder).get_template(template)
-    values |= {"title": title, "warnings": warnings, "version": version("bilevel")}
+    values |= {"title": title, "warnings": warnings, "version": VERSION}
     return page.render(script=script, script_hash=f"sha256-{digest}", **values).lstrip()
 
 

@@ -1,5 +1,6 @@
 """The check of a data source."""
 
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ def check_source(source: Source | BlockSource, key: Any) -> None:
     _check_plan(source, key, picks)
     _check_view(source, picks)
     _check_whole(source)
-    if isinstance(getattr(source, "count", None), int):
+    if isinstance(getattr(source, "count", None), Integral):
         _check_blocks(source, key)
 
 

@@ -72,7 +72,7 @@ def test_a_task_repeats_no_character_and_no_drawing():
 
 def test_a_missing_file_of_drawings_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("BILEVEL_DATA", str(tmp_path))
-    with pytest.raises(DataNotFoundError, match="there is no omniglot.npz in .*, which BILEVEL_DATA names"):
+    with pytest.raises(DataNotFoundError, match="there is no omniglot.npz in the folder BILEVEL_DATA, "):
         drawings()
 
 

@@ -283,7 +283,9 @@ def test_saba_refuses_a_state_of_another_size_and_data_from_a_host():
     rows = task.data(24).whole()
     host = b.Batch(*(b.Host(lambda i, source=source: jax.device_get(source[0])) for source in rows))
     for keeper in (algorithm, b.srba(task.problem)):
-        with pytest.raises(ValueError, match="make the data by `full` or `minibatches`|use `full` or `minibatches`"):
+        with pytest.raises(
+            ValueError, match="make the data by `full` or `minibatches`|use `full` or `minibatches`"
+        ):
             b.run(keeper, *task.start(jax.random.key(0)), host, steps=1, key=jax.random.key(0))
 
 

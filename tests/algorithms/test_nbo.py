@@ -522,6 +522,7 @@ def test_nsbo_saga_is_ma_nsbo_saga_without_average_on_minibatches(key):
     np.testing.assert_allclose(ends[0].y, ends[1].y, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_saga_reaches_the_solution_with_constant_steps_where_nsbo_does_not(key):
     problem, outer, inner = finite_sum()
     data = b.minibatches(outer, inner, batch_size=SIZE)

@@ -104,6 +104,7 @@ def test_unbiased_on_affine_responses_with_mean_squared_error_p_plus_one_over_q(
     assert mse(5 / 26 * e, w) == pytest.approx(21 / 26, rel=0.01)
 
 
+@pytest.mark.slow
 def test_noise_grows_with_the_outer_dimension():
     """The mean cosine with the exact term is sqrt(2 / (pi p)) at Q = 1."""
     for p, cosine in ((20, 0.1816), (1000, 0.02523)):
@@ -112,6 +113,7 @@ def test_noise_grows_with_the_outer_dimension():
         assert cosines(estimates(solver, x, f_y, 40_000, Q=1), w).mean() == pytest.approx(cosine, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("Q, cosine", [(10, 0.210), (50, 0.444), (200, 0.706), (1000, 0.914)])
 def test_many_directions_point_the_right_way(Q, cosine):
     """The mean cosine is about 1 / sqrt(1 + (p + 1) / Q), here with p = 200."""
@@ -119,6 +121,7 @@ def test_many_directions_point_the_right_way(Q, cosine):
     assert cosines(estimates(solver, x, f_y, 200, Q=Q), w).mean() == pytest.approx(cosine, rel=0.05)
 
 
+@pytest.mark.slow
 def test_directions_on_a_sphere_need_the_factor_p():
     """With the factor the MSE is (p - 1) / Q; without it only a share 1 / p of the term is left."""
     solver, x, f_y, w = affine(20, 7)
@@ -154,6 +157,7 @@ def test_directions_normalised_tensor_by_tensor_are_worse_than_no_estimate_from_
     assert (mse(e, w) > 1.01) == (len(split) > 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("Q", [5, 10, 20])
 def test_orthogonal_directions_leave_no_noise_when_there_are_p_of_them(Q):
     """The MSE is p / Q - 1."""
@@ -188,6 +192,7 @@ def test_smoothing_leaves_a_bias_from_odd_terms_of_the_path_only(power, smoothin
     assert got == pytest.approx(mean, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_on_a_path_that_is_not_affine_only_the_indirect_term_is_noisy():
     """The MSE of pzobo is (p + 1) |w|^2 / |h|^2 = 26; HOZOG estimates all of h and has p + 1 = 31."""
     problem, solver, x, f_x, f_y, w = nonlinear()
@@ -219,6 +224,7 @@ def test_estimating_the_indirect_term_alone_is_worse_where_it_cancels_the_direct
     assert got == pytest.approx(ratio, rel=0.03)
 
 
+@pytest.mark.slow
 def test_paths_share_their_minibatches_so_that_noise_is_not_divided_by_the_smoothing():
     """The MSE is p + 1 = 11 for every smoothing; with different minibatches it is 158 at 0.01."""
     rng = np.random.default_rng(0)
@@ -288,6 +294,7 @@ def test_a_missing_factor_p_only_rescales_the_step_where_there_is_no_direct_term
     np.testing.assert_allclose(*ends, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_pzobo_s_is_pzobo_whose_paths_read_minibatches(key):
     """Two steps are equal bit for bit, with all settings."""
     chosen: dict[str, Any] = dict(inner_steps=3, directions=2, smoothing=0.5, warm=False, law=sphere)

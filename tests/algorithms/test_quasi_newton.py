@@ -143,6 +143,7 @@ def test_shine_is_exact_on_a_quadratic_and_refined_on_any_problem():
     assert relative_error(refined, want) < 1e-10 < 1e-4 < relative_error(plain, want) < 0.05
 
 
+@pytest.mark.slow
 def test_shine_falls_back_to_f_y_where_the_inverse_is_too_large():
     case = logistic_case()
     y, _ = case.exact(case.x)

@@ -365,6 +365,7 @@ def test_every_algorithm_reads_the_minibatches_of_its_paper(reference):
         np.testing.assert_allclose(state.y, y, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_vrbo_refreshes_on_the_whole_set_every_period():
     rows = np.arange(4)
     data = b.minibatches(jnp.asarray(B[rows]), (jnp.asarray(A[rows]), jnp.asarray(C[rows])), batch_size=2)

@@ -14,6 +14,9 @@ from bilevel.testing import count_calls
 from cases.algorithms import META
 from cases.problems import few_tasks_case, flat
 
+# `make test` runs the tests that compile most for MAML, and `make test-slow` for all.
+THOROUGH = [n if n == "maml" else pytest.param(n, marks=pytest.mark.slow) for n in META]
+
 
 def case_of(name):
     return few_tasks_case(META[name].features)
@@ -51,7 +54,7 @@ def test_converges(name, key):
     assert stationary == (META[name].gradient == "exact")
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_converges_on_minibatches_of_tasks_with_falling_steps(name, key):
     case = case_of(name)
     algorithm = build(name, case, outer_optimizer=lambda count: 0.5 / (1 + count.astype(float) / 50))
@@ -60,7 +63,7 @@ def test_converges_on_minibatches_of_tasks_with_falling_steps(name, key):
     assert np.linalg.norm(gradient_of(name, case, result.state.x)) < 0.02
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_step_is_the_same_under_jit_and_keeps_its_structure(name, key):
     case = case_of(name)
     algorithm = build(name, case)
@@ -75,7 +78,7 @@ def test_step_is_the_same_under_jit_and_keeps_its_structure(name, key):
     assert metrics.keys() == names and all(jnp.ndim(value) == 0 for value in metrics.values())
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_tasks_at_once_equal_tasks_one_after_the_other(name, key):
     case = case_of(name)
     together, after = (build(name, case, vectorize=vectorize) for vectorize in (True, False))
@@ -87,7 +90,7 @@ def test_tasks_at_once_equal_tasks_one_after_the_other(name, key):
         np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_losses_without_data_are_one_task(name, key):
     case = case_of(name)
     task = jax.tree.map(lambda a: a[0], case.data.outer.arrays)
@@ -105,7 +108,7 @@ def test_losses_without_data_are_one_task(name, key):
     assert metrics.keys() == again.keys()
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_vmap_over_seeds_and_step_sizes_equals_separate_runs(name):
     case, data = case_of(name), data_of(case_of(name), 2)
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
@@ -132,7 +135,7 @@ def test_float32_stays_float32(name, key):
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_budget_calls_per_step_equal_the_declared_cost_of_each_task(name, vectorize, key):
     case = case_of(name)
     problem, counts = count_calls(case.problem)
@@ -145,7 +148,7 @@ def test_budget_calls_per_step_equal_the_declared_cost_of_each_task(name, vector
     assert counts == algorithm.cost.times(4)._asdict()
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_resumed_run_equals_the_uninterrupted_run_bit_for_bit(name, key):
     case = case_of(name)
     algorithm, data = build(name, case), data_of(case, 3)
@@ -155,7 +158,7 @@ def test_resumed_run_equals_the_uninterrupted_run_bit_for_bit(name, key):
     np.testing.assert_array_equal(flat(rest.x), flat(whole.x))
 
 
-@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_constraints_hold(name, key):
     case = case_of(name)
     box = optax.chain(optax.sgd(0.3), b.constrain(lambda x: optax.tree.clip(x, -0.1, 0.1)))

@@ -543,6 +543,7 @@ def test_running_estimates_follow_the_papers_sums(vectorize):
     assert state.seen.weight == pytest.approx(1 - 0.9 ** len(draws))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probability", [0.5, None])
 def test_a_coin_keeps_state_stable_resumes_vmaps_over_steps_and_stays_float32(probability):
     case = few_tasks_case()
@@ -660,6 +661,7 @@ def test_first_order_limit_has_an_arbitrarily_large_gradient(D, constants):
         assert slope(exact, stationary)[1] == pytest.approx(1.47599, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_first_order_steps_end_at_5_76_and_debiased_ones_at_the_stationary_2_84():
     """200 runs of 10,000 steps 10 / k, one task per step: |M'| stays at 0.35, or goes to zero."""
     tasks, limit, stationary, _, _ = counterexample(0.06)

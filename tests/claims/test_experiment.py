@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bilevel import run, soba, tasks
 from bilevel.combinators import power
@@ -70,6 +71,7 @@ def last_of(algorithm):
     return run(algorithm(task.problem), x, y, task.data(8), steps=20, key=jax.random.key(1)).state
 
 
+@pytest.mark.slow
 def test_falling_steps_are_those_of_an_optax_schedule():
     def ours(problem):
         return falling(lambda **rates: soba(problem, **rates), inner_optimizer=0.1, outer_optimizer=0.01)

@@ -26,6 +26,7 @@ def test_the_logistic_problem_is_the_test_case(direct):
     np.testing.assert_allclose(exact.gradient, gradient, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_lowest_phi_is_below_that_of_a_thousand_gradient_steps():
     ridge = logistic_ridge(40, 4)
     held = ridge.train, ridge.valid
@@ -37,6 +38,7 @@ def test_the_lowest_phi_is_below_that_of_a_thousand_gradient_steps():
     assert ridge.lowest(np.full(4, -2.0)) <= float(ridge.exact(x, held).loss) + 1e-9
 
 
+@pytest.mark.slow
 def test_the_auc_of_the_weights_is_that_of_scikit_learn():
     random = np.random.default_rng(0)
     images, labels = random.random((300, 4, 4), np.float32), random.integers(0, 3, 300).astype(np.int32)

@@ -18,6 +18,7 @@ from cases.fewshot import Plain, noisy_prototypes, plain_network
 pytestmark = pytest.mark.usefixtures("as_users_have_it")
 
 
+@pytest.mark.slow
 def test_heads_of_a_meta_batch_train_as_if_alone():
     drawings = np.random.default_rng(0).integers(0, 5, (9, 20, 196), np.uint8)
     drawn = characters.tasks_of(drawings, 3, 0)
@@ -32,6 +33,7 @@ def test_heads_of_a_meta_batch_train_as_if_alone():
         np.testing.assert_allclose(many[1], one[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_heads_of_a_meta_batch_on_images_train_as_if_alone():
     net = plain_network()
     together = jax.tree.map(lambda leaf: leaf[0], episodes(10, 1, shots=2, queries=3))
@@ -70,6 +72,7 @@ def resnet12(monkeypatch):
     return built
 
 
+@pytest.mark.slow
 def test_resnet12_is_timed_whole_and_trained_narrow(resnet12):
     finding = pzobo_resnet12.run("small")
     assert resnet12 == [(), (pzobo_resnet12.NARROW,)]

@@ -43,6 +43,7 @@ def small_benchmark(data, ways, axes):
     )
 
 
+@pytest.mark.slow
 def test_steps_are_the_same_whether_iterates_are_kept_or_made_again():
     batch, moved = full(episodes(4, debiased_tasks.TASKS), None), {}
     for label in LABELS:
@@ -73,6 +74,7 @@ def test_prices_are_those_of_the_algorithms(inner_steps):
         assert abs(prices[debiased] - calls[debiased]) <= 1
 
 
+@pytest.mark.slow
 def test_no_method_is_planned_beyond_the_budget_and_coins_are_counted():
     axes = {"inner_optimizer": (0.3,), "outer_optimizer": (0.1, 0.5)}
     data = noisy_prototypes(side=8, sizes=(12, 8, 8))
@@ -102,7 +104,7 @@ def test_realised_cost_follows_the_draws():
 def test_too_many_ways_are_refused_before_the_first_run(monkeypatch):
     monkeypatch.setattr(debiased_tasks, "outcome", lambda *given: pytest.fail("ran"))
     data = noisy_prototypes(side=8, sizes=(12, 4, 8))
-    with pytest.raises(ValueError, match="ways must be at most 4, the validation classes, got 5"):
+    with pytest.raises(ValueError, match="ways must be at most 4, the number of validation classes, got 5"):
         debiased_tasks.run(small_benchmark(data, (3, 5), {}))
 
 
@@ -187,6 +189,7 @@ def test_a_zero_error_counts_as_one_image_and_a_diverged_rival_is_beaten():
     assert "60.0 % (first order)" in found((5, ((0.2, 0.4, np.nan), 0.1, 0.1, 0.4, 0.4))).words
 
 
+@pytest.mark.slow
 def test_outputs_that_are_not_finite_are_no_guess():
     outputs, labels = jnp.array([[2.0, 1.0], [1.0, 2.0]]), jnp.array([0, 0])
     assert float(image_tasks.wrong(outputs, labels)) == 0.5
@@ -199,6 +202,7 @@ def test_outputs_that_are_not_finite_are_no_guess():
     assert np.isnan(measure(broken, held)[ERROR])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("claim", "sizes", "image", "exact_steps"),
     [

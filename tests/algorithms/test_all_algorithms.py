@@ -96,11 +96,11 @@ def programs(request):
 def for_algorithms(thorough=False):
     """Parametrise a test over all algorithms; with `thorough`, those outside `SAMPLE` are slow tests."""
 
-    def entry(name):
-        slow = [pytest.mark.slow] if thorough and name not in SAMPLE else []
-        return pytest.param(name, marks=[pytest.mark.xdist_group(name), *slow])
-
-    return pytest.mark.parametrize("programs", list(map(entry, ALGORITHMS)), indirect=True, scope="module")
+    names = [
+        name if name in SAMPLE or not thorough else pytest.param(name, marks=pytest.mark.slow)
+        for name in ALGORITHMS
+    ]
+    return pytest.mark.parametrize("programs", names, indirect=True, scope="module")
 
 
 def assert_close(got, want, **tolerances):

@@ -75,6 +75,7 @@ def arrays_of(file):
 # learn
 
 
+@pytest.mark.slow
 def test_learning_raises_the_accuracy_far_above_chance(learnt):
     result = learnt()
     summary, history = result.summary, result.history
@@ -150,6 +151,7 @@ def interrupting(monkeypatch, learnt):
     monkeypatch.setattr(PointLog, "add", interrupt)
 
 
+@pytest.mark.slow
 def test_a_resumed_command_ends_with_the_same_learner(
     learnt, stand_in, interrupting, tmp_path, monkeypatch, capsys
 ):
@@ -205,6 +207,7 @@ def cubic_network():
     return from_module("cubic", Cubic(), (16, 16, 1))
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_returns_the_best_step_before(data):
     # Adam's first step is as long as its step size: the next gradient overflows.
     changes = {"outer_step": 1e30, "train_ways": 5, "tasks": 4}
@@ -219,6 +222,7 @@ def test_a_run_that_diverges_returns_the_best_step_before(data):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.slow
 def test_a_start_without_a_finite_gradient_is_an_error(data):
     with pytest.raises(DivergedError, match="fomaml diverged between steps 0 and 0"):
         changes = {"inner_step": 1e30, "inner_steps": 1}

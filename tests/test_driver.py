@@ -40,7 +40,8 @@ def test_resumes_bit_for_bit_for_every_chunk_length(name, key):
     half = b.run(algorithm, X, Y, DATA, steps=10, key=key, log_every=4)
     rest = b.run(algorithm, X, Y, DATA, steps=23, key=key, log_every=7, state=half.state, start=10)
     same(whole.state, rest.state)
-    same(whole.state, b.advance(algorithm, algorithm.init(X, Y), DATA, key, start=0, steps=23))
+    begin = b.initial_state(algorithm, X, Y, DATA)
+    same(whole.state, b.advance(algorithm, begin, DATA, key, start=0, steps=23))
 
 
 def test_history_starts_at_the_start_and_ends_at_the_end(key):

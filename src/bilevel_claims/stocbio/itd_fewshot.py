@@ -34,10 +34,11 @@ def run(size: str) -> Finding:
     for label in LABELS:
         build = partial(_method, label)
         searches.append(characters.search_inner_step(label, build, RATES, steps, train, valid))
-        chosen.append(build(searches[-1].best["inner_optimizer"], train, test, range(seeds)))
-        runs.append(trajectory(label, *chosen[-1], even_points(steps, 20)))
+        algorithm, experiment = build(searches[-1].best["inner_optimizer"], train, test, range(seeds))
+        chosen.append((algorithm, experiment))
+        runs.append(trajectory(label, algorithm, experiment, even_points(steps, 20)))
     # One after the other, when all else is done: another program on the machine disturbs all alike.
-    seconds = [seconds_per_step(*pair, 50, repeats=4) for pair in chosen]
+    seconds = [seconds_per_step(algorithm, experiment, 50, repeats=4) for algorithm, experiment in chosen]
     return _report(searches, runs, dict(zip(LABELS, seconds, strict=True)))
 
 

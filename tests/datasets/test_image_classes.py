@@ -208,7 +208,7 @@ def test_archives_of_the_wrong_form_are_errors(empty, monkeypatch, fault):
     monkeypatch.setattr(omniglot, "OMNIGLOT", publish(empty, members))
     if fault == "file":
         (empty / "omniglot" / "images_background.zip").write_bytes(b"other")
-    with pytest.raises(datasets.DataNotFoundError, match="is no archive of drawings") as caught:
+    with pytest.raises(datasets.DataNotFoundError, match="is not an archive of drawings") as caught:
         datasets.load_classes("omniglot")
     assert "\n" not in str(caught.value)
 
@@ -217,7 +217,7 @@ def test_missing_omniglot(empty):
     with pytest.raises(datasets.DataNotFoundError) as caught:
         datasets.load_classes("omniglot")
     line = str(caught.value)
-    assert "\n" not in line and line.startswith("omniglot: cannot get images_background.zip")
+    assert "\n" not in line and line.startswith("omniglot: cannot download images_background.zip")
     assert "set BILEVEL_DATA" in line
 
 
@@ -237,7 +237,7 @@ def test_class_sets_are_refused_where_labels_are_needed(name, capsys):
         datasets.load(name)
     assert main(["clean", name]) == 2
     line = capsys.readouterr().err
-    assert f"bilevel: error: '{name}' is a set for few-shot learning" in line and line.count("\n") == 1
+    assert f"bilevel: error: '{name}' is a data set for few-shot learning" in line and line.count("\n") == 1
 
 
 @needs_data

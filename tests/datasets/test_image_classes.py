@@ -296,12 +296,15 @@ def test_a_miniimagenet_file_of_the_user_is_read(empty):
     "changes, message",
     [
         ({"test": None}, "array 'test' is missing; .*known: train, validation"),
-        ({"train": np.zeros((2, 2, 5, 5, 3))}, "train must be uint8, 0 to 255, got float64"),
+        ({"train": np.zeros((2, 2, 5, 5, 3))}, "train must be uint8 from 0 to 255, got float64"),
         ({"train": np.zeros((2, 5, 5, 3), np.uint8)}, r"train must be \(classes, .*got shape \(2, 5, 5, 3\)"),
-        ({"test": np.zeros((2, 2, 3, 5, 5), np.uint8)}, "test must have 3 channels, in the last axis"),
+        (
+            {"test": np.zeros((2, 2, 3, 5, 5), np.uint8)},
+            "the last axis of test must be 3 channels, got shape",
+        ),
         ({"validation": np.zeros((2, 2, 5, 6, 3), np.uint8)}, "validation images must be square, got 5x6"),
-        ({"test": np.zeros((2, 2, 6, 6, 3), np.uint8)}, "of one height, got train 5, validation 5, test 6"),
-        ({"train": np.zeros((0, 2, 5, 5, 3), np.uint8)}, "train must hold images"),
+        ({"test": np.zeros((2, 2, 6, 6, 3), np.uint8)}, "the same height, got train 5, validation 5, test 6"),
+        ({"train": np.zeros((0, 2, 5, 5, 3), np.uint8)}, "train must not be empty, got shape"),
         ({"train": np.array([None])}, "array 'train' cannot be read"),
     ],
 )
@@ -314,7 +317,7 @@ def test_wrong_arrays_in_a_file_of_the_user_are_errors(empty, changes, message):
 
 def test_a_file_that_is_not_an_archive_is_an_error(empty):
     (empty / "miniimagenet.npz").write_bytes(b"other")
-    with pytest.raises(ValueError, match="miniimagenet.npz is not an .npz file"):
+    with pytest.raises(ValueError, match="miniimagenet.npz must be an .npz file, got other content"):
         datasets.load_classes("miniimagenet")
 
 

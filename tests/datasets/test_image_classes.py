@@ -300,7 +300,7 @@ def test_a_miniimagenet_file_of_the_user_is_read(empty):
         ({"train": np.zeros((2, 5, 5, 3), np.uint8)}, r"train must be \(classes, .*got shape \(2, 5, 5, 3\)"),
         (
             {"test": np.zeros((2, 2, 3, 5, 5), np.uint8)},
-            "the last axis of test must be 3 channels, got shape",
+            "the last axis of test must be 3 channels, got",
         ),
         ({"validation": np.zeros((2, 2, 5, 6, 3), np.uint8)}, "validation images must be square, got 5x6"),
         ({"test": np.zeros((2, 2, 6, 6, 3), np.uint8)}, "the same height, got train 5, validation 5, test 6"),

@@ -222,7 +222,7 @@ def test_budget_calls_per_step_equal_the_declared_cost(programs):
     state = b.initial_state(algorithm, case.x, case.y, data)
     batch, key = make_plan(algorithm.draws, data, KEY, 0, 1).read(data, 0)
     step = jax.jit(lambda state: algorithm.step(state, batch, key)[0])
-    # A first step may refresh; the declared cost is that of the steps after it.
+    # A first step may refresh. The declared cost is the cost of the later steps.
     state = jax.block_until_ready(step(state))
     for kind in counts:
         counts[kind] = 0

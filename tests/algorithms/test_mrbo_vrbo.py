@@ -333,5 +333,5 @@ def test_stocbio_on_the_same_toy_stops_at_its_noise(size, floor):
 
     stacked = tuple(map(np.stack, zip(*map(means, (1, 2, 3)), strict=True)))
     xs = jax.vmap(lambda means: follow_samples(algorithm, means, draws=1)[-100:])(stacked)
-    # The expected floor is that of one run, and runs scatter by 12 %.
+    # The expected floor comes from one run, and runs scatter by 12 %.
     assert errors(xs.reshape(-1, DIM)).mean() == pytest.approx(floor, rel=0.2)

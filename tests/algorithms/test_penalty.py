@@ -156,7 +156,7 @@ def test_bome_decreases_the_value_gap_at_exactly_the_rate_of_its_barrier(barrier
     phi = 0.7 * (q @ q if barrier == "gradient" else float(value))
     moved = np.concatenate([x - state.x, y - state.z])
     assert q @ moved == pytest.approx(max(slope @ q, phi), rel=1e-12)
-    # The penalty acts along grad q alone: the rest of the direction is that of f.
+    # The penalty acts along grad q alone: the rest of the direction comes from f.
     np.testing.assert_allclose(
         moved - q * (q @ moved) / (q @ q), slope - q * (q @ slope) / (q @ q), atol=1e-12
     )

@@ -2,7 +2,7 @@
 
 A 4x4 tile of outputs takes 36 products per channel instead of 144, as 36 matrix products on all cores.
 Tiles are transformed before and after by sums of slices, kernels by one more matrix product. In float32
-the rounding error is twice that of the plain sum, and up to 6 times in derivatives in the kernel.
+its rounding error is twice the error of the plain sum, and up to 6 times in derivatives in the kernel.
 
 Reference: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, arXiv:1509.09308.
 """

@@ -206,7 +206,7 @@ CLAIM = Claim(
         "batch": "100, small batch 32 of VRBO (size paper: 1,000, 320)",
         "VRBO": "m = 20, refresh every 3 steps on all rows, or on half in minibatches; sweep: 1, 5, 20, 50",
         "MRBO": "steps fall as 2 / (8 + k)^(1/3), weights are their squares, at most 1",
-        "series": "Q = 20, step that of y",
+        "series": "Q = 20, with the step of y",
         "inner and outer step": "0.02, and 1000, MRBO 200 (our settings), or searched",
         "images": "as stocbio-cleaning; noise 0.4",
         "budget": "1,008,000 rows read; our settings 2,300,000 (size paper: ten times)",

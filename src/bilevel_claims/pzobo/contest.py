@@ -144,7 +144,7 @@ def report(
 
     Args:
       aid: the AID to name (may be `AID`).
-      limits: greatest ratio of the official PZOBO's last f to that of each method.
+      limits: greatest ratio of the last f of the official PZOBO to the last f of each method.
       more, without: further numbers; methods that the two figures leave out.
       runs: from `run_contest`.
     """

@@ -12,7 +12,7 @@ from bilevel.types import PyTree
 def one_draw(key: Any, x: PyTree, count: int) -> PyTree:
     """Return standard normal directions, drawn at once for all tensors of `x`.
 
-    Their law is that of `gaussian`; this compiles much faster.
+    They follow the law of `gaussian`, and this function compiles much faster.
     """
     leaves, structure = jax.tree.flatten(x)
     draw = jax.random.normal(key, (count, sum(leaf.size for leaf in leaves)), leaves[0].dtype)

@@ -13,7 +13,7 @@ from bilevel_claims.types import Search
 
 FULL, WARM, FIXED = ("AID-FP", "AID-CG", "ITD"), "AID-CG, warm v", "fixed x"
 OURS = {
-    "HOAG": "left out: that of the official code is stocBiO on full batches",
+    "HOAG": "left out: in the official code it is stocBiO on full batches",
     "ITD": "reads the rows once for the two products of an inner step",
 }
 

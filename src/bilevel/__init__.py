@@ -5,7 +5,7 @@ from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
 from bilevel.calculus import hessian_product, inner_gradient, products
 from bilevel.checkpoint import Checkpoint
-from bilevel.combinators import constrain, move, nested, single_loop
+from bilevel.combinators import nested, single_loop
 from bilevel.directions import Oracle, Terms, implicit_direction, neumann_direction, penalty_direction
 from bilevel.driver import advance, initial_state, run
 from bilevel.environment import VERSION
@@ -23,6 +23,7 @@ from bilevel.linear import (
     random_product,
     richardson,
 )
+from bilevel.optimizers import move
 from bilevel.response import (
     Pulled,
     Response,
@@ -75,7 +76,6 @@ __all__ = [
     "accelerate",
     "adam_derivative",
     "cg",
-    "constrain",
     "count_blocks",
     "decreasing_batches",
     "descend",

@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
 
 from bilevel.directions.types import Oracle
 from bilevel.estimators import Estimator
 from bilevel.hypergradient import as_variables, hypergradient, measures
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer, move
 from bilevel.response.types import Response
-from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, Schedule, require
-
-tree = optax.tree
+from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, require
 
 
 class NestedState(NamedTuple):
@@ -50,26 +47,40 @@ class SingleLoopState(NamedTuple):
 
 
 def nested(
-    problem: Problem, response: Response, optimizer: Optimizer, *, warm: bool = True, name: str = "nested"
+    problem: Problem,
+    response: Response,
+    optimizer: Optimizer,
+    *,
+    warm: bool = True,
+    prox: Callable[[PyTree], PyTree] | None = None,
+    name: str = "nested",
 ) -> Algorithm:
     """Return a double loop: train y, compute the hypergradient, move x.
 
         y, pullback = response(x, y);   x <- x - optimizer(f_x + pullback(f_y))
 
+    With an outer projection, every step ends with it.
+
     Args:
       problem: the two losses.
       response: the inner solver with its derivative.
-      optimizer: outer optax optimiser or step size. For a constraint use
-        `optax.chain(..., constrain(project))`.
+      optimizer: outer optax optimiser or step size.
       warm: whether an inner solve starts at the last y; otherwise it starts at the y given to `init`.
+      prox: proximal operator that is applied to x after each step, in place of a projection.
       name: name in errors and reports.
 
     Returns:
       An `Algorithm` with the metrics of `measures`, evaluated at the trained y.
 
+    Raises:
+      ValueError: if the problem has an outer projection, and `prox` is given too.
+
     Cost: 1 gradient of f, and the cost of the response.
     """
     mover = as_optimizer(optimizer)
+    if prox is not None and problem.outer_projection is not None:
+        raise ValueError("prox must be None when the problem has an outer_projection; put both into prox")
+    after = problem.outer_projection if prox is None else prox
     # A solver without steps reads no minibatch, but the metrics need one.
     draws = max(1, response.draws)
 
@@ -82,7 +93,13 @@ def nested(
         x, start = state.x, state.y if warm else state.start
         gradient, y, info = hypergradient(problem, response, x, start, batch, key, state.v)
         metrics = measures(problem, x, y, batch, draws - 1, gradient, info.linear_residual)
-        x, optimizer_state = move(mover, gradient, state.optimizer, x)
+
+        def loss(x):
+            return problem.outer(x, response.respond(x, start, batch, key)[0], batch.outer[0])
+
+        x, optimizer_state = move(
+            mover, gradient, state.optimizer, x, after, value=info.outer_loss, loss=loss
+        )
         return NestedState(x=x, y=y, v=info.v, optimizer=optimizer_state, start=state.start), metrics
 
     cost = Cost(gradients=1).plus(response.cost)
@@ -95,6 +112,8 @@ def single_loop(
     """Return a single loop: x, y and v move at once, each against its own direction.
 
         d = estimator(oracle at (x, y, v));   x <- x - optimizers.x(d.x), likewise for y and v
+
+    With projections, the steps of x and y end with them. The adjoint v is not projected.
 
     Args:
       problem: the two losses, for the metrics.
@@ -134,7 +153,15 @@ def single_loop(
 
         direction, memory, terms = estimator.update(evaluate, state.estimator, point, batch, key)
         metrics = measures(problem, point.x, point.y, batch, 0, direction.x, terms.linear_residual)
-        moves = map(move, movers, direction, state.optimizer, point)
+        third = problem.inner_projection if oracle.third_is_inner else None
+        projections = Point(problem.outer_projection, problem.inner_projection, third)
+        values = Point(metrics["outer_loss"], metrics["inner_loss"], None)
+        moves = (
+            move(mover, d, old, variable, projection, value=value)
+            for mover, d, old, variable, projection, value in zip(
+                movers, direction, state.optimizer, point, projections, values, strict=True
+            )
+        )
         (x, y, v), states = zip(*moves, strict=True)
         return SingleLoopState(x=x, y=y, v=v, optimizer=Point(*states), estimator=memory), metrics
 
@@ -148,64 +175,20 @@ def single_loop(
     )
 
 
-def constrain(project: Callable[[PyTree], PyTree]) -> optax.GradientTransformation:
-    """Return the last link of an optax chain, which keeps the variable in a set.
-
-        x <- project(x + update)
-
-    Args:
-      project: the projection, for example `lambda x: optax.projections.projection_box(x, 0, 1)`,
-        or the proximal operator of a penalty.
-
-    Returns:
-      An optax transformation, for either level.
-
-    >>> import jax.numpy as jnp
-    >>> box = optax.chain(optax.sgd(1.0), constrain(lambda x: jnp.clip(x, 0, 1)))
-    >>> optax.apply_updates(jnp.ones(()), box.update(-jnp.ones(()), box.init(0.0), jnp.ones(()))[0])
-    Array(1., dtype=float32)
-    """
-
-    def update(updates, state, params=None):
-        if params is None:
-            raise ValueError("constrain needs the variable, got None; call update(updates, state, params)")
-        return tree.sub(project(optax.apply_updates(params, updates)), params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def decayed(optimizer: Optimizer, factor: Schedule) -> optax.GradientTransformation:
-    """Return an optax optimiser that receives `factor(step)` times the direction.
-
-    The direction is scaled and not the update, so that a constraint at the end of the optimiser
-    still holds. An optimiser that is invariant to the scale of its gradient (Adam) does not decay.
-
-    Args:
-      optimizer: an optax optimiser or a step size.
-      factor: schedule `step -> number`.
-    """
-    return optax.chain(optax.scale_by_schedule(factor), as_optimizer(optimizer))
-
-
-def power(exponent: float, *, scale: float = 1.0, offset: float = 1.0) -> Schedule:
-    """Return the schedule `scale / (offset + step)^exponent` of stochastic methods.
-
-    >>> [float(power(0.5)(step)) for step in (0, 3)]
-    [1.0, 0.5]
-    """
-    return lambda step: scale / (offset + jnp.asarray(step, float)) ** exponent
-
-
-def move(
-    optimizer: optax.GradientTransformation, gradient: PyTree, state: Any, value: PyTree
+def move_outer(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    gradient: PyTree,
+    state: Any,
+    x: PyTree,
+    metrics: dict[str, Any],
 ) -> tuple[PyTree, Any]:
-    """Make one step of an optax optimiser; return the new value and the new state.
+    """Make one step of the outer optimiser and project; return the new x and the new state.
 
     Args:
-      optimizer: an optax optimiser.
-      gradient: the direction to move against, a pytree like `value`.
-      state: state of the optimiser, from `optimizer.init(value)` or the last step.
-      value: the variable.
+      problem: the two losses and the outer projection.
+      optimizer, gradient, state, x: as in `move`.
+      metrics: from `measures`; optimisers that read the value of the loss get its `outer_loss`.
     """
-    updates, state = optimizer.update(gradient, state, value)
-    return optax.apply_updates(value, updates), state
+    value = metrics["outer_loss"]
+    return move(optimizer, gradient, state, x, problem.outer_projection, value=value)

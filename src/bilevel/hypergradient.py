@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bilevel.feasible import projected_gradient
 from bilevel.inner import inner_residual
 from bilevel.response.types import Response
 from bilevel.types import Batch, Problem, PyTree
@@ -87,7 +88,8 @@ def measures(
 
     Returns:
       A dict of `outer_loss`, `inner_loss`, `inner_residual` (`||g_y||`), `linear_residual` and
-      `gradient_norm`. A compiled step that does not log drops them, so they cost nothing there.
+      `gradient_norm`. With projections, the norms are those of projected gradients `y - project(y - g_y)`. A
+      compiled step that does not log drops the metrics, so they cost nothing there.
     """
     minibatch = batch.inner[inner_draw]
     outer_loss = problem.outer(x, y, batch.outer[0])
@@ -97,8 +99,13 @@ def measures(
         "inner_residual": inner_residual(problem, x, y, minibatch),
         # Many responses have none and give the Python number 0.
         "linear_residual": jnp.asarray(linear_residual, jnp.result_type(outer_loss)),
-        "gradient_norm": optax.tree.norm(gradient),
+        "gradient_norm": stationarity(problem, x, gradient),
     }
+
+
+def stationarity(problem: Problem, x: PyTree, gradient: PyTree) -> jax.Array:
+    """Return the norm of the projected gradient `x - project(x - gradient)`, 0 where x is stationary."""
+    return optax.tree.norm(projected_gradient(problem.outer_projection, x, gradient))
 
 
 def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:

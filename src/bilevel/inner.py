@@ -9,6 +9,8 @@ import optax
 from jax import lax
 
 from bilevel.calculus import inner_gradient
+from bilevel.feasible import projected_gradient
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Batch, Cost, Optimizer, Problem, PyTree, require
 
 
@@ -34,26 +36,6 @@ class InnerSolver(NamedTuple):
     back_cost: Cost
 
 
-def as_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
-    """Return an optax optimiser; a number or a schedule means gradient descent."""
-    if isinstance(optimizer, optax.GradientTransformation):
-        return optimizer
-    return optax.sgd(optimizer)
-
-
-def as_rate(rate: float | None, optimizer: Optimizer) -> float:
-    """Return the rate of a Neumann series; default: the inner step size.
-
-    Raises:
-      ValueError: when neither is a number.
-    """
-    if rate is not None:
-        return rate
-    if callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError("rate must be given (at most 1 / L) when inner_optimizer is not a step size")
-    return optimizer
-
-
 def descend(
     problem: Problem, optimizer: Optimizer, steps: int, *, last: int | None = None, recompute: int = 0
 ) -> InnerSolver:
@@ -61,9 +43,9 @@ def descend(
 
         y_{t+1} = y_t - optimizer(g_y(x, y_t; batch.inner[t])),   t = 0 .. steps - 1
 
-    The optimiser's state is new at every solve. The reverse pass stores every iterate. With
-    `recompute=k` it stores about (k + 1) steps^(1 / (k + 1)) iterates and computes the others again,
-    each at most k times.
+    With an inner projection, every step ends with it. The optimiser's state is new at every solve. The
+    reverse pass stores every iterate. With `recompute=k` it stores about (k + 1) steps^(1 / (k + 1))
+    iterates and computes the others again, each at most k times.
 
     Args:
       problem: the two losses.
@@ -99,8 +81,13 @@ def descend(
     def solve(x, y0, batch):
         def step(carry, i):
             y, state = carry
-            updates, state = optimizer.update(gradient(x, y, batch.inner[i]), state, y)
-            return (optax.apply_updates(y, updates), state), None
+            minibatch = batch.inner[i]
+
+            def loss(y):
+                return problem.inner(x, y, minibatch)
+
+            g_y = gradient(x, y, minibatch)
+            return move(optimizer, g_y, state, y, problem.inner_projection, loss=loss), None
 
         carry = y0, optimizer.init(y0)
         if last < steps:
@@ -197,8 +184,8 @@ def accelerate(problem: Problem, optimizer: Optimizer, steps: int, *, condition:
     def solve(x, y0, batch):
         def step(carry, i):
             y, ahead, state = carry
-            updates, state = optimizer.update(gradient(x, ahead, batch.inner[i]), state, ahead)
-            new_y = optax.apply_updates(ahead, updates)
+            g_y = gradient(x, ahead, batch.inner[i])
+            new_y, state = move(optimizer, g_y, state, ahead, problem.inner_projection)
             return (new_y, optax.tree.add_scale(new_y, weight, optax.tree.sub(new_y, y)), state), None
 
         carry = y0, y0, optimizer.init(y0)
@@ -222,6 +209,8 @@ def descend_until(problem: Problem, optimizer: Optimizer, steps: int, *, toleran
 
         y_{t+1} = y_t - optimizer(g_y(x, y_t; batch.inner[0]))   until ||g_y(x, y_t)|| <= tolerance
 
+    With an inner projection, every step ends with it, and g_y is the projected gradient.
+
     Args:
       problem: the two losses.
       optimizer: an optax optimiser, or a step size for gradient descent.
@@ -242,12 +231,15 @@ def descend_until(problem: Problem, optimizer: Optimizer, steps: int, *, toleran
     def solve(x, y0, batch):
         def step(carry):
             y, state, count, _ = carry
-            gradient = jax.grad(problem.inner, argnums=1)(x, y, batch.inner[0])
-            updates, state = optimizer.update(gradient, state, y)
-            norm = optax.tree.norm(gradient)
+
+            def loss(y):
+                return problem.inner(x, y, batch.inner[0])
+
+            gradient = jax.grad(loss)(y)
+            norm = optax.tree.norm(projected_gradient(problem.inner_projection, y, gradient))
             solved = norm <= jnp.asarray(tolerance, norm.dtype)
-            y = optax.tree.where(solved, y, optax.apply_updates(y, updates))
-            return y, state, count + 1, solved
+            moved, state = move(optimizer, gradient, state, y, problem.inner_projection, loss=loss)
+            return optax.tree.where(solved, y, moved), state, count + 1, solved
 
         def unsolved(carry):
             return (carry[2] < steps) & ~carry[3]
@@ -259,5 +251,6 @@ def descend_until(problem: Problem, optimizer: Optimizer, steps: int, *, toleran
 
 
 def inner_residual(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> jax.Array:
-    """Return `||g_y(x, y)||` on one minibatch, 0 where the inner problem is solved."""
-    return optax.tree.norm(jax.grad(problem.inner, argnums=1)(x, y, minibatch))
+    """Return the norm of the projected `g_y(x, y)` on one minibatch, 0 where the inner problem is solved."""
+    g_y = jax.grad(problem.inner, argnums=1)(x, y, minibatch)
+    return optax.tree.norm(projected_gradient(problem.inner_projection, y, g_y))

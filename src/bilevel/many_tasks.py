@@ -11,9 +11,9 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from bilevel.combinators import NestedState, move
-from bilevel.hypergradient import as_variables, hypergradient, measures
-from bilevel.inner import as_optimizer
+from bilevel.combinators import NestedState, move_outer
+from bilevel.hypergradient import as_variables, hypergradient, measures, stationarity
+from bilevel.optimizers import as_optimizer
 from bilevel.response.types import Response
 from bilevel.sampling import full
 from bilevel.types import Algorithm, Batch, Cost, Draws, Optimizer, Problem, PyTree
@@ -72,7 +72,8 @@ def over_tasks(
       source: `(task, key) -> Batch`, the minibatches of one task.
 
     Returns:
-      `(memory, gradient, y, metrics)`: means of gradient and metrics, and the y of the first task.
+      `(memory, gradient, y, metrics)`: means of gradient and metrics, and the y of the first task. The mean
+      of gradient norms is not the norm of the mean gradient: set `gradient_norm` anew.
     """
 
     def one(memory, task_and_key):
@@ -109,7 +110,6 @@ def over_tasks(
         y = jax.tree.map(lambda a: a[0], ys)
     else:
         memory, gradient, metrics, y = share(memory, (tasks, keys))
-    metrics["gradient_norm"] = optax.tree.norm(gradient)
     return memory, gradient, y, metrics
 
 
@@ -187,10 +187,11 @@ def nested_over_tasks(
         _, gradient, y, metrics = over_tasks(
             estimate, (), batch.outer[0], key, vectorize=vectorize, source=source
         )
+        metrics["gradient_norm"] = stationarity(problem, x, gradient)
         if rate is not None:
             rate_key = None if key is None else jax.random.fold_in(key, 1)
             gradient = optax.tree.scale(rate(x, batch.outer[1], rate_key), gradient)
-        x, optimizer_state = move(mover, gradient, state.optimizer, x)
+        x, optimizer_state = move_outer(problem, mover, gradient, state.optimizer, x, metrics)
         return NestedState(x=x, y=y, v=(), optimizer=optimizer_state, start=state.start), metrics
 
     outer_draws = 1 if rate is None else 2

@@ -16,12 +16,13 @@ import optax
 from jax import lax
 
 from bilevel.calculus import gradient_and_hessian, products
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.directions import Terms
 from bilevel.estimators import Estimator
+from bilevel.feasible import face
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
 from bilevel.linear import relative_norm
+from bilevel.optimizers import as_optimizer, move
 from bilevel.sampling import Shifted
 from bilevel.types import Algorithm, Batch, Cost, Draws, Optimizer, Point, Problem, PyTree, require
 
@@ -61,6 +62,7 @@ def newton_loop(
     *,
     inner_optimizer: Optimizer,
     outer_optimizer: Optimizer,
+    adjoint_optimizer: Optimizer | None,
     draws: Draws,
     cost: Cost,
     damping: float = 0.0,
@@ -70,9 +72,12 @@ def newton_loop(
     """Return a loop of Newton steps: solve both systems inexactly, then move x.
 
         p, q = estimators[0] of (g_y, H v - f_y) at (x, y, v), on the first minibatches
-        y, v <- solve, which starts with one step of inner_optimizer against p and q
+        y, v <- solve, which starts with one step of each optimiser against p and q
         d = estimators[1] of f_x - J v at the new y and v, on the last minibatches
         x <- x - outer_optimizer(d)
+
+    With an inner projection, every step of y ends with it, and the system of v is restricted to the free
+    directions, see `bilevel.feasible`.
 
     Args:
       problem: the two losses.
@@ -81,10 +86,11 @@ def newton_loop(
       estimators: the estimators of the right-hand sides and of the hypergradient.
       inner_optimizer, outer_optimizer: optax optimisers or step sizes. The inner one keeps its
         state from step to step.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
       draws: minibatches of one step; d reads the last ones.
       cost: oracle calls of one step.
       damping: number added to the diagonal of H in both systems.
-      warm_up: number of first steps in which x stays fixed, and y and v make one step of inner_optimizer.
+      warm_up: number of first steps in which x stays fixed, and y and v make one step of their optimisers.
       name: name in errors and reports.
 
     Raises:
@@ -93,28 +99,31 @@ def newton_loop(
     require(damping >= 0, "damping must be at least 0", damping)
     require(warm_up >= 0, "warm_up must be at least 0", warm_up)
     inner_mover, outer_mover = as_optimizer(inner_optimizer), as_optimizer(outer_optimizer)
+    adjoint_mover = inner_mover if adjoint_optimizer is None else as_optimizer(adjoint_optimizer)
     side_estimator, gradient_estimator = estimators
-    f, g = problem
+    f, g = problem.outer, problem.inner
 
     def sides_at(point, batch):
         x, y, v = point
         g_y, hessian = gradient_and_hessian(g, x, y, batch.inner[0])
-        f_y = jax.grad(f, argnums=1)(x, y, batch.outer[0])
-        image = tree.add_scale(hessian(v), damping, v)
+        free = face(problem, x, y, batch.inner[0])
+        f_y = free.project(jax.grad(f, argnums=1)(x, y, batch.outer[0]))
+        image = tree.add_scale(free.restrict(hessian)(v), damping, v)
         still = _still(side_estimator, x)
         outer = Point(still, tree.zeros_like(y), tree.scale(-1, f_y))
         return Terms(outer, Point(still, g_y, image), 0.0)
 
     def gradient_at(point, batch):
         x, y, v = point
+        v = face(problem, x, y, batch.inner[0]).project(v)
         cross = products(g, x, y, batch.inner[0], v).cross
         f_x = jax.grad(f)(x, y, batch.outer[0])
         still = _still(gradient_estimator, y)
         return Terms(Point(f_x, still, still), Point(tree.scale(-1, cross), still, still), 0.0)
 
     def descend_pair(pair, slopes):
-        y, y_state = move(inner_mover, slopes.y, pair.states[0], pair.y)
-        v, v_state = move(inner_mover, slopes.v, pair.states[1], pair.v)
+        y, y_state = move(inner_mover, slopes.y, pair.states[0], pair.y, problem.inner_projection)
+        v, v_state = move(adjoint_mover, slopes.v, pair.states[1], pair.v)
         return Pair(y, v, (y_state, v_state))
 
     def init(x, y, blocks=(1, 1)):
@@ -126,7 +135,7 @@ def newton_loop(
             x=x,
             y=y,
             v=v,
-            optimizer=Point(outer_mover.init(x), inner_mover.init(y), inner_mover.init(v)),
+            optimizer=Point(outer_mover.init(x), inner_mover.init(y), adjoint_mover.init(v)),
             estimator=(side_estimator.init(sides, blocks), gradient_estimator.init(gradient, blocks)),
             count=jnp.zeros((), jnp.int32),
         )
@@ -143,13 +152,12 @@ def newton_loop(
         last = Batch(Shifted(batch.outer, draws.outer - 1), Shifted(batch.inner, draws.inner - 1))
         end = Point(x, pair.y, pair.v)
         d, gradient_memory, _ = gradient_estimator.update(gradient_at, gradient_memory, end, last, key)
-        moved = move(outer_mover, d.x, state.optimizer.x, x)
-        new_x, x_state = tree.where(resting, (x, state.optimizer.x), moved) if warm_up else moved
 
-        _, hessian = gradient_and_hessian(g, x, point.y, batch.inner[0])
-        missing = tree.add(tree.add_scale(hessian(pair.v), damping, pair.v), terms.outer.v)
-        residual = relative_norm(missing, terms.outer.v)
+        _, matvec = systems(problem, point, batch.inner[0], damping)
+        residual = relative_norm(tree.add(matvec(pair.v), terms.outer.v), terms.outer.v)
         metrics = measures(problem, x, pair.y, batch, draws.inner - 1, d.x, residual)
+        moved = move_outer(problem, outer_mover, d.x, state.optimizer.x, x, metrics)
+        new_x, x_state = tree.where(resting, (x, state.optimizer.x), moved) if warm_up else moved
         new = NewtonState(
             x=new_x,
             y=pair.y,
@@ -209,14 +217,14 @@ def fixed_sides(problem: Problem, damping: float = 0.0, *, fresh: bool = False) 
     """
 
     def slopes(point, sides, batch):
-        def hessian_of(i):
-            return damped_hessian(problem, point, batch.inner[i], damping)
+        def systems_of(i):
+            return systems(problem, point, batch.inner[i], damping)
 
-        first = hessian_of(0)
+        first = systems_of(0)
 
         def at(i, y, v):
-            hessian = hessian_of(i) if fresh else first
-            s, e = hessian(tree.sub(y, point.y)), hessian(tree.sub(v, point.v))
+            of_y, of_v = systems_of(i) if fresh else first
+            s, e = of_y(tree.sub(y, point.y)), of_v(tree.sub(v, point.v))
             return Point((), tree.add(sides.y, s), tree.add(sides.v, e))
 
         return at
@@ -224,9 +232,16 @@ def fixed_sides(problem: Problem, damping: float = 0.0, *, fresh: bool = False) 
     return slopes
 
 
-def damped_hessian(
+def systems(
     problem: Problem, point: Point, minibatch: Any, damping: float
-) -> Callable[[PyTree], PyTree]:
-    """Return the map `w -> H w + damping w`, linearised once."""
+) -> tuple[Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
+    """Return the damped matrices of the systems of y and of v, as maps linearised once.
+
+    They are `H + damping I`, and with an inner projection that of v is restricted to the free directions.
+    """
     _, hessian = gradient_and_hessian(problem.inner, point.x, point.y, minibatch)
-    return lambda w: tree.add_scale(hessian(w), damping, w)
+    restricted = face(problem, point.x, point.y, minibatch).restrict(hessian)
+    return (
+        lambda w: tree.add_scale(hessian(w), damping, w),
+        lambda w: tree.add_scale(restricted(w), damping, w),
+    )

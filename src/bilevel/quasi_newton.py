@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer
 from bilevel.types import Batch, Cost, Optimizer, Problem, PyTree, require
 
 tree = optax.tree

@@ -1,6 +1,7 @@
 """Basic types: problem, algorithm, batch, cost, point, result and errors."""
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import optax
@@ -19,11 +20,34 @@ def require(holds: Any, rule: str, value: Any) -> None:
         raise ValueError(f"{rule}, got {value}")
 
 
-class Problem(NamedTuple):
-    """Two losses `(x, y, batch) -> scalar`; x is the outer, y the inner variable."""
+@dataclass(frozen=True)
+class Problem:
+    """Two losses `(x, y, batch) -> scalar`, and the feasible sets of their variables.
+
+        min over x in X of f(x, y*(x)),   y*(x) = argmin over y in Y of g(x, y)
+
+    Every algorithm projects x and y after their moves, and its metrics are norms of projected gradients.
+
+    Attributes:
+      outer, inner: f and g; x is the outer, y the inner variable.
+      outer_projection: the projection `x -> x` onto X, for example
+        `lambda x: optax.projections.projection_box(x, 0, 1)`; None if every x is feasible.
+      inner_projection: the projection `y -> y` onto Y, a convex set; None if every y is feasible. It must be
+        differentiable by JAX almost everywhere.
+
+    >>> import jax.numpy as jnp
+    >>> def f(x, y, batch):
+    ...     return (y - 3) ** 2 + x**2
+    >>> def g(x, y, batch):
+    ...     return (y - x) ** 2
+    >>> problem = Problem(f, g, inner_projection=lambda y: jnp.clip(y, 0, 1))
+    """
 
     outer: Callable[[PyTree, PyTree, Any], Any]
     inner: Callable[[PyTree, PyTree, Any], Any]
+    _: KW_ONLY
+    outer_projection: Callable[[PyTree], PyTree] | None = None
+    inner_projection: Callable[[PyTree], PyTree] | None = None
 
 
 class Draws(NamedTuple):

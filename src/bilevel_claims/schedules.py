@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bilevel.combinators import power
+from bilevel.optimizers import power
 from bilevel.types import Algorithm, PyTree
 
 

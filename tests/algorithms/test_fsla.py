@@ -36,7 +36,7 @@ def states(algorithm, steps, case=CASE, start=None):
 
 
 def derivatives(x, y):
-    f, g = CASE.problem
+    f, g = CASE.problem.outer, CASE.problem.inner
     outer, inner = CASE.data.outer[0], CASE.data.inner[0]
     f_x, f_y = jax.grad(f, argnums=(0, 1))(x, y, outer)
     H = jax.hessian(g, argnums=1)(x, y, inner)

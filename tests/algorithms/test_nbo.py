@@ -25,7 +25,7 @@ ADJOINT = jnp.asarray(RNG.normal(size=10))
 
 @cache
 def compiled_derivatives(problem):
-    f, g = problem
+    f, g = problem.outer, problem.inner
 
     @jax.jit
     def at(x, y, inner, outer):

@@ -138,7 +138,7 @@ def test_paired_minibatches_cancel_the_noise_that_the_penalty_multiplies():
 def test_bome_decreases_the_value_gap_at_exactly_the_rate_of_its_barrier(barrier, seed):
     """Liu et al., NeurIPS 2022: <grad q, direction> = max(<grad f, grad q>, phi)."""
     case, rng = quartic_case(), np.random.default_rng(seed)
-    f, g = case.problem
+    f, g = case.problem.outer, case.problem.inner
     x, y = (jnp.asarray(rng.normal(size=n)) for n in (4, 5))
     algorithm = b.bome(
         case.problem,
@@ -194,8 +194,8 @@ def test_gradient_of_the_toy_problem_of_v_pbgd():
 )
 def test_v_pbgd_ends_near_the_local_minima_of_the_toy_problem(penalty, ends, gap):
     """The distance to the minima of Phi, 0.3824, 1.2152 and 2.8296, is O(1 / penalty)."""
-    box = optax.chain(optax.sgd(0.1), b.constrain(lambda x: jnp.clip(x, 0, 3)))
-    algorithm = b.v_pbgd(b.Problem(toy, toy_inner), outer_optimizer=box, penalty=penalty)
+    problem = b.Problem(toy, toy_inner, outer_projection=lambda x: jnp.clip(x, 0, 3))
+    algorithm = b.v_pbgd(problem, penalty=penalty)
     rng = np.random.default_rng(0)
     x, y = jnp.asarray(rng.uniform(0, 3, 60)), jnp.asarray(rng.uniform(-5, 8.5, 60))
 

@@ -112,7 +112,7 @@ def test_stable_prediction_of_the_inner_solution_is_second_order():
 def test_stable_on_full_batches_carries_the_exact_matrices(weight):
     """y has two leaves; the matrices are flattened in the order of its leaves."""
     case = quadratic_case()
-    f, g = case.problem
+    f, g = case.problem.outer, case.problem.inner
 
     def cubic(x, y, batch):
         return g(x, y, batch) + 0.05 * jnp.sum(y["u"] ** 4) + 0.1 * jnp.sum(y["w"] ** 2) * x["a"][0] ** 2

@@ -1,5 +1,6 @@
 """Tests of every algorithm over tasks, on quadratic tasks with a closed form."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -161,23 +162,20 @@ def test_resumed_run_equals_the_uninterrupted_run_bit_for_bit(name, key):
 @pytest.mark.parametrize("name", THOROUGH)
 def test_constraints_hold(name, key):
     case = case_of(name)
-    box = optax.chain(optax.sgd(0.3), b.constrain(lambda x: optax.tree.clip(x, -0.1, 0.1)))
-    algorithm = build(name, case, outer_optimizer=box)
+    boxed = replace(case.problem, outer_projection=lambda x: optax.tree.clip(x, -0.1, 0.1))
+    algorithm = build(name, case._replace(problem=boxed), outer_optimizer=0.3)
     x = jax.tree.map(jnp.zeros_like, case.x)
     state = b.run(algorithm, x, case.y, case.data, steps=30, key=key).state
-    # x + (projection - x) may be off by one unit in the last place.
-    assert 0.05 < np.abs(flat(state.x)).max() <= 0.1 + 1e-15
+    assert 0.05 < np.abs(flat(state.x)).max() <= 0.1
 
 
 def test_anil_moves_head_and_features_by_separate_optimisers(key):
     case = case_of("anil")
-    box = optax.chain(optax.sgd(1.0), b.constrain(lambda p: optax.tree.clip(p, 0.0, 0.01)))
-    algorithm = build("anil", case, outer_optimizer=0.2, features_optimizer=box)
+    algorithm = build("anil", case, outer_optimizer=0.2, features_optimizer=1.0)
     state, _ = algorithm.step(algorithm.init(case.x, case.y), case.data, key)
     slope = case.exact(case.x)[1]
     np.testing.assert_allclose(flat(case.x["head"]) - flat(state.x["head"]), 0.2 * slope[2:], rtol=1e-12)
-    want = np.clip(flat(case.x["features"]) - slope[:2], 0, 0.01)
-    np.testing.assert_allclose(flat(state.x["features"]), want, atol=1e-15)
+    np.testing.assert_allclose(flat(state.x["features"]), flat(case.x["features"]) - slope[:2], rtol=1e-12)
 
 
 @pytest.mark.parametrize(

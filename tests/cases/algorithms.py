@@ -16,12 +16,14 @@ class Entry(NamedTuple):
         above 1e-6 only for a method with a known floor, which a comment names.
       outer: outer step size or optimiser.
       steps: number of steps.
+      refuses_inner_projection: whether it refuses a problem with a feasible set of y.
     """
 
     factory: Callable
     shrink: float = 1e-6
     outer: Any = 0.02
     steps: int = 3000
+    refuses_inner_projection: bool = False
 
 
 class MetaEntry(NamedTuple):
@@ -49,7 +51,12 @@ ALGORITHMS = {
     "aid_bio": Entry(partial(b.aid_bio, linear_solver=b.cg(6))),
     "amigo": Entry(b.amigo),
     # The penalised variable stays off the solution by the order of the step size, so the steps fall.
-    "bome": Entry(partial(b.bome, inner_steps=50, penalised_optimizer=falling), shrink=0.01, outer=falling),
+    "bome": Entry(
+        partial(b.bome, inner_steps=50, penalised_optimizer=falling),
+        shrink=0.01,
+        outer=falling,
+        refuses_inner_projection=True,
+    ),
     # The number of factors is random even on full data. The noise is proportional to the indirect term, which
     # is not zero at the solution, and the steps decay. The same holds for SUSTAIN and TTSA.
     "bsa": Entry(partial(b.bsa, terms=20), shrink=0.05, outer=0.1),
@@ -86,16 +93,16 @@ ALGORITHMS = {
     "pzobo_s": Entry(
         partial(b.pzobo_s, inner_steps=100, directions=20, smoothing=1e-4), shrink=0.03, outer=falling
     ),
-    "qnbo": Entry(b.qnbo),
+    "qnbo": Entry(b.qnbo, refuses_inner_projection=True),
     "reverse": Entry(b.reverse),
     "saba": Entry(b.saba),
     # The identity replaces the inverse Hessian, so it is always biased.
     "sama": Entry(b.sama, shrink=0.35),
     # Its inverse is exact on a quadratic only.
-    "shine": Entry(b.shine, shrink=1e-3),
+    "shine": Entry(b.shine, shrink=1e-3, refuses_inner_projection=True),
     "soba": Entry(b.soba),
     "srba": Entry(b.srba),
-    "stable": Entry(partial(b.stable, inner_size=5)),
+    "stable": Entry(partial(b.stable, inner_size=5), refuses_inner_projection=True),
     "stocbio": Entry(partial(b.stocbio, inner_steps=20, terms=100)),
     "subbio": Entry(b.subbio),
     # See BSA.

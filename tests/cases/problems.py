@@ -1,5 +1,6 @@
 """Problems with known answers, shared by the tests."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +72,46 @@ def quadratic_case(seed=0):
         return y, (x - e) + D @ y + response.T @ (y - c + D.T @ x)
 
     return Case(Problem(outer, inner), x, y, full(None, None), 0.9, exact)
+
+
+def inner_box(bound):
+    """Return the projection of the quadratic case's y that bounds the entries 0 and 2 of `u` by `bound`."""
+
+    def project(y):
+        width = bound * jnp.array([1, jnp.inf, 1])
+        return {"u": jnp.clip(y["u"], -width, width), "w": y["w"]}
+
+    return project
+
+
+def boxed_case(bound):
+    """Return the quadratic case with `inner_box(bound)` as feasible set of y."""
+    case = quadratic_case()
+    slope = jax.grad(case.problem.inner, argnums=1)
+    unflat = ravel_pytree(case.y)[1]
+    zero, width = np.zeros(5), np.array([bound, np.inf, bound, np.inf, np.inf])
+
+    def vector(y):
+        return unflat(jnp.asarray(y))
+
+    def inner_slope(x, y):
+        return flat(slope(x, vector(y), None))
+
+    H = np.stack([inner_slope(case.x, unit) - inner_slope(case.x, zero) for unit in np.eye(5)])
+
+    def exact(x):
+        y, offset = zero, inner_slope(x, zero)
+        for _ in range(1000):  # projected gradient descent, to rounding
+            y = np.clip(y - 0.9 * (H @ y + offset), -width, width)
+        free = np.abs(y) < width
+        f_x, f_y = map(flat, jax.grad(case.problem.outer, argnums=(0, 1))(x, vector(y), None))
+        v = np.zeros(5)
+        v[free] = np.linalg.solve(H[np.ix_(free, free)], f_y[free])
+        pull = jax.vjp(lambda x: slope(x, vector(y), None), x)[1]
+        return y, f_x - flat(pull(vector(v)))
+
+    problem = replace(case.problem, inner_projection=inner_box(bound))
+    return case._replace(problem=problem, exact=exact)
 
 
 def quartic_case():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bilevel import run, soba, tasks
-from bilevel.combinators import power
+from bilevel.optimizers import power
 from bilevel_claims.experiment import CALLS, Experiment, ends, even_points, log_points, trajectory
 from bilevel_claims.schedules import falling, scheduled
 from bilevel_claims.tables import cost_table, ends_table, value_table

@@ -206,9 +206,3 @@ def test_penalty_direction_is_off_by_one_over_the_penalty():
 def test_oracles_refuse_a_penalty_that_is_not_positive():
     with pytest.raises(ValueError, match="penalty must be positive, got 0"):
         b.penalty_direction(CASE.problem, 0)
-
-
-def test_constrain_needs_the_variable():
-    link = b.constrain(lambda x: x)
-    with pytest.raises(ValueError, match="constrain needs the variable"):
-        link.update(jnp.ones(2), link.init(jnp.ones(2)))

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import optax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.hypergradient import as_variables, hypergradient, measures
-from bilevel.inner import accelerate, as_optimizer, as_rate, momentum_weight
+from bilevel.inner import accelerate, momentum_weight
 from bilevel.linear import heavy_ball
+from bilevel.optimizers import as_optimizer, as_rate
 from bilevel.response import Response, implicit
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
@@ -105,7 +106,7 @@ def accbio(
         gradient, y, info = hypergradient(problem, response, ahead, start, batch, key, ())
         gradient = tree.add_scale(gradient, ridge, ahead)
         metrics = measures(problem, ahead, y, batch, response.draws - 1, gradient, info.linear_residual)
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, ahead)
+        x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, ahead, metrics)
         ahead = tree.add_scale(x, weight, tree.sub(x, state.x))
         return AccbioState(x=x, ahead=ahead, y=y, optimizer=optimizer_state, start=state.start), metrics
 

@@ -6,9 +6,9 @@ import optax
 
 from bilevel.algorithms.accbio import accelerated
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.hypergradient import as_variables, hypergradient, measures
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
@@ -97,7 +97,7 @@ def accbio_bg(
         between = tree.add_scale(state.x, eta, tree.sub(state.slow, state.x))
         gradient, y, info = hypergradient(problem, response, between, state.y, batch, key, ())
         metrics = measures(problem, between, y, batch, response.draws - 1, gradient, info.linear_residual)
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, between)
+        x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, between, metrics)
         slow = tree.add_scale(state.slow, tau, tree.sub(between, state.slow))
         # Under a constraint, the actual step of x replaces alpha G.
         slow = tree.add_scale(slow, 1 / s, tree.sub(x, between))

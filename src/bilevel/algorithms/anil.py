@@ -5,8 +5,9 @@ from typing import Any
 import optax
 
 from bilevel.algorithms.record import describe
-from bilevel.inner import as_optimizer, descend
+from bilevel.inner import descend
 from bilevel.many_tasks import nested_over_tasks
+from bilevel.optimizers import as_optimizer
 from bilevel.response import unrolled
 from bilevel.types import Algorithm, Optimizer, Problem
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
+from bilevel.feasible import refuse_inner_projection
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer, descend
+from bilevel.inner import descend
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
@@ -70,7 +72,7 @@ def bome(
 
     Raises:
       ValueError: if `control` is not positive, `barrier` is not "gradient" or "value", or `inner_steps` is
-        negative.
+        negative, or the problem has an inner projection.
 
     Cost per step: T + 3 gradients, no products.
 
@@ -81,6 +83,8 @@ def bome(
     >>> bome(tasks.quadratic().problem).cost
     Cost(gradients=13, hessian_products=0, cross_products=0)
     """
+    reason = "its value gap has a gradient at a constrained solution"
+    refuse_inner_projection(problem, "bome", reason, "use v_pbgd or f2sa")
     require(control > 0, "control must be positive", control)
     if barrier not in ("gradient", "value"):
         raise ValueError(f'barrier must be "gradient" or "value", got {barrier!r}')
@@ -108,9 +112,10 @@ def bome(
         penalty = excess / jnp.where(jnp.greater(square, 0), square, 1)
         direction = tree.add_scale(descent, penalty, slope)
         metrics = measures(problem, x, y, batch, inner_steps, direction[0], 0.0)
-        moved = map(move, optimizers, direction, state.optimizer, (x, z))
-        (x, z), states = zip(*moved, strict=True)
-        return BomeState(x=x, y=y, z=z, optimizer=states), metrics
+        x_state, z_state = state.optimizer
+        x, x_state = move_outer(problem, optimizers[0], direction[0], x_state, x, metrics)
+        z, z_state = move(optimizers[1], direction[1], z_state, z)
+        return BomeState(x=x, y=y, z=z, optimizer=(x_state, z_state)), metrics
 
     draws, cost = Draws(1, inner_steps + 1), Cost(gradients=inner_steps + 3)
     return Algorithm(init=init, step=step, draws=draws, cost=cost, name="bome")

@@ -1,9 +1,10 @@
 """BSA: inner steps, a random Hessian product, one outer step; all steps decay."""
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import decayed, nested, power
-from bilevel.inner import as_rate, descend
+from bilevel.combinators import nested
+from bilevel.inner import descend
 from bilevel.linear import random_product
+from bilevel.optimizers import as_rate, decayed, power
 from bilevel.response import implicit
 from bilevel.types import Algorithm, Optimizer, Problem
 

@@ -9,9 +9,9 @@ import optax
 from jax import lax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
@@ -101,7 +101,8 @@ def constrained_first_order(
     def primal_dual(x, variable, multiplier, state, slope):
         value, pull = jax.vjp(lambda y: h(x, y), variable)
         (force,) = pull(tree.add_scale(multiplier, dual_step, value))
-        variable, state = move(inner_optimizer, tree.add(slope, force), state, variable)
+        slope = tree.add(slope, force)
+        variable, state = move(inner_optimizer, slope, state, variable, problem.inner_projection)
         return variable, tree.add_scale(multiplier, dual_step, h(x, variable)), state
 
     def step(state, batch, key):
@@ -130,7 +131,7 @@ def constrained_first_order(
         f_x = jax.grad(problem.outer)(x, y, batch.outer[inner_steps])
         direction = tree.add_scale(f_x, 1 / perturbation, change)
         metrics = measures(problem, x, y, batch, inner_steps, direction, 0.0)
-        x, x_state = move(outer_optimizer, direction, x_state, x)
+        x, x_state = move_outer(problem, outer_optimizer, direction, x_state, x, metrics)
         states = x_state, inner_states
         return ConstrainedState(x=x, y=y, z=z, multipliers=multipliers, optimizer=states), metrics
 

@@ -7,9 +7,9 @@ import optax
 
 from bilevel.algorithms.record import describe
 from bilevel.calculus import cross_difference
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer, is_step_size, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
@@ -73,14 +73,14 @@ def darts(
     Cost(gradients=5, hessian_products=0, cross_products=0)
     """
     if virtual_step is None:
-        if callable(inner_optimizer) or isinstance(inner_optimizer, tuple):
+        if not is_step_size(inner_optimizer):
             raise ValueError("virtual_step must be given when inner_optimizer is not a step size")
         virtual_step = inner_optimizer
     require(virtual_step >= 0, "virtual_step must be at least 0", virtual_step)
     require(difference > 0, "difference must be positive", difference)
     first_order = isinstance(virtual_step, int | float) and virtual_step == 0
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
-    g_y = jax.grad(problem.inner, argnums=1)
+    g_y, project = jax.grad(problem.inner, argnums=1), problem.inner_projection
 
     def init(x, y):
         x, y = as_variables(x, y)
@@ -88,7 +88,9 @@ def darts(
 
     def unrolled_direction(x, y, batch):
         ahead = tree.add_scale(y, -virtual_step, g_y(x, y, batch.inner[0]))
+        ahead, pull = (ahead, None) if project is None else jax.vjp(project, ahead)
         f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, ahead, batch.outer[0])
+        f_y = f_y if pull is None else pull(f_y)[0]
         cross = cross_difference(problem.inner, x, y, batch.inner[0], f_y, difference)
         return tree.add_scale(f_x, -virtual_step, cross)
 
@@ -100,8 +102,12 @@ def darts(
         else:
             direction = unrolled_direction(x, y, batch)
         metrics = measures(problem, x, y, batch, 0, direction, 0.0)
-        x, x_state = move(outer_optimizer, direction, x_state, x)
-        y, y_state = move(inner_optimizer, g_y(x, y, batch.inner[0]), y_state, y)
+        x, x_state = move_outer(problem, outer_optimizer, direction, x_state, x, metrics)
+
+        def loss(y):
+            return problem.inner(x, y, batch.inner[0])
+
+        y, y_state = move(inner_optimizer, jax.grad(loss)(y), y_state, y, project, loss=loss)
         return DartsState(x=x, y=y, optimizer=(x_state, y_state)), metrics
 
     cost = Cost(gradients=2 if first_order else 5)

@@ -8,10 +8,10 @@ import optax
 from jax import lax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.directions.penalty import check_penalty, penalty_at
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, Schedule, require
 
 tree = optax.tree
@@ -130,7 +130,10 @@ def f2sa(
 
         def train(carry, t):
             slopes = [g_y for _, g_y in gradients(carry[0], t)]
-            moved = map(move, (inner_optimizer,) * 2, slopes, carry[1], carry[0])
+            moved = (
+                move(inner_optimizer, slope, old, variable, problem.inner_projection)
+                for slope, old, variable in zip(slopes, carry[1], carry[0], strict=True)
+            )
             return tuple(zip(*moved, strict=True)), None
 
         variables = (state.y, state.z) if order == 1 else state.z
@@ -139,7 +142,7 @@ def f2sa(
         direction = tree.scale(level / order, tree.sub(high, low))
         y, z = variables if order == 1 else (tree.scale(0.5, tree.add(*variables)), variables)
         metrics = measures(problem, x, y, batch, 2 * inner_steps, direction, 0.0)
-        new_x, x_state = move(outer_optimizer, direction, x_state, x)
+        new_x, x_state = move_outer(problem, outer_optimizer, direction, x_state, x, metrics)
         states = x_state, inner_states
         return F2saState(x=new_x, y=y, z=z, optimizer=states, count=state.count + 1), metrics
 

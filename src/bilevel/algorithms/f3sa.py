@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.directions.penalty import check_penalty, penalty_at
 from bilevel.estimators import check_weight, remember
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, Schedule
 
 tree = optax.tree
@@ -124,15 +124,16 @@ def f3sa(
         now = x, state.y, state.z
         inner_estimates = estimate(inner_gradients, now, state.last, state.gradients[0])
         g_y, g_y_z, f_y = inner_estimates
-        y, y_state = move(optimizers[1], g_y, y_state, state.y)
-        z, z_state = move(optimizers[2], tree.add_scale(g_y_z, 1 / level, f_y), z_state, state.z)
+        y, y_state = move(optimizers[1], g_y, y_state, state.y, problem.inner_projection)
+        z_slope = tree.add_scale(g_y_z, 1 / level, f_y)
+        z, z_state = move(optimizers[2], z_slope, z_state, state.z, problem.inner_projection)
         # The previous step evaluated its outer gradients at its x and at the y and z that it returned.
         before = state.last[0], state.y, state.z
         outer_estimates = estimate(outer_gradients, (x, y, z), before, state.gradients[1])
         f_x, g_x_z, g_x = outer_estimates
         direction = tree.add_scale(f_x, level, tree.sub(g_x_z, g_x))
         metrics = measures(problem, x, y, batch, 2, direction, 0.0)
-        new_x, x_state = move(optimizers[0], direction, x_state, x)
+        new_x, x_state = move_outer(problem, optimizers[0], direction, x_state, x, metrics)
         new_state = F3saState(
             x=new_x,
             y=y,

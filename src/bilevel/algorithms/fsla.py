@@ -8,12 +8,13 @@ import optax
 
 from bilevel.algorithms.record import describe
 from bilevel.calculus import hessian_product, products
-from bilevel.combinators import move, single_loop
+from bilevel.combinators import move_outer, single_loop
 from bilevel.directions import implicit_direction
 from bilevel.estimators import check_weight, remember, storm
+from bilevel.feasible import face
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
 from bilevel.linear import relative_norm
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, Schedule
 
 tree = optax.tree
@@ -110,21 +111,30 @@ def fsla(
 
     def step(state, batch, key):
         x, last = state.x, Point(state.last_x, state.y, state.v)
-        g_y = jax.grad(problem.inner, argnums=1)(x, state.y, batch.inner[0])
-        y, y_state = move(optimizers.y, g_y, state.optimizer.y, state.y)
-        f_y = jax.grad(problem.outer, argnums=1)(x, y, batch.outer[0])
-        residual = tree.sub(hessian_product(problem.inner, x, y, batch.inner[1], state.v), f_y)
+
+        def inner_loss(y):
+            return problem.inner(x, y, batch.inner[0])
+
+        g_y = jax.grad(inner_loss)(state.y)
+        y, y_state = move(
+            optimizers.y, g_y, state.optimizer.y, state.y, problem.inner_projection, loss=inner_loss
+        )
+        free = face(problem, x, y, batch.inner[1])
+        f_y = free.project(jax.grad(problem.outer, argnums=1)(x, y, batch.outer[0]))
+        matvec = free.restrict(lambda w: hessian_product(problem.inner, x, y, batch.inner[1], w))
+        residual = tree.sub(matvec(state.v), f_y)
         v, v_state = move(optimizers.v, residual, state.optimizer.v, state.v)
 
         def fresh_direction(point):
             f_x = jax.grad(problem.outer)(point.x, point.y, batch.outer[1])
-            return tree.sub(f_x, products(problem.inner, point.x, point.y, batch.inner[2], point.v).cross)
+            v = face(problem, point.x, point.y, batch.inner[2]).project(point.v)
+            return tree.sub(f_x, products(problem.inner, point.x, point.y, batch.inner[2], v).cross)
 
         # Both points read the same minibatches. With different ones the momentum would add noise.
         drift = tree.sub(state.direction, fresh_direction(last))
         direction = remember(fresh_direction(Point(x, y, v)), drift, weight, state.count)
         metrics = measures(problem, x, y, batch, 2, direction, relative_norm(residual, f_y))
-        new_x, x_state = move(optimizers.x, direction, state.optimizer.x, x)
+        new_x, x_state = move_outer(problem, optimizers.x, direction, state.optimizer.x, x, metrics)
         new_state = FslaState(
             x=new_x,
             y=y,

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.hypergradient import as_variables, hypergradient, measures
-from bilevel.inner import as_optimizer, descend_until
+from bilevel.inner import descend_until
 from bilevel.linear import cg
+from bilevel.optimizers import as_optimizer
 from bilevel.response import implicit
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, Schedule
 
@@ -100,7 +101,7 @@ def hoag(
         response = response_at(bound)
         gradient, y, info = hypergradient(problem, response, state.x, state.y, batch, key, state.v)
         metrics = measures(problem, state.x, y, batch, 2, gradient, info.linear_residual)
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, state.x)
+        x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, state.x, metrics)
         count = state.count + 1
         return HoagState(x=x, y=y, v=info.v, optimizer=optimizer_state, count=count), metrics
 

@@ -1,5 +1,7 @@
 """iMAML: learn a start that regularises the training on each task."""
 
+from dataclasses import replace
+
 import optax
 
 from bilevel.algorithms.record import describe
@@ -83,4 +85,4 @@ def pulled_to_start(problem: Problem, pull: float) -> Problem:
         squared_distance = optax.tree.norm(optax.tree.sub(y, x), squared=True)
         return problem.inner(x, y, batch) + 0.5 * pull * squared_distance
 
-    return Problem(problem.outer, inner)
+    return replace(problem, inner=inner)

@@ -9,10 +9,12 @@ from jax import lax
 
 from bilevel.algorithms.record import describe
 from bilevel.calculus import hessian_operator, products
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
+from bilevel.feasible import face
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer, descend
+from bilevel.inner import descend
 from bilevel.linear import relative_norm
+from bilevel.optimizers import as_optimizer
 from bilevel.sampling import Shifted
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
@@ -123,7 +125,9 @@ def lancbio(
         x = state.x
         y = solver.solve(x, state.y, batch)
         f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
-        matvec = hessian_operator(problem.inner, x, y, Shifted(batch.inner, inner_steps))(0)
+        free = face(problem, x, y, batch.inner[inner_steps])
+        f_y = free.project(f_y)
+        matvec = free.operator(hessian_operator(problem.inner, x, y, Shifted(batch.inner, inner_steps)))(0)
 
         room = state.diagonal.size
         place = state.count % room
@@ -151,11 +155,11 @@ def lancbio(
         shares = _solve_tridiagonal(diagonal, beside, right, jnp.arange(room, dtype=jnp.int32) <= place)
         v = tree.add(base, jax.tree.map(lambda ring: jnp.tensordot(shares, ring, axes=1), basis))
 
-        product = products(problem.inner, x, y, batch.inner[inner_steps + 1], v)
+        product = products(problem.inner, x, y, batch.inner[inner_steps + 1], free.project(v))
         gradient = tree.sub(f_x, product.cross)
-        residual = relative_norm(tree.sub(f_y, product.hessian), f_y)
+        residual = relative_norm(tree.sub(f_y, free.image(v, product.hessian)), f_y)
         metrics = measures(problem, x, y, batch, inner_steps + 1, gradient, residual)
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
+        x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, x, metrics)
         new_state = LancbioState(
             x=x,
             y=y,

@@ -17,6 +17,7 @@ def ma_nsbo_saga(
     *,
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
     extra_steps: int = 1,
     weight: float | Schedule = 0.1,
 ) -> Algorithm:
@@ -31,6 +32,7 @@ def ma_nsbo_saga(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
       extra_steps: number E of steps on the two systems after the first one.
       weight: share of the fresh direction, in (0, 1], or a schedule `step -> weight`, capped at 1.
 
@@ -56,6 +58,7 @@ def ma_nsbo_saga(
         (saga(), momentum(weight, of=saga())),
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
+        adjoint_optimizer=adjoint_optimizer,
         draws=Draws(2, extra_steps + 2),
         cost=Cost(3, 1 + 2 * extra_steps, 1),
         name="ma_nsbo_saga",

@@ -9,6 +9,7 @@ import optax
 from bilevel.algorithms.record import describe
 from bilevel.inner import descend
 from bilevel.many_tasks import drawn_by, nested_over_tasks, over_tasks, whole_task
+from bilevel.optimizers import is_step_size
 from bilevel.response import stepwise, unrolled
 from bilevel.types import Algorithm, Cost, Optimizer, Problem, PyTree, require
 
@@ -93,7 +94,7 @@ def maml(
 
     rate = None
     if smoothness is not None:
-        if callable(inner_optimizer) or isinstance(inner_optimizer, tuple):
+        if not is_step_size(inner_optimizer):
             rule = "inner_optimizer must be a step size when smoothness is given"
             raise ValueError(f"{rule}, got {inner_optimizer}; pass a number")
         require(smoothness > 0, "smoothness must be positive", smoothness)

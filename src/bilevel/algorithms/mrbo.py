@@ -1,11 +1,11 @@
 """MRBO: a single loop with recursive momentum on both levels."""
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import decayed, power, single_loop
+from bilevel.combinators import single_loop
 from bilevel.directions import neumann_direction
 from bilevel.estimators import storm
-from bilevel.inner import as_rate
 from bilevel.linear import neumann
+from bilevel.optimizers import as_rate, decayed, power
 from bilevel.types import Algorithm, Optimizer, Point, Problem, require
 
 

@@ -4,8 +4,9 @@ import optax
 
 from bilevel.algorithms.record import describe
 from bilevel.estimators import plain
+from bilevel.feasible import refuse_inner_projection
 from bilevel.linear import LinearSolver
-from bilevel.newton import Pair, damped_hessian, fixed_sides, gradient_steps, newton_loop
+from bilevel.newton import Pair, fixed_sides, gradient_steps, newton_loop, systems
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, require
 
 tree = optax.tree
@@ -22,6 +23,7 @@ def nbo(
     *,
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
     extra_steps: int = 1,
     linear_solver: LinearSolver | None = None,
     damping: float = 0.0,
@@ -42,6 +44,7 @@ def nbo(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`; an inner step size should be
         at most 1/L.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
       extra_steps: number E of steps on the two systems after the first one, each with one Hessian product
         for y and one for v.
       linear_solver: solver of both systems that reads a single minibatch, such as `cg` or `richardson`.
@@ -53,8 +56,8 @@ def nbo(
       An `Algorithm` that reads one minibatch at each level per step. It is meant for full data.
 
     Raises:
-      ValueError: if `extra_steps`, `damping` or `warm_up` is negative, or if `linear_solver` needs
-        several minibatches.
+      ValueError: if `extra_steps`, `damping` or `warm_up` is negative, if `linear_solver` needs several
+        minibatches, or if there is one and the problem has an inner projection.
 
     Cost per step: 3 gradients, 1 + 2 E Hessian products (1 + 2 N for N steps of `cg`), 1 cross product.
 
@@ -72,6 +75,8 @@ def nbo(
     else:
         rule = "linear_solver must read a single minibatch, as cg does"
         require(linear_solver.draws == 1, rule, f"a solver that reads {linear_solver.draws}")
+        reason, remedy = "a linear solver makes full Newton steps", "use nbo without linear_solver"
+        refuse_inner_projection(problem, "nbo with linear_solver", reason, remedy)
         solve = _solve_by(problem, linear_solver, damping)
         count = linear_solver.products - linear_solver.start_products
     return newton_loop(
@@ -80,6 +85,7 @@ def nbo(
         (plain(), plain()),
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
+        adjoint_optimizer=adjoint_optimizer,
         draws=Draws(1, 1),
         cost=Cost(3, 1 + 2 * count, 1),
         damping=damping,
@@ -90,7 +96,7 @@ def nbo(
 
 def _solve_by(problem, linear_solver, damping):
     def solve(point, sides, batch, started, descend):
-        hessian = damped_hessian(problem, point, batch.inner[0], damping)
+        hessian, _ = systems(problem, point, batch.inner[0], damping)
         s, _ = linear_solver.solve(lambda i: hessian, sides.y, None)
         e, _ = linear_solver.solve(lambda i: hessian, sides.v, None)
         return Pair(tree.sub(point.y, s), tree.sub(point.v, e), started.states)

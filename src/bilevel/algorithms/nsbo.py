@@ -6,6 +6,7 @@ import optax
 from bilevel.algorithms.record import describe
 from bilevel.calculus import gradient_and_hessian
 from bilevel.estimators import plain
+from bilevel.feasible import face
 from bilevel.newton import fixed_sides, gradient_steps, newton_loop
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem
 
@@ -22,6 +23,7 @@ def nsbo(
     *,
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
     extra_steps: int = 1,
     fresh: bool = True,
     damping: float = 0.0,
@@ -39,6 +41,7 @@ def nsbo(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`. The inner one keeps its
         state, so a schedule counts its steps over the whole run.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
       extra_steps: number E of steps on the two systems after the first one.
       fresh: draw a minibatch for each of the E + 1 steps, so that s and e have the same means as on full
         data; otherwise one minibatch serves all of them, which is cheaper and biased.
@@ -65,9 +68,11 @@ def nsbo(
         def at(i, y, v):
             g_y, hessian = gradient_and_hessian(problem.inner, point.x, point.y, batch.inner[i])
             f_y = jax.grad(problem.outer, argnums=1)(point.x, point.y, batch.outer[i])
+            free = face(problem, point.x, point.y, batch.inner[i])
             s = tree.sub(y, point.y)
             slope = tree.add(g_y, tree.add_scale(hessian(s), damping, s))
-            return Point((), slope, tree.sub(tree.add_scale(hessian(v), damping, v), f_y))
+            image = tree.add_scale(free.restrict(hessian)(v), damping, v)
+            return Point((), slope, tree.sub(image, free.project(f_y)))
 
         return at
 
@@ -78,6 +83,7 @@ def nsbo(
         (plain(), plain()),
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
+        adjoint_optimizer=adjoint_optimizer,
         draws=Draws(redrawn + 2, redrawn + 2),
         cost=Cost(3 + 2 * redrawn, 1 + 2 * extra_steps, 1),
         damping=damping,

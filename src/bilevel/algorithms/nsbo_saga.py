@@ -17,6 +17,7 @@ def nsbo_saga(
     *,
     inner_optimizer: Optimizer = 0.1,
     outer_optimizer: Optimizer = 0.1,
+    adjoint_optimizer: Optimizer | None = None,
     extra_steps: int = 1,
 ) -> Algorithm:
     """Return NSBO-SAGA: stochastic Newton steps with a SAGA memory of every minibatch.
@@ -34,6 +35,7 @@ def nsbo_saga(
     Args:
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
+      adjoint_optimizer: optimiser of v; default: `inner_optimizer`.
       extra_steps: number E of steps on the two systems after the first one.
 
     Returns:
@@ -58,6 +60,7 @@ def nsbo_saga(
         (saga(), saga()),
         inner_optimizer=inner_optimizer,
         outer_optimizer=outer_optimizer,
+        adjoint_optimizer=adjoint_optimizer,
         draws=Draws(2, extra_steps + 2),
         cost=Cost(3, 1 + 2 * extra_steps, 1),
         name="nsbo_saga",

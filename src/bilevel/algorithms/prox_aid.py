@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import optax
-
 from bilevel.algorithms.record import describe
-from bilevel.combinators import constrain, nested
-from bilevel.inner import as_optimizer, as_rate, descend
+from bilevel.combinators import nested
+from bilevel.inner import descend
 from bilevel.linear import nesterov
+from bilevel.optimizers import as_rate
 from bilevel.response import implicit
 from bilevel.types import Algorithm, Optimizer, Problem, PyTree
 
@@ -63,6 +62,4 @@ def prox_aid(
     """
     linear = nesterov(linear_steps, as_rate(rate, inner_optimizer), momentum)
     response = implicit(problem, descend(problem, inner_optimizer, inner_steps), linear)
-    optimizer = as_optimizer(outer_optimizer)
-    optimizer = optimizer if prox is None else optax.chain(optimizer, constrain(prox))
-    return nested(problem, response, optimizer, name="prox_aid")
+    return nested(problem, response, outer_optimizer, prox=prox, name="prox_aid")

@@ -2,6 +2,7 @@
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
+from bilevel.feasible import refuse_inner_projection
 from bilevel.quasi_newton import quasi_newton, solve_quadratic
 from bilevel.response.shared_inverse import shared_inverse
 from bilevel.types import Algorithm, Optimizer, Problem, require
@@ -47,7 +48,8 @@ def qnbo(
       An `Algorithm` that reads P + T + 2 inner minibatches per step.
 
     Raises:
-      ValueError: if `plain_steps`, `adjoint_steps` or `memory` is below 1, or `inner_steps` below 0.
+      ValueError: if `plain_steps`, `adjoint_steps` or `memory` is below 1, or `inner_steps` below 0,
+        or the problem has an inner projection.
 
     Cost per step: P + 2 T + 2 gradients, Q + 1 Hessian products, 1 cross product.
 
@@ -58,6 +60,7 @@ def qnbo(
     >>> qnbo(tasks.quadratic().problem).cost
     Cost(gradients=17, hessian_products=6, cross_products=1)
     """
+    refuse_inner_projection(problem, "qnbo", "its quasi-Newton steps leave it", "use aid_bio or itd_bio")
     require(adjoint_steps >= 1, "adjoint_steps must be at least 1", adjoint_steps)
 
     def adjoint(pairs, operator, w, v):

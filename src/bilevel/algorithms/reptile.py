@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import NestedState, move
-from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer, descend
+from bilevel.combinators import NestedState, move_outer
+from bilevel.hypergradient import as_variables, measures, stationarity
+from bilevel.inner import descend
 from bilevel.many_tasks import drawn_by, over_tasks, whole_task
+from bilevel.optimizers import as_optimizer
 from bilevel.types import Algorithm, Draws, Optimizer, Problem, PyTree
 
 
@@ -84,7 +85,8 @@ def reptile(
         _, gradient, y, metrics = over_tasks(
             estimate, (), batch.outer[0], key, vectorize=vectorize, source=source
         )
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
+        metrics["gradient_norm"] = stationarity(problem, x, gradient)
+        x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, x, metrics)
         return NestedState(x=x, y=y, v=(), optimizer=optimizer_state, start=state.start), metrics
 
     return Algorithm(init=init, step=step, draws=Draws(1, 1), cost=solver.cost, name="reptile")

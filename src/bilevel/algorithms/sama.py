@@ -10,9 +10,10 @@ from jax import lax
 
 from bilevel.algorithms.record import describe
 from bilevel.calculus import cross_difference
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
+from bilevel.feasible import face
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
@@ -93,18 +94,24 @@ def sama(
 
         def train(carry, t):
             y, y_state, *_ = carry
-            g_y = jax.grad(problem.inner, argnums=1)(x, y, batch.inner[t])
-            return (*move(inner_optimizer, g_y, y_state, y), y_state, g_y), None
+
+            def loss(y):
+                return problem.inner(x, y, batch.inner[t])
+
+            g_y = jax.grad(loss)(y)
+            moved = move(inner_optimizer, g_y, y_state, y, problem.inner_projection, loss=loss)
+            return (*moved, y_state, g_y), None
 
         carry = state.y, y_state, y_state, tree.zeros_like(state.y)
         (y, y_state, before, g_y), _ = lax.scan(train, carry, jnp.arange(inner_steps))
         f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
-        u = f_y if adaptation is None else tree.mul(adaptation(before, g_y), f_y)
         last = inner_steps - 1
+        u = f_y if adaptation is None else tree.mul(adaptation(before, g_y), f_y)
+        u = face(problem, x, y, batch.inner[last]).project(u)
         cross = cross_difference(problem.inner, x, y, batch.inner[last], u, difference)
         direction = tree.sub(f_x, cross)
         metrics = measures(problem, x, y, batch, last, direction, 0.0)
-        x, x_state = move(outer_optimizer, direction, x_state, x)
+        x, x_state = move_outer(problem, outer_optimizer, direction, x_state, x, metrics)
         return SamaState(x, y, (x_state, y_state)), metrics
 
     cost = Cost(gradients=inner_steps + 3)

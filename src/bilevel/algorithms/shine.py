@@ -5,6 +5,7 @@ import optax
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
+from bilevel.feasible import refuse_inner_projection
 from bilevel.linear import LinearSolver
 from bilevel.quasi_newton import apply_inverse, quasi_newton
 from bilevel.response.shared_inverse import shared_inverse
@@ -53,7 +54,8 @@ def shine(
       An `Algorithm` that reads T + 2 inner minibatches per step, and those of `refine`.
 
     Raises:
-      ValueError: if `inner_steps` < 0, `memory` < 1 or `fallback` <= 0.
+      ValueError: if `inner_steps` < 0, `memory` < 1 or `fallback` <= 0, or the problem has an inner
+        projection.
 
     Cost per step: 2 T + 3 gradients, 1 cross product, and the Hessian products of `refine`.
 
@@ -66,6 +68,7 @@ def shine(
     >>> shine(tasks.quadratic().problem).cost
     Cost(gradients=23, hessian_products=0, cross_products=1)
     """
+    refuse_inner_projection(problem, "shine", "its quasi-Newton steps leave it", "use aid_bio or itd_bio")
     require(fallback is None or fallback > 0, "fallback must be positive", fallback)
 
     def adjoint(pairs, operator, w, v):

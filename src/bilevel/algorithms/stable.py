@@ -10,11 +10,12 @@ from jax.scipy.linalg import lu_factor, lu_solve
 
 from bilevel.algorithms.record import describe
 from bilevel.calculus import Products, products
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.estimators import check_weight, remember
+from bilevel.feasible import refuse_inner_projection
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
 from bilevel.linear import relative_norm
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, Schedule, require
 
 tree = optax.tree
@@ -78,7 +79,7 @@ def stable(
 
     Raises:
       ValueError: if a constant `weight` is not in (0, 1], `convexity` is not positive or
-        `inner_size` < 1.
+        `inner_size` < 1, or the problem has an inner projection.
 
     Cost per step: 2 gradients, 2 q Hessian products, 2 q cross products (each pair in one pass).
 
@@ -88,6 +89,8 @@ def stable(
     >>> stable(tasks.quadratic().problem, inner_size=10).cost
     Cost(gradients=2, hessian_products=20, cross_products=20)
     """
+    reason = "its step along the change of x leaves it"
+    refuse_inner_projection(problem, "stable", reason, "use aid_bio or soba")
     check_weight(weight)
     require(convexity is None or convexity > 0, "convexity must be positive", convexity)
     require(inner_size >= 1, "inner_size must be at least 1", inner_size)
@@ -139,8 +142,8 @@ def stable(
         gradient = jax.tree.map(lambda f, J: f - jnp.tensordot(v, J, axes=1), f_x, cross)
         residual = relative_norm(f_y - fresh.hessian @ v, f_y)
         metrics = measures(problem, x, y, batch, 0, gradient, residual)
-        new_x, x_state = move(optimizers.x, gradient, state.optimizer.x, x)
-        moved_y, y_state = move(optimizers.y, g_y, state.optimizer.y, y)
+        new_x, x_state = move_outer(problem, optimizers.x, gradient, state.optimizer.x, x, metrics)
+        moved_y, y_state = move(optimizers.y, g_y, state.optimizer.y, y, value=metrics["inner_loss"])
         # The prediction follows the actual move of x, which a projection may have changed.
         push = jax.vmap(lambda row: tree.vdot(row, tree.sub(new_x, x)))(cross)
         new_y = tree.sub(moved_y, shaped(lu_solve(factors, push)))

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
-from bilevel.inner import as_rate, descend
+from bilevel.inner import descend
 from bilevel.linear import neumann
+from bilevel.optimizers import as_rate
 from bilevel.response import implicit
 from bilevel.types import Algorithm, Optimizer, Problem
 

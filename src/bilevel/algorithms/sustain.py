@@ -1,11 +1,11 @@
 """SUSTAIN: a single loop with recursive momentum and a random Hessian product."""
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import decayed, power, single_loop
+from bilevel.combinators import single_loop
 from bilevel.directions import neumann_direction
 from bilevel.estimators import check_weight, storm
-from bilevel.inner import as_rate
 from bilevel.linear import random_product
+from bilevel.optimizers import as_rate, decayed, power
 from bilevel.types import Algorithm, Optimizer, Point, Problem
 
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
-from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer, descend
+from bilevel.combinators import move_outer
+from bilevel.hypergradient import as_variables, measures, stationarity
+from bilevel.inner import descend
 from bilevel.many_tasks import over_tasks
+from bilevel.optimizers import as_optimizer
 from bilevel.response import first_order, optimal_probability, stepwise, unrolled
 from bilevel.response.unbiased import correct
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
@@ -184,9 +185,10 @@ def ufo_blo(
             seen, gradient, y, metrics = over_tasks(
                 estimate, state.seen, batch.outer[0], key, vectorize=vectorize
             )
+            metrics["gradient_norm"] = stationarity(problem, x, gradient)
         else:
             seen, (gradient, y, metrics) = estimate(state.seen, batch, key)
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
+        x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, x, metrics)
         new_state = UfoBloState(
             x=x, y=y, optimizer=optimizer_state, start=state.start, seen=seen, probability=chance(seen)
         )

@@ -8,10 +8,10 @@ import optax
 from jax import lax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.directions.penalty import penalty_at
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, Schedule, require
 
 tree = optax.tree
@@ -96,8 +96,13 @@ def v_pbgd(
 
         def train(carry, t):
             y, y_state = carry
-            g_y = jax.grad(problem.inner, argnums=1)(x, y, batch.inner[t])
-            return move(optimizers[1], g_y, y_state, y), None
+
+            def loss(y):
+                return problem.inner(x, y, batch.inner[t])
+
+            return move(
+                optimizers[1], jax.grad(loss)(y), y_state, y, problem.inner_projection, loss=loss
+            ), None
 
         (y, y_state), _ = lax.scan(train, (state.y, y_state), jnp.arange(inner_steps))
 
@@ -109,8 +114,12 @@ def v_pbgd(
 
         g_x, g_z = jax.grad(penalised, argnums=(0, 1))(x, state.z)
         metrics = measures(problem, x, y, batch, inner_steps, g_x, 0.0)
-        new_x, x_state = move(optimizers[0], g_x, x_state, x)
-        z, z_state = move(optimizers[2], g_z, z_state, state.z)
+        new_x, x_state = move_outer(problem, optimizers[0], g_x, x_state, x, metrics)
+
+        def loss(z):
+            return penalised(x, z)
+
+        z, z_state = move(optimizers[2], g_z, z_state, state.z, problem.inner_projection, loss=loss)
         states = x_state, y_state, z_state
         return VPbgdState(x=new_x, y=y, z=z, optimizer=states, count=state.count + 1), metrics
 

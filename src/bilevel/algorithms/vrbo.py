@@ -8,11 +8,11 @@ import optax
 from jax import lax
 
 from bilevel.algorithms.record import describe
-from bilevel.combinators import move
+from bilevel.combinators import move_outer
 from bilevel.directions import neumann_direction
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer, as_rate
 from bilevel.linear import neumann
+from bilevel.optimizers import as_optimizer, as_rate, move
 from bilevel.sampling import Shifted
 from bilevel.types import Algorithm, Batch, Draws, Optimizer, Point, Problem, PyTree, require
 
@@ -124,7 +124,7 @@ def vrbo(
 
         def move_y(carry, i):
             old, direction, y_state = carry
-            y, y_state = move(optimizers.y, direction.y, y_state, old.y)
+            y, y_state = move(optimizers.y, direction.y, y_state, old.y, problem.inner_projection)
             new = Point(old.x, y, ())
             return (new, corrected(direction, old, new, i), y_state), None
 
@@ -132,7 +132,7 @@ def vrbo(
         direction = lax.cond(state.count % period == 0, refreshed, lambda: state.direction)
         residual = terms_at(start, 0).linear_residual
         metrics = measures(problem, state.x, state.y, batch, 0, direction.x, residual)
-        x, x_state = move(optimizers.x, direction.x, state.optimizer.x, state.x)
+        x, x_state = move_outer(problem, optimizers.x, direction.x, state.optimizer.x, state.x, metrics)
         moved = Point(x, state.y, ())
         carry = moved, corrected(direction, start, moved, 0), state.optimizer.y
         (end, direction, y_state), _ = lax.scan(move_y, carry, jnp.arange(1, corrections))

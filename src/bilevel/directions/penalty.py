@@ -51,7 +51,13 @@ def penalty_direction(problem: Problem, penalty: float) -> Oracle:
         inner = Point(tree.scale(penalty, tree.sub(g_x, g_x_z)), g_y, g_y_z)
         return Terms(outer, inner, 0.0)
 
-    return Oracle(evaluate=evaluate, adjoint=lambda y: y, draws=Draws(1, 1), cost=Cost(gradients=3))
+    return Oracle(
+        evaluate=evaluate,
+        adjoint=lambda y: y,
+        draws=Draws(1, 1),
+        cost=Cost(gradients=3),
+        third_is_inner=True,
+    )
 
 
 def check_penalty(penalty: float | Schedule) -> None:

@@ -40,9 +40,12 @@ class Oracle(NamedTuple):
       adjoint: `y -> v`, the third variable at the start; `()` for oracles that have none.
       draws: number of minibatches that one evaluation reads at each level, from the first on.
       cost: oracle calls of one evaluation, without a product that only `linear_residual` reads.
+      third_is_inner: whether v is a second inner variable, which is kept in the feasible set of y, and not an
+        adjoint, which is never projected.
     """
 
     evaluate: Callable[[Point, Batch, Any], Terms]
     adjoint: Callable[[PyTree], PyTree]
     draws: Draws
     cost: Cost
+    third_is_inner: bool = False

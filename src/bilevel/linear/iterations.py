@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from bilevel.inner import as_optimizer
 from bilevel.linear.types import LinearSolver, check_system, implicitly_differentiable, relative_norm
+from bilevel.optimizers import as_optimizer
 from bilevel.types import Optimizer, require
 
 tree = optax.tree

@@ -3,6 +3,7 @@
 import optax
 
 from bilevel.calculus import hessian_operator, products
+from bilevel.feasible import face
 from bilevel.inner import InnerSolver
 from bilevel.linear import LinearSolver
 from bilevel.response.types import Pulled, Response, no_adjoint, with_pullback
@@ -16,6 +17,9 @@ def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, war
     """Return the response of an exact inner solution, by one linear solve.
 
         H v = w,   x_bar = -J v,   both at the last iterate of the inner solver
+
+    With an inner projection the system is restricted to the directions that no active constraint blocks:
+    `A u = P w`, `v = P u`, see `bilevel.feasible`.
 
     If the inner solve has not converged, the hypergradient is wrong and may have the wrong sign: watch
     `inner_residual` and `linear_residual` in the metrics.
@@ -40,10 +44,11 @@ def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, war
     def pullback_at(x, y0, y, batch, key):
         def pullback(w, v):
             start = v if warm else None
-            operator = hessian_operator(problem.inner, x, y, Shifted(batch.inner, solver.draws))
-            v, residual = linear.solve(operator, w, start, key)
             last = batch.inner[solver.draws + linear.draws]
-            cross = products(problem.inner, x, y, last, v).cross
+            free = face(problem, x, y, last)
+            operator = hessian_operator(problem.inner, x, y, Shifted(batch.inner, solver.draws))
+            v, residual = linear.solve(free.operator(operator), free.project(w), start, key)
+            cross = products(problem.inner, x, y, last, free.project(v)).cross
             return Pulled(tree.scale(-1, cross), v if warm else (), residual)
 
         return pullback

@@ -8,7 +8,8 @@ import optax
 from jax import lax
 
 from bilevel.calculus import inner_gradient
-from bilevel.inner import as_optimizer, descend
+from bilevel.inner import descend
+from bilevel.optimizers import as_optimizer, move
 from bilevel.response.types import Pulled, Response, following, no_adjoint
 from bilevel.types import Cost, Optimizer, Problem, PyTree
 
@@ -28,6 +29,8 @@ def stepwise(
 
         v_N = w;   for j = N-1 .. 0:   m <- m + step J_j v_{j+1},   v_j = v_{j+1} - step H_j v_{j+1}
         x_bar = -m + (d start / dx)' v_0
+
+    With an inner projection, every step ends with it, and every factor includes its derivative.
 
     Args:
       problem: the two losses.
@@ -52,12 +55,16 @@ def stepwise(
 
     def step(x, y, minibatch):
         state = optimizer.init(y)
+
+        def loss(y):
+            return problem.inner(x, y, minibatch)
+
         if jax.tree.leaves(state):
             raise ValueError(
                 f"the inner optimiser must have no state, got {state}; use gradient descent, or `unrolled` "
                 "with `descend`"
             )
-        return optax.apply_updates(y, optimizer.update(gradient(x, y, minibatch), state, y)[0])
+        return move(optimizer, gradient(x, y, minibatch), state, y, problem.inner_projection, loss=loss)[0]
 
     def respond(x, y0, batch, key):
         first, start_vjp = (y0, None) if start is None else jax.vjp(start, x)

@@ -1,6 +1,7 @@
 """Counters of the oracle calls that a compiled program really makes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ def count_calls(problem: Problem) -> tuple[Problem, dict[str, int]]:
         return *jax.tree.map(lambda g: scale * g, gradients), None
 
     outer.defvjp(forward, backward)
-    return Problem(outer, inner), counts
+    return replace(problem, outer=outer, inner=inner), counts
 
 
 def counted_zero(add: Callable[[], None], value: Any) -> jax.Array:

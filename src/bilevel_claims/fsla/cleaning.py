@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from bilevel.algorithms import fsla, nsbo, soba, stocbio
-from bilevel.combinators import power
+from bilevel.optimizers import power
 from bilevel_claims import references
 from bilevel_claims.experiment import ends
 from bilevel_claims.problems import noisy_images as noisy

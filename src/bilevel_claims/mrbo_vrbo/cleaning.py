@@ -6,11 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from bilevel.algorithms import mrbo, stocbio, vrbo
-from bilevel.combinators import decayed, power, single_loop
+from bilevel.combinators import single_loop
 from bilevel.datasets import load
 from bilevel.directions import neumann_direction
 from bilevel.estimators import plain
 from bilevel.linear import neumann
+from bilevel.optimizers import decayed, power
 from bilevel.types import Point
 from bilevel_claims import references
 from bilevel_claims.experiment import Axis, Experiment, ends, even_points, trajectory

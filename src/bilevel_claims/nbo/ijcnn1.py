@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.algorithms import amigo, fsla, ma_soba, nsbo, saba, soba
-from bilevel.combinators import power
 from bilevel.datasets import load
+from bilevel.optimizers import power
 from bilevel_claims import references
 from bilevel_claims.experiment import CALLS, Axis, Experiment, seconds_per_step
 from bilevel_claims.figures import picture_of

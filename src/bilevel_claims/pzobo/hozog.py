@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bilevel.combinators import NestedState, move
+from bilevel.combinators import NestedState
 from bilevel.hypergradient import as_variables, measures
-from bilevel.inner import as_optimizer, descend
+from bilevel.inner import descend
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem
 from bilevel_claims.pzobo.laws import one_draw
 
@@ -50,7 +51,7 @@ def hozog(
         slopes = (moved - value) / smoothing
         gradient = jax.tree.map(lambda u: jnp.tensordot(slopes, u, axes=1) / directions, along)
         metrics = measures(problem, state.x, y, batch, solver.draws - 1, gradient, 0.0)
-        x, optimizer_state = move(optimizer, gradient, state.optimizer, state.x)
+        x, optimizer_state = move(optimizer, gradient, state.optimizer, state.x, problem.outer_projection)
         return NestedState(x, y, (), optimizer_state, state.start), metrics
 
     cost = solver.cost.plus(Cost(gradients=1)).times(directions + 1)

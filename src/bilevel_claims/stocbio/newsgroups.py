@@ -7,7 +7,6 @@ import numpy as np
 import optax
 
 from bilevel.algorithms import stocbio
-from bilevel.combinators import constrain
 from bilevel.datasets.newsgroups import word_counts
 from bilevel.types import Problem
 from bilevel_claims import references
@@ -86,24 +85,21 @@ def _strengths():
     def inner(x, y, batch):
         return outer(x, y, batch) + 0.5 * jnp.mean(jnp.exp(x)[:, None] * y**2)
 
-    return Problem(outer, inner)
+    return Problem(outer, inner, outer_projection=lambda x: jnp.clip(x, -LARGEST, LARGEST))
 
 
 def _methods(problem, rows, batch):
-    def bounded(rate):
-        return optax.chain(optax.sgd(rate), constrain(lambda x: jnp.clip(x, -LARGEST, LARGEST)))
-
     def series(terms, rate=None):
         def build(inner_optimizer, outer_optimizer):
             # Noisy factors need a smaller step than y does.
             step = 0.2 * inner_optimizer if rate is None else rate
-            rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": bounded(outer_optimizer)}
+            rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": outer_optimizer}
             return stocbio(problem, **rates, terms=terms, rate=step)
 
         return Method(build, batch, (10 + terms + 2) * batch)
 
     own = {"stocBiO": series(10), CODE: series(10, 0.5), LONG: series(30, 20.0)}
-    return own | other_methods(problem, (rows, rows, batch), (10, 11, 10), bounded)
+    return own | other_methods(problem, (rows, rows, batch), (10, 11, 10))
 
 
 def _report(methods, given, tuned, searches, budget, size) -> Finding:

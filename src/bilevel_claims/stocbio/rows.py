@@ -26,18 +26,16 @@ class Method(NamedTuple):
     rows: float  # of both losses in one outer step, on average where their number is random
 
 
-def other_methods(
-    problem: Problem, rows: Sequence[int], steps: Sequence[int], descent: Callable = lambda rate: rate
-) -> dict[str, Method]:
+def other_methods(problem: Problem, rows: Sequence[int], steps: Sequence[int]) -> dict[str, Method]:
     """Return the methods of `FULL` and `WARM`, and `FIXED`, which only makes inner steps on minibatches.
 
     `rows` are those of g, of f and of a minibatch; `steps` the inner steps and the linear steps of AID-FP and
-    of AID-CG; `descent` maps an outer step to an optimiser.
+    of AID-CG.
     """
     inner, series, conjugate = steps
 
     def build(algorithm, inner_optimizer, outer_optimizer, **more):
-        rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": descent(outer_optimizer)}
+        rates = {"inner_optimizer": inner_optimizer, "outer_optimizer": outer_optimizer}
         return algorithm(problem, **rates, inner_steps=inner, **more)
 
     def fixed_point(**rates):

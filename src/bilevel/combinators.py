@@ -91,7 +91,7 @@ def nested(
 
     def step(state, batch, key):
         x, start = state.x, state.y if warm else state.start
-        gradient, y, info = hypergradient(problem, response, x, start, batch, key, state.v)
+        gradient, y, info = hypergradient(problem, response, x, start, batch, key, state.v, diagnose=False)
         metrics = measures(problem, x, y, batch, draws - 1, gradient, info.linear_residual)
 
         def loss(x):

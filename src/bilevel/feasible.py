@@ -68,7 +68,7 @@ def face(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> Face:
     if problem.inner_projection is None:
         return EVERYWHERE
     g_y, hessian = gradient_and_hessian(problem.inner, x, y, minibatch)
-    step = jax.lax.stop_gradient(_inverse_curvature(g_y, hessian(g_y)))
+    step = jax.lax.stop_gradient(inverse_curvature(g_y, hessian(g_y)))
     _, project = jax.linearize(problem.inner_projection, tree.add_scale(y, -step, g_y))
 
     def image(u, product):
@@ -78,7 +78,7 @@ def face(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> Face:
     return Face(project, image)
 
 
-def _inverse_curvature(vector, image):
+def inverse_curvature(vector: PyTree, image: PyTree) -> jax.Array:
     """Return `||vector|| / ||H vector||`, or 1 where that is not a positive number."""
     length, image_length = tree.norm(vector), tree.norm(image)
     usable = (length > 0) & (image_length > 0)

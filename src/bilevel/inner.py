@@ -11,6 +11,7 @@ from jax import lax
 from bilevel.calculus import inner_gradient
 from bilevel.feasible import projected_gradient
 from bilevel.optimizers import as_optimizer, move
+from bilevel.safe_derivatives import safely_differentiable
 from bilevel.types import Batch, Cost, Optimizer, Problem, PyTree, require
 
 
@@ -75,7 +76,7 @@ def descend(
     last = steps if last is None else last
     require(0 <= last <= steps, f"last must be between 0 and {steps}, the number of inner steps", last)
     require(recompute >= 0, "recompute must be at least 0", recompute)
-    optimizer = as_optimizer(optimizer)
+    optimizer = safely_differentiable(as_optimizer(optimizer))
     gradient = inner_gradient(problem.inner)
 
     def solve(x, y0, batch):
@@ -178,7 +179,7 @@ def accelerate(problem: Problem, optimizer: Optimizer, steps: int, *, condition:
     Reference: Nesterov, Introductory lectures on convex optimization, 2004, section 2.2.
     """
     require(steps >= 0, "inner steps must be at least 0", steps)
-    optimizer = as_optimizer(optimizer)
+    optimizer = safely_differentiable(as_optimizer(optimizer))
     gradient, weight = inner_gradient(problem.inner), momentum_weight(condition)
 
     def solve(x, y0, batch):

@@ -180,7 +180,7 @@ def nested_over_tasks(
         x = state.x
 
         def estimate(memory, batch, key):
-            gradient, y, info = hypergradient(problem, response, x, state.start, batch, key)
+            gradient, y, info = hypergradient(problem, response, x, state.start, batch, key, diagnose=False)
             metrics = measures(problem, x, y, batch, draws - 1, gradient, info.linear_residual)
             return memory, (gradient, y, metrics)
 

@@ -103,7 +103,7 @@ def accbio(
 
     def step(state, batch, key):
         ahead, start = state.ahead, state.y if warm else state.start
-        gradient, y, info = hypergradient(problem, response, ahead, start, batch, key, ())
+        gradient, y, info = hypergradient(problem, response, ahead, start, batch, key, (), diagnose=False)
         gradient = tree.add_scale(gradient, ridge, ahead)
         metrics = measures(problem, ahead, y, batch, response.draws - 1, gradient, info.linear_residual)
         x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, ahead, metrics)

@@ -95,7 +95,7 @@ def accbio_bg(
 
     def step(state, batch, key):
         between = tree.add_scale(state.x, eta, tree.sub(state.slow, state.x))
-        gradient, y, info = hypergradient(problem, response, between, state.y, batch, key, ())
+        gradient, y, info = hypergradient(problem, response, between, state.y, batch, key, (), diagnose=False)
         metrics = measures(problem, between, y, batch, response.draws - 1, gradient, info.linear_residual)
         x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, between, metrics)
         slow = tree.add_scale(state.slow, tau, tree.sub(between, state.slow))

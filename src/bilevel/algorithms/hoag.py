@@ -99,7 +99,9 @@ def hoag(
         else:
             bound = tolerance * decay ** state.count.astype(float)
         response = response_at(bound)
-        gradient, y, info = hypergradient(problem, response, state.x, state.y, batch, key, state.v)
+        gradient, y, info = hypergradient(
+            problem, response, state.x, state.y, batch, key, state.v, diagnose=False
+        )
         metrics = measures(problem, state.x, y, batch, 2, gradient, info.linear_residual)
         x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, state.x, metrics)
         count = state.count + 1

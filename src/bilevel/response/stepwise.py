@@ -11,6 +11,7 @@ from bilevel.calculus import inner_gradient
 from bilevel.inner import descend
 from bilevel.optimizers import as_optimizer, move
 from bilevel.response.types import Pulled, Response, following, no_adjoint
+from bilevel.safe_derivatives import safely_differentiable
 from bilevel.types import Cost, Optimizer, Problem, PyTree
 
 tree = optax.tree
@@ -50,7 +51,7 @@ def stepwise(
 
     Cost: N gradients, N Hessian and N cross products; N (N - 1) / 2 more gradients with `recompute`.
     """
-    solver, optimizer = descend(problem, optimizer, steps), as_optimizer(optimizer)
+    solver, optimizer = descend(problem, optimizer, steps), safely_differentiable(as_optimizer(optimizer))
     gradient = inner_gradient(problem.inner)
 
     def step(x, y, minibatch):

@@ -39,8 +39,10 @@ MEMBERS = {
     "heavy_ball, damped": (heavy_ball(40, 1.0, 0.5, damping=0.3), {"damping": 0.3}),
     "nesterov": (nesterov(40, 1.0, MOMENTUM), {}),
     "nesterov, damped": (nesterov(40, 0.75, MOMENTUM, damping=0.3), {"damping": 0.3}),
-    "neumann": (neumann(40, 1.0), {"reports_residual": False}),
-    "neumann, counts": (neumann(40, 1.0, counts=[2] * 10 + [1] * 30), {"reports_residual": False}),
+    "neumann": (neumann(40, 1.0), {}),
+    "neumann, unconverged": (neumann(3, 0.5), {"exact": False}),
+    "neumann, no factor": (neumann(0, 0.5), {"exact": False}),
+    "neumann, counts": (neumann(40, 1.0, counts=[2] * 10 + [1] * 30), {}),
     "random_product": (random_product(5, 1.0), {"exact": False, "key": jax.random.key(0)}),
     "lineax_solver": (lineax_solver(lx.CG(rtol=1e-12, atol=1e-12)), {}),
 }
@@ -127,13 +129,25 @@ def test_the_reported_residual_is_that_of_the_returned_solution():
         (richardson(5, 0.5), 0),
         (heavy_ball(5, 1.0, 0.1), 0),
         (cg(2, damping=0.3), 0.3),
+        (neumann(7, 0.5), 0),
+        (neumann(0, 0.5), 0),
     ):
         v, residual = solve(solver, v0=np.ones(30))
         left = B - (H + damping * np.eye(30)) @ v
         assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(B), rel=1e-12)
     _, residual = solve(neumann(7, 0.5))
-    last_term = np.linalg.matrix_power(np.eye(30) - 0.5 * H, 7) @ B
-    assert residual == pytest.approx(np.linalg.norm(last_term) / np.linalg.norm(B), rel=1e-12)
+    # B - H v is the next factor of the series.
+    next_term = np.linalg.matrix_power(np.eye(30) - 0.5 * H, 8) @ B
+    assert residual == pytest.approx(np.linalg.norm(next_term) / np.linalg.norm(B), rel=1e-12)
+
+
+def test_the_series_measures_its_residual_on_the_last_minibatch():
+    def minibatch(i):
+        return lambda w: jnp.where(i == 2, 0.5, 0.1) * w
+
+    for solver in (neumann(3, 1.0), neumann(2, 1.0, counts=[1, 2])):
+        v, residual = solve(solver, operator=minibatch)
+        assert residual == pytest.approx(np.linalg.norm(B - 0.5 * v) / np.linalg.norm(B), rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])

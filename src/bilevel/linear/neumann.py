@@ -21,8 +21,7 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
         r_0 = b,   r_i = r_{i-1} - rate H(B_i) r_{i-1},   v = rate (r_0 + .. + r_terms)
 
     The sum has `terms + 1` terms, and `v0` is ignored. The factors must be independent: products of
-    one minibatch are biased, since E[H^2] is not E[H]^2. The reported residual is `||r_terms|| / ||b||`,
-    one factor behind the residual of v.
+    one minibatch are biased, since E[H^2] is not E[H]^2. The residual is measured on the last minibatch.
 
     Args:
       terms: number of factors Q, at least 0.
@@ -31,7 +30,7 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
         `decreasing_batches(...)`; default: one each.
 
     Returns:
-      A `LinearSolver` that reads `terms` minibatches, or `sum(counts)`.
+      A `LinearSolver` that reads `terms` minibatches, or `sum(counts)`; at least 1, for the residual.
 
     Raises:
       ValueError: when `terms` < 0, `rate` <= 0, or `counts` are not `terms` positive numbers.
@@ -57,7 +56,7 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
             return term, tree.add(total, term)
 
         # A scan over `arange` would make one more slice per step.
-        return lax.fori_loop(0, terms, step, (b, b))
+        return lax.fori_loop(0, terms, step, (b, b))[1]
 
     def sum_of_means(operator, b):
         def step(carry, read):
@@ -71,17 +70,14 @@ def neumann(terms: int, rate: float, *, counts: Sequence[int] | None = None) -> 
             return (term, moved, tree.where(end, tree.add(total, moved), total)), None
 
         reads = jnp.arange(draws), jnp.asarray(shares), jnp.asarray(ends)
-        (term, _, total), _ = lax.scan(step, (b, b, b), reads)
-        return term, total
+        return lax.scan(step, (b, b, b), reads)[0][2]
 
     def solve(operator, b, v0, key=None):
         # With one minibatch per factor, the shorter loop takes two thirds of the time of the other.
-        term, total = (sum_of_terms if counts is None else sum_of_means)(operator, b)
-        v = tree.scale(rate, total)
-        # On a full batch b - H v is exactly r_{Q+1}. Reporting r_Q saves one product.
-        return v, relative_norm(term, b)
+        v = tree.scale(rate, (sum_of_terms if counts is None else sum_of_means)(operator, b))
+        return v, relative_norm(tree.sub(b, operator(max(draws, 1) - 1)(v)), b)
 
-    return LinearSolver(solve=solve, draws=draws, products=draws)
+    return LinearSolver(solve=solve, draws=max(draws, 1), products=draws)
 
 
 def decreasing_batches(terms: int, base: float, rate: float, convexity: float) -> tuple[int, ...]:

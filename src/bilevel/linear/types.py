@@ -66,11 +66,11 @@ def implicitly_differentiable(iterate: Callable[..., PyTree], damping: float) ->
         hessian = operator(0)
 
         def matvec(w):
-            return tree.add_scale(hessian(w), damping, w)
+            return _dense_tangents(tree.add_scale(hessian(w), damping, w))
 
         v = lax.custom_linear_solve(
             matvec,
-            b,
+            _dense_tangents(b),
             solve=lambda matvec, b: iterate(matvec, b, lax.stop_gradient(v0)),
             # The transposed system has another right-hand side, and its solution is not close to v0.
             transpose_solve=lambda matvec, b: iterate(matvec, b, None),
@@ -79,6 +79,21 @@ def implicitly_differentiable(iterate: Callable[..., PyTree], damping: float) ->
         return v, relative_norm(tree.sub(b, matvec(v)), b)
 
     return solve
+
+
+@jax.custom_jvp
+def _dense_tangents(vector):
+    """Return the vector; if one leaf of its tangent is not a symbolic zero, no leaf is one.
+
+    `lax.custom_linear_solve` cannot be differentiated when some leaves have symbolic zeros and others not.
+    """
+    return vector
+
+
+@_dense_tangents.defjvp
+def _dense_tangents_rule(primals, tangents):
+    # The barrier makes every leaf depend on all of them: JAX would find again that a leaf is zero.
+    return primals[0], lax.optimization_barrier(tangents[0])
 
 
 def relative_norm(residual: PyTree, b: PyTree) -> jax.Array:

@@ -110,8 +110,26 @@ def zeroth_order(
     require(directions >= 1, "directions must be at least 1", directions)
     require(smoothing > 0, "smoothing must be positive", smoothing)
 
+    @jax.custom_vjp
+    def end(x, y0, y, batch):
+        """Return y, the end of the path from y0, with the derivative of the path."""
+        return y
+
+    def forward(x, y0, y, batch):
+        return end(x, y0, y, batch), (x, y0, batch)
+
+    def backward(saved, w):
+        x, y0, batch = saved
+        x_bar = jax.vjp(lambda x: solver.solve(x, y0, batch), x)[1](w)[0]
+        return x_bar, tree.zeros_like(y0), tree.zeros_like(w), None
+
+    end.defvjp(forward, backward)
+
     def pullback_at(x, y0, y, batch, key):
         along = law(key, x, directions)
+        # Second derivatives take the difference of two derivatives. Both must be those of a path; the
+        # estimate that `with_pullback` attaches to y would leave an error that does not shrink with mu.
+        y = end(x, y0, y, batch)
 
         def projected(u, w):
             moved = solver.solve(tree.add_scale(x, smoothing, u), y0, batch)

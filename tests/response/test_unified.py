@@ -16,7 +16,7 @@ from cases.problems import central_difference, logistic_case
 
 ETA = 0.4
 CASE = logistic_case()
-F, G = CASE.problem
+F, G = CASE.problem.outer, CASE.problem.inner
 OUTER, INNER = CASE.data.outer[0], CASE.data.inner[0]
 X = CASE.x
 Y_STAR, TRUTH = CASE.exact(X)
@@ -239,7 +239,7 @@ def test_the_carried_state_of_fsla_is_a_weighted_history_at_the_points_it_passed
     same(b.unified_hypergradient(case.problem, x, y, case.data, path=path, **weights), state.direction)
 
     # And the closed form, in numpy.
-    outer, inner = case.problem
+    outer, inner = case.problem.outer, case.problem.inner
     hessian, pull = jax.jit(jax.hessian(inner, argnums=1)), jax.jit(jax.grad(outer, argnums=1))
     moves = [np.eye(10) - rates[j] * hessian(xs[j], ys[j], INNER) for j in range(steps)]
 

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 from bilevel.combinators import NestedState, move
 from bilevel.hypergradient import as_variables, hypergradient, measures
 from bilevel.inner import as_optimizer
+from bilevel.keys import key_for
 from bilevel.response.types import Response
 from bilevel.sampling import full
 from bilevel.types import Algorithm, Batch, Cost, Draws, Optimizer, Problem, PyTree
@@ -80,11 +81,11 @@ def over_tasks(
         source_key, key = (None, None) if key is None else jax.random.split(key)
         return estimate(memory, source(task, source_key), key)
 
-    leaves = jax.tree.leaves(tasks)
-    if not leaves:
+    if not jax.tree.leaves(tasks):
         memory, (gradient, y, metrics) = one(memory, (tasks, key))
         return memory, gradient, y, metrics
-    keys = None if key is None else jax.random.split(key, len(leaves[0]))
+    count = count_tasks(tasks)
+    keys = None if key is None else jax.random.split(key, count)
 
     def share(memory, tasks_and_keys):
         """Return mean memory, mean gradient and mean metrics of some tasks, and the first y."""
@@ -95,7 +96,7 @@ def over_tasks(
 
     mesh = jax.sharding.get_abstract_mesh()
     devices = dict(mesh.shape).get(TASKS, 1)
-    if devices > 1 and len(leaves[0]) % devices == 0:
+    if devices > 1 and count % devices == 0:
         spread = PartitionSpec(TASKS)
         # The check of replication is off: values that `estimate` closes over are the same on every device.
         shares = jax.shard_map(
@@ -135,6 +136,41 @@ def _one_by_one(one, memory, tasks_and_keys):
 
 def _mean(stacked):
     return jax.tree.map(lambda a: jnp.mean(a, axis=0), stacked)
+
+
+def from_start(algorithm: Algorithm, start: Callable[[PyTree], PyTree] | None) -> Algorithm:
+    """Return an algorithm whose inner solver starts at `start(x)`, not at the y given to `init`.
+
+    That y then takes the dtypes of `start(x)`, so that a step keeps the dtypes of its state.
+
+    Args:
+      algorithm: the algorithm.
+      start: `x -> y_0`, or None for an algorithm that starts at its y.
+
+    Raises:
+      ValueError: in `init`, if y does not have the structure and shapes of `start(x)`.
+    """
+    if start is None:
+        return algorithm
+
+    def init(x, y):
+        x, y = as_variables(x, y)
+        first = jax.eval_shape(start, x)
+        shapes, wanted = (jax.tree.map(jnp.shape, value) for value in (y, first))
+        if jax.tree.structure(y) != jax.tree.structure(first) or shapes != wanted:
+            raise ValueError(
+                f"y must have the structure and shapes of the start that {algorithm.name} learns, {wanted}, "
+                f"got {shapes}; pass a y like it, for example zeros"
+            )
+        return algorithm.init(x, jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), y, first))
+
+    return algorithm._replace(init=init)
+
+
+def count_tasks(tasks: PyTree) -> int:
+    """Return the length of the leading axis of a minibatch of tasks, 1 if it has no leaves."""
+    leaves = jax.tree.leaves(tasks)
+    return len(leaves[0]) if leaves else 1
 
 
 def nested_over_tasks(
@@ -188,8 +224,7 @@ def nested_over_tasks(
             estimate, (), batch.outer[0], key, vectorize=vectorize, source=source
         )
         if rate is not None:
-            rate_key = None if key is None else jax.random.fold_in(key, 1)
-            gradient = optax.tree.scale(rate(x, batch.outer[1], rate_key), gradient)
+            gradient = optax.tree.scale(rate(x, batch.outer[1], key_for("rate", key)), gradient)
         x, optimizer_state = move(mover, gradient, state.optimizer, x)
         return NestedState(x=x, y=y, v=(), optimizer=optimizer_state, start=state.start), metrics
 

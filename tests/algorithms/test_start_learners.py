@@ -134,6 +134,33 @@ def test_float32_stays_float32(name, key):
         assert leaf.dtype in (jnp.float32, jnp.int32)
 
 
+STARTS = {
+    **{name: META[name].factory for name in META},
+    "fo_blo": partial(b.fo_blo, start=lambda x: x, tasks=True),
+    "ufo_blo": partial(b.ufo_blo, start=lambda x: x, tasks=True),
+    "fo_blo of one task": partial(b.fo_blo, start=lambda x: x),
+    "ufo_blo of one task": partial(b.ufo_blo, start=lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_y_of_another_dtype_takes_the_dtype_of_the_start_and_another_shape_is_refused(name, key):
+    case = few_tasks_case(name == "anil")
+    data = (
+        case.data
+        if "one task" not in name
+        else b.full(*[jax.tree.map(lambda a: a[0], case.data.outer[0])] * 2)
+    )
+    algorithm = STARTS[name](case.problem, inner_optimizer=case.step)
+    other = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), case.y)
+    state, same = algorithm.init(case.x, other), algorithm.init(case.x, case.y)
+    new, _ = jax.eval_shape(algorithm.step, state, data, key)
+    for leaves in zip(*map(jax.tree.leaves, (state, new, same)), strict=True):
+        assert len({(leaf.shape, leaf.dtype) for leaf in leaves}) == 1
+    with pytest.raises(ValueError, match="y must have the structure and shapes of the start that"):
+        algorithm.init(case.x, {"u": jnp.zeros(2)})
+
+
 @pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("name", THOROUGH)
 def test_budget_calls_per_step_equal_the_declared_cost_of_each_task(name, vectorize, key):
@@ -178,6 +205,27 @@ def test_anil_moves_head_and_features_by_separate_optimisers(key):
     np.testing.assert_allclose(flat(case.x["head"]) - flat(state.x["head"]), 0.2 * slope[2:], rtol=1e-12)
     want = np.clip(flat(case.x["features"]) - slope[:2], 0, 0.01)
     np.testing.assert_allclose(flat(state.x["features"]), want, atol=1e-15)
+
+
+def test_anil_moves_further_blocks_by_the_optimiser_of_the_features(key):
+    """f = c |scale|^2 / 2 + ...: the third block has the gradient c scale in every task."""
+    case = case_of("anil")
+    problem = b.Problem(
+        lambda x, y, batch: case.problem.outer(x, y, batch) + 1.5 * jnp.sum(x["scale"] ** 2),
+        case.problem.inner,
+    )
+    x = {**case.x, "scale": jnp.array([1.0, -2.0])}
+    for settings, rate in ((dict(features_optimizer=0.1), 0.1), ({}, 0.3)):
+        algorithm = build("anil", case._replace(problem=problem), **settings)
+        state = algorithm.init(x, case.y)
+        new, _ = algorithm.step(state, case.data, key)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        slope = case.exact(case.x)[1]
+        np.testing.assert_allclose(flat(x["head"]) - flat(new.x["head"]), 0.3 * slope[2:], rtol=1e-12)
+        np.testing.assert_allclose(
+            flat(x["features"]) - flat(new.x["features"]), rate * slope[:2], rtol=1e-12
+        )
+        np.testing.assert_allclose(new.x["scale"], (1 - 3 * rate) * x["scale"], rtol=1e-12)
 
 
 @pytest.mark.parametrize(

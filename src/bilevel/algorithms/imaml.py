@@ -5,7 +5,7 @@ import optax
 from bilevel.algorithms.record import describe
 from bilevel.inner import descend
 from bilevel.linear import cg
-from bilevel.many_tasks import nested_over_tasks
+from bilevel.many_tasks import from_start, nested_over_tasks
 from bilevel.response import implicit
 from bilevel.types import Algorithm, Optimizer, Problem, require
 
@@ -64,6 +64,7 @@ def imaml(
     from_x = solver._replace(solve=lambda x, y0, batch: solver.solve(x, x, batch))
     response = implicit(pulled, from_x, cg(linear_steps, damping=damping), warm=False)
     algorithm = nested_over_tasks(pulled, response, outer_optimizer, vectorize=vectorize, name="imaml")
+    algorithm = from_start(algorithm, lambda x: x)
     return algorithm._replace(cost=algorithm.cost._replace(cross_products=0))
 
 

@@ -10,7 +10,7 @@ from bilevel.algorithms.record import describe
 from bilevel.combinators import NestedState, move
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import as_optimizer, descend
-from bilevel.many_tasks import drawn_by, over_tasks, whole_task
+from bilevel.many_tasks import drawn_by, from_start, over_tasks, whole_task
 from bilevel.types import Algorithm, Draws, Optimizer, Problem, PyTree
 
 
@@ -87,4 +87,5 @@ def reptile(
         x, optimizer_state = move(optimizer, gradient, state.optimizer, x)
         return NestedState(x=x, y=y, v=(), optimizer=optimizer_state, start=state.start), metrics
 
-    return Algorithm(init=init, step=step, draws=Draws(1, 1), cost=solver.cost, name="reptile")
+    algorithm = Algorithm(init=init, step=step, draws=Draws(1, 1), cost=solver.cost, name="reptile")
+    return from_start(algorithm, lambda x: x)

@@ -18,6 +18,7 @@ from bilevel.keys import key_for
 from bilevel.response.types import Response
 from bilevel.sampling import full
 from bilevel.types import Algorithm, Batch, Cost, Draws, Optimizer, Problem, PyTree
+from bilevel.widening import widened
 
 TASKS = "tasks"  # the mesh axis over which tasks are spread
 
@@ -119,18 +120,18 @@ def _one_by_one(one, memory, tasks_and_keys):
     count = len(jax.tree.leaves(tasks_and_keys)[0])
     first = jax.tree.map(lambda a: a[0], tasks_and_keys)
     _, (gradient, y, metrics) = jax.eval_shape(one, memory, first)
-    nothing = optax.tree.zeros_like((gradient, metrics, y))
+    nothing = optax.tree.zeros_like((gradient, metrics))
 
     def add(carry, indexed):
         memory, sums, kept = carry
         index, task_and_key = indexed
         memory, (gradient, y, metrics) = one(memory, task_and_key)
-        sums = optax.tree.add(sums, (gradient, metrics))
+        sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, (gradient, metrics))
         return (memory, sums, optax.tree.where(index == 0, y, kept)), None
 
-    carry = memory, nothing[:2], nothing[2]
+    carry = memory, jax.tree.map(widened, nothing), optax.tree.zeros_like(y)
     (memory, sums, y), _ = lax.scan(add, carry, (jnp.arange(count), tasks_and_keys))
-    gradient, metrics = optax.tree.scale(1 / count, sums)
+    gradient, metrics = jax.tree.map(lambda a, b: (a / count).astype(b.dtype), sums, nothing)
     return memory, gradient, metrics, y
 
 

@@ -130,6 +130,28 @@ def test_converges_to_a_stationary_point_of_a_quadratic(programs):
     assert_converged(quadratic_case(), entry, *lane(programs.quadratic_paths(entry.steps), FREE))
 
 
+@for_algorithms()
+def test_metrics_are_the_losses_where_the_algorithm_measures(programs):
+    """At the x of the hypergradient and the y before or after its move, which the third step tells apart."""
+    case = quadratic_case()
+    before, _ = lane(programs.quadratic_paths(2), FREE)
+    after, metrics = lane(programs.quadratic_paths(3), FREE)
+    x = before.x
+    if programs.name == "accbio":
+        x = before.ahead
+    if programs.name == "accbio_bg":
+        # s = (2 outer_condition)^(-1/2), at the default condition number of 10.
+        s = 20**-0.5
+        x = optax.tree.add_scale(x, s / (s + 2), optax.tree.sub(before.slow, x))
+
+    def losses(y):
+        g_y = jax.grad(case.problem.inner, argnums=1)(x, y, None)
+        return case.problem.outer(x, y, None), case.problem.inner(x, y, None), optax.tree.norm(g_y)
+
+    found = [metrics[name] for name in ("outer_loss", "inner_loss", "inner_residual")]
+    assert any(np.allclose(found, losses(y), rtol=1e-9, atol=1e-12) for y in (before.y, after.y))
+
+
 @for_algorithms(thorough=True)
 def test_converges_to_a_stationary_point_of_a_quartic(programs):
     entry = programs.entry

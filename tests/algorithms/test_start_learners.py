@@ -143,14 +143,15 @@ STARTS = {
 }
 
 
+def one_task(case):
+    task = jax.tree.map(lambda a: a[0], case.data.outer.arrays)
+    return b.full(task, task)
+
+
 @pytest.mark.parametrize("name", STARTS)
 def test_y_of_another_dtype_takes_the_dtype_of_the_start_and_another_shape_is_refused(name, key):
     case = few_tasks_case(name == "anil")
-    data = (
-        case.data
-        if "one task" not in name
-        else b.full(*[jax.tree.map(lambda a: a[0], case.data.outer[0])] * 2)
-    )
+    data = one_task(case) if "one task" in name else case.data
     algorithm = STARTS[name](case.problem, inner_optimizer=case.step)
     other = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), case.y)
     state, same = algorithm.init(case.x, other), algorithm.init(case.x, case.y)
@@ -159,6 +160,20 @@ def test_y_of_another_dtype_takes_the_dtype_of_the_start_and_another_shape_is_re
         assert len({(leaf.shape, leaf.dtype) for leaf in leaves}) == 1
     with pytest.raises(ValueError, match="y must have the structure and shapes of the start that"):
         algorithm.init(case.x, {"u": jnp.zeros(2)})
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_the_values_of_y_are_not_used(name, key):
+    """One inner step, so that every solve still shows where it started."""
+    case = few_tasks_case(name == "anil")
+    data = one_task(case) if "one task" in name else case.data
+    algorithm = STARTS[name](case.problem, inner_optimizer=case.step, inner_steps=1)
+    states = []
+    for shift in (0.0, 3.0):
+        start = algorithm.init(case.x, jax.tree.map(lambda leaf, shift=shift: leaf + shift, case.y))
+        states.append(algorithm.step(start, data, key)[0])
+    np.testing.assert_array_equal(flat(states[0].x), flat(states[1].x))
+    np.testing.assert_array_equal(flat(states[0].y), flat(states[1].y))
 
 
 @pytest.mark.parametrize("vectorize", [True, False])

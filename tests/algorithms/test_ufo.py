@@ -410,6 +410,8 @@ def test_best_probability_can_be_an_interior_minimum_although_the_slope_at_one_i
     assert b.optimal_probability(1.0, 1.9, 0.1, 1.0, 0.5) == pytest.approx(0.11185, abs=2e-5)
     # This minimum is worse than q = 1, or does not exist.
     assert b.optimal_probability(1.0, 1.9, 0.5, 1.0, 0.5) == 1
+    # The time is 10.4 at the local minimum of 0.284, and 7.45 at q = 1.
+    assert b.optimal_probability(1.0, 5.0, 1.0, 6.452, 0.5) == 1
     assert b.optimal_probability(1.0, 1.9, 0.1, 1.0, 1.0) == 1
 
 

@@ -10,7 +10,7 @@ import bilevel as b
 from bilevel.estimators import empty_table, recall
 from bilevel.many_tasks import over_tasks, whole_task
 from bilevel.response import orthogonal
-from bilevel.sampling import Stacked
+from bilevel.sampling import Full, Stacked
 
 # Rounding of a result to bfloat16.
 CLOSE = 2**-8
@@ -61,7 +61,7 @@ def test_a_refresh_of_vrbo_counts_all_of_its_minibatches():
     )
     rows = jnp.linspace(1, 2, algorithm.draws.inner, dtype=jnp.bfloat16)
     state = algorithm.init(*jnp.zeros((2, 1), jnp.bfloat16))
-    data = b.Batch(b.sampling.Full(None), Stacked(rows))
+    data = b.Batch(Full(None), Stacked(rows))
     new, _ = jax.jit(algorithm.step)(state, data, None)
     assert new.direction.y.dtype == jnp.bfloat16
     np.testing.assert_allclose(new.direction.y.astype(float), -1.5, rtol=2 * CLOSE)

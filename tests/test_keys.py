@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 import bilevel as b
 from bilevel import many_tasks
+from bilevel.directions.types import Terms
 from bilevel.keys import key_for
 from cases.problems import few_tasks_case
 
@@ -89,7 +91,7 @@ def test_a_refresh_of_page_has_its_own_key():
 
     def oracle(point, batch):
         zero = b.Point(jnp.zeros(()), (), ())
-        return b.directions.Terms(zero._replace(x=jnp.asarray(float(batch == "whole"))), zero, 0.0)
+        return Terms(zero._replace(x=jnp.asarray(float(batch == "whole"))), zero, 0.0)
 
     class Source:
         def whole(self):
@@ -97,7 +99,8 @@ def test_a_refresh_of_page_has_its_own_key():
 
     def refreshes(key):
         state = estimator.init(point, (1, 1))._replace(count=jnp.ones((), jnp.int32))
-        return bool(estimator.update(oracle, state, point, Source(), key)[0].x)
+        source: Any = Source()
+        return bool(estimator.update(oracle, state, point, source, key)[0].x)
 
     keys = jax.random.split(jax.random.key(0), 64)
     coins = np.array([refreshes(key) for key in keys])

@@ -1,5 +1,8 @@
 """ANIL: tasks train only the head, on features that all tasks share."""
 
+from collections.abc import Hashable
+from typing import Any
+
 import optax
 
 from bilevel.algorithms.record import describe
@@ -63,7 +66,7 @@ def anil(
     response = unrolled(descend(problem, inner_optimizer, inner_steps), start=_head)
     optimizer = as_optimizer(outer_optimizer)
     if features_optimizer is not None:
-        parts = {"head": optimizer, "features": as_optimizer(features_optimizer)}
+        parts: dict[Hashable, Any] = {"head": optimizer, "features": as_optimizer(features_optimizer)}
         optimizer = optax.partition(
             parts, lambda x: {name: "head" if name == "head" else "features" for name in x}
         )

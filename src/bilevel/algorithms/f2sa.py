@@ -89,9 +89,9 @@ def f2sa(
     Cost per step: 3 T + 3 gradients (4 T + 4 with `order=2`), no products.
 
     Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and calls
-    our z y. Both g_x read one minibatch; `paired=False` gives each its own, as the paper does. The penalty is
-    constant unless it is given as a schedule. One optimiser moves y and z. The gradients of F2SA-p are not
-    normalised.
+    our z y. Both g_x read one minibatch; `paired=False` gives each its own, as benchopt's code does and, as
+    we recall, the paper. The penalty is constant unless it is given as a schedule. One optimiser moves y and
+    z. The gradients of F2SA-p are not normalised.
 
     >>> from bilevel import tasks
     >>> f2sa(tasks.quadratic().problem).cost

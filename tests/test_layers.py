@@ -12,6 +12,8 @@ SOURCES = Path(__file__).parents[1] / "src"
 LAYERS = [
     "extras",
     "types",
+    "keys",
+    "widening",
     "sparse",
     "environment",
     "calculus",

@@ -10,6 +10,7 @@ import numpy as np
 from bilevel import algorithms
 from bilevel.driver import initial_state, run
 from bilevel.environment import environment
+from bilevel.keys import key_for
 from bilevel.tasks.types import Task
 from bilevel.types import Algorithm, require
 
@@ -155,7 +156,7 @@ def _run_seeds(task, algorithm, data, budget, seeds, hyperparameters, progress):
     x, y = jax.vmap(task.start)(keys)
     state = jax.vmap(lambda x, y: initial_state(algorithm, x, y, data))(x, y)
     # The start and the run use different random numbers.
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    keys = jax.vmap(lambda key: key_for("run", key))(keys)
 
     def run_for(steps, log_every, callback=None):
         return run(

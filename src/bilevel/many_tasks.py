@@ -13,10 +13,12 @@ from jax.sharding import PartitionSpec
 
 from bilevel.combinators import NestedState, move_outer
 from bilevel.hypergradient import as_variables, hypergradient, measures, stationarity
+from bilevel.keys import key_for
 from bilevel.optimizers import as_optimizer
 from bilevel.response.types import Response
 from bilevel.sampling import full
 from bilevel.types import Algorithm, Batch, Cost, Draws, Optimizer, Problem, PyTree
+from bilevel.widening import widened
 
 TASKS = "tasks"  # the mesh axis over which tasks are spread
 
@@ -81,11 +83,11 @@ def over_tasks(
         source_key, key = (None, None) if key is None else jax.random.split(key)
         return estimate(memory, source(task, source_key), key)
 
-    leaves = jax.tree.leaves(tasks)
-    if not leaves:
+    if not jax.tree.leaves(tasks):
         memory, (gradient, y, metrics) = one(memory, (tasks, key))
         return memory, gradient, y, metrics
-    keys = None if key is None else jax.random.split(key, len(leaves[0]))
+    count = count_tasks(tasks)
+    keys = None if key is None else jax.random.split(key, count)
 
     def share(memory, tasks_and_keys):
         """Return mean memory, mean gradient and mean metrics of some tasks, and the first y."""
@@ -96,7 +98,7 @@ def over_tasks(
 
     mesh = jax.sharding.get_abstract_mesh()
     devices = dict(mesh.shape).get(TASKS, 1)
-    if devices > 1 and len(leaves[0]) % devices == 0:
+    if devices > 1 and count % devices == 0:
         spread = PartitionSpec(TASKS)
         # The check of replication is off: values that `estimate` closes over are the same on every device.
         shares = jax.shard_map(
@@ -118,23 +120,58 @@ def _one_by_one(one, memory, tasks_and_keys):
     count = len(jax.tree.leaves(tasks_and_keys)[0])
     first = jax.tree.map(lambda a: a[0], tasks_and_keys)
     _, (gradient, y, metrics) = jax.eval_shape(one, memory, first)
-    nothing = optax.tree.zeros_like((gradient, metrics, y))
+    nothing = optax.tree.zeros_like((gradient, metrics))
 
     def add(carry, indexed):
         memory, sums, kept = carry
         index, task_and_key = indexed
         memory, (gradient, y, metrics) = one(memory, task_and_key)
-        sums = optax.tree.add(sums, (gradient, metrics))
+        sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, (gradient, metrics))
         return (memory, sums, optax.tree.where(index == 0, y, kept)), None
 
-    carry = memory, nothing[:2], nothing[2]
+    carry = memory, jax.tree.map(widened, nothing), optax.tree.zeros_like(y)
     (memory, sums, y), _ = lax.scan(add, carry, (jnp.arange(count), tasks_and_keys))
-    gradient, metrics = optax.tree.scale(1 / count, sums)
+    gradient, metrics = jax.tree.map(lambda a, b: (a / count).astype(b.dtype), sums, nothing)
     return memory, gradient, metrics, y
 
 
 def _mean(stacked):
     return jax.tree.map(lambda a: jnp.mean(a, axis=0), stacked)
+
+
+def from_start(algorithm: Algorithm, start: Callable[[PyTree], PyTree] | None) -> Algorithm:
+    """Return an algorithm whose inner solver starts at `start(x)`, not at the y given to `init`.
+
+    That y then takes the dtypes of `start(x)`, so that a step keeps the dtypes of its state.
+
+    Args:
+      algorithm: the algorithm.
+      start: `x -> y_0`, or None for an algorithm that starts at its y.
+
+    Raises:
+      ValueError: in `init`, if y does not have the structure and shapes of `start(x)`.
+    """
+    if start is None:
+        return algorithm
+
+    def init(x, y):
+        x, y = as_variables(x, y)
+        first = jax.eval_shape(start, x)
+        shapes, wanted = (jax.tree.map(jnp.shape, value) for value in (y, first))
+        if jax.tree.structure(y) != jax.tree.structure(first) or shapes != wanted:
+            raise ValueError(
+                f"y must have the structure and shapes of the start that {algorithm.name} learns, {wanted}, "
+                f"got {shapes}; pass a y like it, for example zeros"
+            )
+        return algorithm.init(x, jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), y, first))
+
+    return algorithm._replace(init=init)
+
+
+def count_tasks(tasks: PyTree) -> int:
+    """Return the length of the leading axis of a minibatch of tasks, 1 if it has no leaves."""
+    leaves = jax.tree.leaves(tasks)
+    return len(leaves[0]) if leaves else 1
 
 
 def nested_over_tasks(
@@ -189,8 +226,7 @@ def nested_over_tasks(
         )
         metrics["gradient_norm"] = stationarity(problem, x, gradient)
         if rate is not None:
-            rate_key = None if key is None else jax.random.fold_in(key, 1)
-            gradient = optax.tree.scale(rate(x, batch.outer[1], rate_key), gradient)
+            gradient = optax.tree.scale(rate(x, batch.outer[1], key_for("rate", key)), gradient)
         x, optimizer_state = move_outer(problem, mover, gradient, state.optimizer, x, metrics)
         return NestedState(x=x, y=y, v=(), optimizer=optimizer_state, start=state.start), metrics
 

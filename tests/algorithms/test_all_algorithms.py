@@ -7,7 +7,7 @@ of `SAMPLE`, and for the others those that one program and shapes can answer; `m
 
 import inspect
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +152,28 @@ def test_converges_with_active_constraints_on_y_or_refuses_them(programs):
     assert_converged(case, entry, state, metrics)
 
 
+@for_algorithms()
+def test_metrics_are_the_losses_where_the_algorithm_measures(programs):
+    """At the x of the hypergradient and the y before or after its move, which the third step tells apart."""
+    case = quadratic_case()
+    before, _ = lane(programs.quadratic_paths(2), FREE)
+    after, metrics = lane(programs.quadratic_paths(3), FREE)
+    x = before.x
+    if programs.name == "accbio":
+        x = before.ahead
+    if programs.name == "accbio_bg":
+        # s = (2 outer_condition)^(-1/2), at the default condition number of 10.
+        s = 20**-0.5
+        x = optax.tree.add_scale(x, s / (s + 2), optax.tree.sub(before.slow, x))
+
+    def losses(y):
+        g_y = jax.grad(case.problem.inner, argnums=1)(x, y, None)
+        return case.problem.outer(x, y, None), case.problem.inner(x, y, None), optax.tree.norm(g_y)
+
+    found = [metrics[name] for name in ("outer_loss", "inner_loss", "inner_residual")]
+    assert any(np.allclose(found, losses(y), rtol=1e-9, atol=1e-12) for y in (before.y, after.y))
+
+
 @for_algorithms(thorough=True)
 def test_converges_to_a_stationary_point_of_a_quartic(programs):
     entry = programs.entry
@@ -179,23 +201,46 @@ def test_vmap_over_step_sizes_equals_one_run_each(programs):
     assert_close(lane(together, HALVED).x, alone.x, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @for_algorithms()
-def test_float32_stays_float32_and_metrics_are_scalars_with_constant_keys(programs):
+def test_a_precision_is_kept_and_metrics_are_scalars_with_constant_keys(programs, dtype):
     case = quadratic_case()
 
-    def single(variable):
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), variable)
+    def converted(variable):
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), variable)
 
     problem = b.Problem(lambda x, y, batch: optax.tree.norm(y) ** 2, lambda x, y, batch: _coupled(x, y))
     algorithm = programs.entry.factory(problem)
-    state = algorithm.init(single(case.x), single(case.y))
-    after, metrics = jax.eval_shape(algorithm.step, state, case.data, KEY)
+    state = algorithm.init(converted(case.x), converted(case.y))
+    # Lowering also finds operations that have no implementation in this precision.
+    after, metrics = jax.jit(algorithm.step).lower(state, case.data, KEY).out_info
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for before, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
-        assert before.shape == leaf.shape and before.dtype == leaf.dtype in (jnp.float32, jnp.int32)
+        # Counters are integers, and running means of a coin are at least float32.
+        assert before.shape == leaf.shape and before.dtype == leaf.dtype
+        assert leaf.dtype in (dtype, jnp.float32, jnp.int32)
+    assert {leaf.dtype for leaf in jax.tree.leaves((after.x, after.y))} == {jnp.dtype(dtype)}
     _, again = jax.eval_shape(algorithm.step, after, case.data, KEY)
     assert metrics.keys() == again.keys() and metrics.keys() >= METRICS
-    assert all(value.dtype == jnp.float32 and value.shape == () for value in metrics.values())
+    assert all(value.dtype == dtype and value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    "factory", [b.lancbio, partial(b.stable, convexity=0.1), b.stable], ids=["lancbio", "capped", "stable"]
+)
+def test_methods_with_a_dense_solve_converge_in_bfloat16(factory):
+    def inner(x, y, batch):
+        return 0.5 * jnp.sum(jnp.array([0.5, 1, 1.5, 2], y.dtype) * y**2) - x @ y
+
+    problem = b.Problem(lambda x, y, batch: 0.5 * jnp.sum((y - 1) ** 2), inner)
+    algorithm = factory(problem, inner_optimizer=0.3, outer_optimizer=0.3)
+    state = algorithm.init(jnp.zeros(4, jnp.bfloat16), jnp.zeros(4, jnp.bfloat16))
+    step = jax.jit(algorithm.step)
+    for _ in range(100):
+        state, _ = step(state, b.full(None, None), None)
+    assert state.x.dtype == state.y.dtype == jnp.bfloat16
+    # The solution is y = 1. In bfloat16, moves below 1 / 256 of a value are lost.
+    np.testing.assert_allclose(state.y.astype(float), 1, atol=0.1)
 
 
 def _coupled(x, y):

@@ -17,6 +17,7 @@ from bilevel import tasks
 from bilevel.estimators import SagaTable
 from bilevel.estimators.saga import SagaState
 from bilevel.types import Point
+from cases import minibatches
 from cases.problems import logistic_case
 
 CASE = logistic_case(direct=True)
@@ -95,6 +96,19 @@ def test_soba_has_one_path_in_both_sign_conventions_of_v():
         return Point(x - ALPHA * (f_x + J @ v), y - RHO * g_y, v - RHO * (H @ v + f_y))
 
     np.testing.assert_allclose(path(other_sign, 50), path(simultaneous, 50), atol=1e-14)
+
+
+def test_linear_residuals_of_single_loops_are_measured_where_v_moves():
+    """FSLA moves v at the new y, on inner minibatch 1; SOBA at the old y, on inner minibatch 0."""
+    v = np.random.default_rng(1).normal(size=3)
+    for factory, i in ((b.fsla, 1), (b.soba, 0)):
+        algorithm = factory(minibatches.PROBLEM, adjoint_optimizer=0.2)
+        state = algorithm.init(jnp.asarray(minibatches.X), jnp.asarray(minibatches.Y))
+        state = state._replace(v=jnp.asarray(v))
+        new, metrics = algorithm.step(state, minibatches.BATCH, None)
+        f_y = (new.y if factory is b.fsla else state.y) - minibatches.B[0]
+        want = np.linalg.norm(f_y - minibatches.A[i] @ v) / np.linalg.norm(f_y)
+        assert metrics["linear_residual"] == pytest.approx(want, rel=1e-12)
 
 
 def test_nbo_fsla_and_soba_are_three_different_methods():

@@ -195,6 +195,25 @@ def test_lancbio_at_a_frozen_point_is_conjugate_gradients_from_the_last_restart(
     assert np.linalg.norm(hessian @ want[-1] - c) < (1e-8 if period == 6 else 1e-1)
 
 
+def test_lancbio_converges_for_every_period_while_x_moves():
+    """Each weight has an L2 strength. Without orthogonal vectors, periods from 9 on become NaN here."""
+    case = logistic_case(direct=True)
+    for period in (9, 10, 11, 40):
+        algorithm = b.lancbio(case.problem, inner_optimizer=case.step, outer_optimizer=2.0, period=period)
+
+        @jax.jit
+        def path(state, algorithm=algorithm):
+            return lax.scan(lambda state, _: algorithm.step(state, case.data, None), state, length=2000)
+
+        state, metrics = path(algorithm.init(case.x, case.y))
+        # The Hessian changes by half while x makes its first, large moves.
+        assert np.max(metrics["linear_residual"][20:]) < 1
+        # A few units of rounding error of 0.05 x.
+        assert np.linalg.norm(case.exact(state.x)[1]) < 1e-14
+        vectors = np.asarray(state.basis)[: 2000 % min(period, 10) or 10]
+        np.testing.assert_allclose(vectors @ vectors.T, np.eye(len(vectors)), atol=1e-12)
+
+
 def test_lancbio_stops_its_subspace_where_it_is_invariant():
     """The Hessian has two distinct eigenvalues: beta vanishes after two vectors, and v is exact."""
     spectrum = jnp.array([1.0, 1.0, 1.0, 4.0, 4.0, 4.0])

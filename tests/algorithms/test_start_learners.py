@@ -125,14 +125,61 @@ def test_vmap_over_seeds_and_step_sizes_equals_separate_runs(name):
     assert not np.allclose(flat(jax.tree.map(lambda a: a[1, 1], grid)), flat(alone))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", META)
-def test_float32_stays_float32(name, key):
+def test_a_precision_is_kept(name, dtype, key):
     case = case_of(name)
-    x, y, data = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (case.x, case.y, case.data))
+    x, y, data = jax.tree.map(lambda leaf: leaf.astype(dtype), (case.x, case.y, case.data))
     algorithm = build(name, case)
-    state, metrics = jax.jit(algorithm.step)(algorithm.init(x, y), data, key)
-    for leaf in jax.tree.leaves((state, metrics)):
-        assert leaf.dtype in (jnp.float32, jnp.int32)
+    state = algorithm.init(x, y)
+    # Lowering also finds operations that have no implementation in this precision.
+    after, metrics = jax.jit(algorithm.step).lower(state, data, key).out_info
+    for leaf in jax.tree.leaves((after.x, after.y, metrics)):
+        assert leaf.dtype == dtype
+    for before, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        assert before.dtype == leaf.dtype
+
+
+STARTS = {
+    **{name: META[name].factory for name in META},
+    "fo_blo": partial(b.fo_blo, start=lambda x: x, tasks=True),
+    "ufo_blo": partial(b.ufo_blo, start=lambda x: x, tasks=True),
+    "fo_blo of one task": partial(b.fo_blo, start=lambda x: x),
+    "ufo_blo of one task": partial(b.ufo_blo, start=lambda x: x),
+}
+
+
+def one_task(case):
+    task = jax.tree.map(lambda a: a[0], case.data.outer.arrays)
+    return b.full(task, task)
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_y_of_another_dtype_takes_the_dtype_of_the_start_and_another_shape_is_refused(name, key):
+    case = few_tasks_case(name == "anil")
+    data = one_task(case) if "one task" in name else case.data
+    algorithm = STARTS[name](case.problem, inner_optimizer=case.step)
+    other = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), case.y)
+    state, same = algorithm.init(case.x, other), algorithm.init(case.x, case.y)
+    new, _ = jax.eval_shape(algorithm.step, state, data, key)
+    for leaves in zip(*map(jax.tree.leaves, (state, new, same)), strict=True):
+        assert len({(leaf.shape, leaf.dtype) for leaf in leaves}) == 1
+    with pytest.raises(ValueError, match="y must have the structure and shapes of the start that"):
+        algorithm.init(case.x, {"u": jnp.zeros(2)})
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_the_values_of_y_are_not_used(name, key):
+    """One inner step, so that every solve still shows where it started."""
+    case = few_tasks_case(name == "anil")
+    data = one_task(case) if "one task" in name else case.data
+    algorithm = STARTS[name](case.problem, inner_optimizer=case.step, inner_steps=1)
+    states = []
+    for shift in (0.0, 3.0):
+        start = algorithm.init(case.x, jax.tree.map(lambda leaf, shift=shift: leaf + shift, case.y))
+        states.append(algorithm.step(start, data, key)[0])
+    np.testing.assert_array_equal(flat(states[0].x), flat(states[1].x))
+    np.testing.assert_array_equal(flat(states[0].y), flat(states[1].y))
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
@@ -176,6 +223,27 @@ def test_anil_moves_head_and_features_by_separate_optimisers(key):
     slope = case.exact(case.x)[1]
     np.testing.assert_allclose(flat(case.x["head"]) - flat(state.x["head"]), 0.2 * slope[2:], rtol=1e-12)
     np.testing.assert_allclose(flat(state.x["features"]), flat(case.x["features"]) - slope[:2], rtol=1e-12)
+
+
+def test_anil_moves_further_blocks_by_the_optimiser_of_the_features(key):
+    """f = c |scale|^2 / 2 + ...: the third block has the gradient c scale in every task."""
+    case = case_of("anil")
+    problem = b.Problem(
+        lambda x, y, batch: case.problem.outer(x, y, batch) + 1.5 * jnp.sum(x["scale"] ** 2),
+        case.problem.inner,
+    )
+    x = {**case.x, "scale": jnp.array([1.0, -2.0])}
+    for settings, rate in ((dict(features_optimizer=0.1), 0.1), ({}, 0.3)):
+        algorithm = build("anil", case._replace(problem=problem), **settings)
+        state = algorithm.init(x, case.y)
+        new, _ = algorithm.step(state, case.data, key)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        slope = case.exact(case.x)[1]
+        np.testing.assert_allclose(flat(x["head"]) - flat(new.x["head"]), 0.3 * slope[2:], rtol=1e-12)
+        np.testing.assert_allclose(
+            flat(x["features"]) - flat(new.x["features"]), rate * slope[:2], rtol=1e-12
+        )
+        np.testing.assert_allclose(new.x["scale"], (1 - 3 * rate) * x["scale"], rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 import bilevel as b
+from bilevel.keys import key_for
 from bilevel.response import Pulled, Response, stepwise
 from bilevel.testing import count_calls
 from cases.minibatches import ALPHA, BATCH, PROBLEM, RHO, A, B, C, E, X, Y
@@ -72,10 +73,11 @@ def test_exact_gradient_is_that_of_the_trained_loss():
     assert found[0.5, -6.0] == (-1.25, -1.25)
 
 
-def coin_keys(probability):
+def coin_keys(probability, vectorize=False):
     """Return a key whose coin shows heads and one whose coin shows tails."""
     keys = jax.vmap(jax.random.key)(jnp.arange(200))
-    coins = [bool(jax.random.bernoulli(key, probability)) for key in keys[:60]]
+    own = [key_for("coin", key) if vectorize else key for key in keys[:60]]
+    coins = [bool(jax.random.bernoulli(key, probability)) for key in own]
     return keys[coins.index(True)], keys[coins.index(False)]
 
 
@@ -303,7 +305,7 @@ def test_tails_skip_the_products_at_run_time(tasks):
         algorithm.init(case.x, case.y),
         jax.jit(lambda state, key: algorithm.step(state, case.data, key)[0]),
     )
-    for key, share in zip(coin_keys(0.5), (1, 0), strict=True):
+    for key, share in zip(coin_keys(0.5, vectorize=tasks), (1, 0), strict=True):
         jax.block_until_ready(step(state, key))
         for kind in counts:
             counts[kind] = 0
@@ -408,6 +410,8 @@ def test_best_probability_can_be_an_interior_minimum_although_the_slope_at_one_i
     assert b.optimal_probability(1.0, 1.9, 0.1, 1.0, 0.5) == pytest.approx(0.11185, abs=2e-5)
     # This minimum is worse than q = 1, or does not exist.
     assert b.optimal_probability(1.0, 1.9, 0.5, 1.0, 0.5) == 1
+    # The time is 10.4 at the local minimum of 0.284, and 7.45 at q = 1.
+    assert b.optimal_probability(1.0, 5.0, 1.0, 6.452, 0.5) == 1
     assert b.optimal_probability(1.0, 1.9, 0.1, 1.0, 1.0) == 1
 
 
@@ -541,6 +545,35 @@ def test_running_estimates_follow_the_papers_sums(vectorize):
     np.testing.assert_allclose(state.seen[:3], sums, rtol=1e-12)
     assert state.seen.exact_draws == len(draws)
     assert state.seen.weight == pytest.approx(1 - 0.9 ** len(draws))
+
+
+@pytest.mark.parametrize(
+    "settings, draws",
+    [({}, 1), (dict(tasks=True, start=same), 3), (dict(tasks=True, start=same, vectorize=True), 1)],
+    ids=["one task", "tasks", "tasks at once"],
+)
+def test_counts_and_running_means_of_bfloat16_variables_are_wider(settings, draws):
+    """Integers above 256 do not exist in bfloat16, and a mean with a decay of 0.999 stands still."""
+    problem = b.Problem(
+        lambda x, y, batch: jnp.sum((y - 1) ** 2) + 0 * x.sum(), lambda x, y, batch: jnp.sum((y - x) ** 2)
+    )
+    algorithm = b.ufo_blo(
+        problem, outer_optimizer=0.0, inner_steps=1, probability=1.0, decay=0.999, **settings
+    )
+    state, data = algorithm.init(*jnp.zeros((2, 1), jnp.bfloat16)), b.full(jnp.zeros(3), None)
+
+    @jax.jit
+    def run(state):
+        def step(state, _):
+            return algorithm.step(state, data, jax.random.key(0))[0], None
+
+        return lax.scan(step, state, length=600)[0]
+
+    new = run(state)
+    assert new.x.dtype == jnp.bfloat16 and new.seen.exact_draws.dtype == jnp.int32
+    assert new.seen.exact_draws == 600 * draws
+    # Rounding of 1,800 float32 sums.
+    assert new.seen.weight == pytest.approx(1 - 0.999 ** (600 * draws), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from jax import lax
 
 import bilevel as b
 from bilevel.linear import random_product
+from cases import minibatches
 from cases.problems import central_difference, logistic_case
 
 ETA = 0.4
@@ -194,6 +195,34 @@ def test_weights_may_be_a_list_or_of_wider_dtype_than_the_variables():
     got = b.unified_hypergradient(plain, x, y, b.full(None, None), add=jnp.ones(2), product=0.5)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, 3 * y, rtol=1e-6)
+
+
+def test_every_product_and_every_gradient_of_f_read_a_minibatch_of_their_own():
+    """Product j and source j read minibatch j of their levels, and f reads the first outer one."""
+    m, count = minibatches, 4
+    rng = np.random.default_rng(0)
+    add, keep, product, inertia, source = rng.uniform(0.1, 1, (5, count))
+    xs, ys, start = rng.normal(size=(count, m.P)), rng.normal(size=(count, m.Q)), rng.normal(size=m.Q)
+    got = b.unified_hypergradient(
+        m.PROBLEM,
+        jnp.asarray(m.X),
+        jnp.asarray(m.Y),
+        m.BATCH,
+        add=jnp.asarray(add),
+        keep=jnp.asarray(keep),
+        product=jnp.asarray(product),
+        inertia=jnp.asarray(inertia),
+        source=jnp.asarray(source),
+        path=(jnp.asarray(xs), jnp.asarray(ys)),
+        start=jnp.asarray(start),
+    )
+    last, p, want = np.zeros(m.Q), start, m.E[0]
+    for j in range(count):
+        want = want - add[j] * m.C[j].T @ p
+        slope = ys[j] - m.B[j]
+        new = keep[j] * p - product[j] * m.A[j] @ p + inertia[j] * last + source[j] * slope
+        last, p = p, new
+    same(got, want)
 
 
 def test_a_state_carried_at_a_frozen_point_is_a_neumann_sum():

@@ -1,12 +1,13 @@
 """ANIL: tasks train only the head, on features that all tasks share."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import optax
 
 from bilevel.algorithms.record import describe
 from bilevel.inner import descend
-from bilevel.many_tasks import nested_over_tasks
+from bilevel.many_tasks import from_start, nested_over_tasks
 from bilevel.optimizers import as_optimizer
 from bilevel.response import unrolled
 from bilevel.types import Algorithm, Optimizer, Problem
@@ -38,10 +39,12 @@ def anil(
     `anil` is cheaper than `maml`.
 
     Args:
-      problem: the two losses. They read y and `x["features"]`, and receive one task as `batch`.
+      problem: the two losses. They read y and `x["features"]`, and receive one task as `batch`. x may have
+        further blocks, which all tasks share like the features.
       inner_optimizer: optimiser of y, see `Optimizer`.
       outer_optimizer: optimiser of the head; of all of x if `features_optimizer` is None.
-      features_optimizer: optimiser of the features; default: `outer_optimizer`.
+      features_optimizer: optimiser of the features and of every further block, all together; default:
+        `outer_optimizer`.
       inner_steps: number T of steps on each task.
       vectorize: run all tasks at once by `vmap`; otherwise one after the other.
 
@@ -50,7 +53,8 @@ def anil(
       structure of the head; its values are not used.
 
     Raises:
-      ValueError: if `inner_steps` is negative; at the first step, if x lacks one of the two blocks.
+      ValueError: if `inner_steps` is negative; in `init`, if x lacks one of the two blocks or y is not like
+        the head.
 
     Cost per step: for each task T + 1 gradients, T Hessian products, T cross products.
 
@@ -63,8 +67,12 @@ def anil(
     response = unrolled(descend(problem, inner_optimizer, inner_steps), start=_head)
     optimizer = as_optimizer(outer_optimizer)
     if features_optimizer is not None:
-        optimizer = _block_by_block({"head": optimizer, "features": as_optimizer(features_optimizer)})
-    return nested_over_tasks(problem, response, optimizer, vectorize=vectorize, name="anil")
+        parts: dict[Hashable, Any] = {"head": optimizer, "features": as_optimizer(features_optimizer)}
+        optimizer = optax.partition(
+            parts, lambda x: {name: "head" if name == "head" else "features" for name in x}
+        )
+    algorithm = nested_over_tasks(problem, response, optimizer, vectorize=vectorize, name="anil")
+    return from_start(algorithm, _head)
 
 
 def _head(x):
@@ -75,23 +83,3 @@ def _head(x):
             "pass x={'head': ..., 'features': ...}"
         )
     return x["head"]
-
-
-def _block_by_block(optimizers):
-    """Return an optimiser that applies one optimiser to each block of x.
-
-    A constraint of a block's optimiser holds for that block.
-    """
-
-    def init(params: Any):
-        return {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
-
-    def update(updates, state, params: Any = None):
-        results = {
-            name: optimizer.update(updates[name], state[name], params[name])
-            for name, optimizer in optimizers.items()
-        }
-        moves = {name: result[0] for name, result in results.items()}
-        return moves, {name: result[1] for name, result in results.items()}
-
-    return optax.GradientTransformation(init, update)

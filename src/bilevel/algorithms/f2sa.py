@@ -50,7 +50,7 @@ def f2sa(
     inner_steps: int = 10,
     penalty: float | Schedule = 10.0,
     order: int = 1,
-    paired: bool = False,
+    paired: bool = True,
 ) -> Algorithm:
     """Return F2SA: the response is a difference of two inner variables.
 
@@ -75,11 +75,11 @@ def f2sa(
       penalty: lambda, positive: a number, or a schedule `step -> penalty`.
       order: 1, or 2 for the central difference, which is F2SA-p with p = 2 (Chen, Li, Chayti and Zhang,
         Faster Gradient Methods for Highly-Smooth Stochastic Bilevel Optimization, arXiv:2509.02937).
-      paired: evaluate both g_x on one minibatch, so that their noise, which the penalty multiplies, cancels;
-        otherwise each on its own minibatch.
+      paired: evaluate both g_x on one minibatch, so that most of their noise, which the penalty multiplies,
+        cancels; otherwise each on its own minibatch.
 
     Returns:
-      An `Algorithm` that reads 2 T + 2 inner minibatches (2 T + 1 with `paired`) and T + 1 outer
+      An `Algorithm` that reads 2 T + 1 inner minibatches (2 T + 2 without `paired`) and T + 1 outer
       minibatches (2 T + 2 with `order=2`) per step.
 
     Raises:
@@ -89,8 +89,9 @@ def f2sa(
     Cost per step: 3 T + 3 gradients (4 T + 4 with `order=2`), no products.
 
     Differs from the paper: y is argmin g, as everywhere in this library; the paper calls it z, and calls
-    our z y. The penalty is constant unless it is given as a schedule. One optimiser moves y and z. The
-    gradients of F2SA-p are not normalised.
+    our z y. Both g_x read one minibatch; `paired=False` gives each its own, as benchopt's code does and, as
+    we recall, the paper. The penalty is constant unless it is given as a schedule. One optimiser moves y and
+    z. The gradients of F2SA-p are not normalised.
 
     >>> from bilevel import tasks
     >>> f2sa(tasks.quadratic().problem).cost

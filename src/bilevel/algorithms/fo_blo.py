@@ -5,7 +5,7 @@ from collections.abc import Callable
 from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
-from bilevel.many_tasks import nested_over_tasks
+from bilevel.many_tasks import from_start, nested_over_tasks
 from bilevel.response import first_order
 from bilevel.types import Algorithm, Optimizer, Problem, PyTree
 
@@ -57,5 +57,7 @@ def fo_blo(
     """
     response = first_order(descend(problem, inner_optimizer, inner_steps), start=start)
     if tasks:
-        return nested_over_tasks(problem, response, outer_optimizer, vectorize=vectorize, name="fo_blo")
-    return nested(problem, response, outer_optimizer, warm=False, name="fo_blo")
+        algorithm = nested_over_tasks(problem, response, outer_optimizer, vectorize=vectorize, name="fo_blo")
+    else:
+        algorithm = nested(problem, response, outer_optimizer, warm=False, name="fo_blo")
+    return from_start(algorithm, start)

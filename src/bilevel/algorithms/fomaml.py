@@ -2,7 +2,7 @@
 
 from bilevel.algorithms.record import describe
 from bilevel.inner import descend
-from bilevel.many_tasks import nested_over_tasks
+from bilevel.many_tasks import from_start, nested_over_tasks
 from bilevel.response import first_order
 from bilevel.types import Algorithm, Optimizer, Problem
 
@@ -49,5 +49,10 @@ def fomaml(
     >>> fomaml(tasks.quadratic().problem).cost
     Cost(gradients=6, hessian_products=0, cross_products=0)
     """
-    response = first_order(descend(problem, inner_optimizer, inner_steps), start=lambda x: x)
-    return nested_over_tasks(problem, response, outer_optimizer, vectorize=vectorize, name="fomaml")
+
+    def start(x):
+        return x
+
+    response = first_order(descend(problem, inner_optimizer, inner_steps), start=start)
+    algorithm = nested_over_tasks(problem, response, outer_optimizer, vectorize=vectorize, name="fomaml")
+    return from_start(algorithm, start)

@@ -83,6 +83,10 @@ def fsla(
 
     Equations: taken from published code of others, not checked against the paper's text.
 
+    Differs from the published code (benchopt's bilevel benchmark): the first direction is the plain one,
+    where the code starts d and x' at zero; v has an optimiser of its own; `weight` and the step sizes are
+    constant unless they are schedules, where the code's fall like 1 / sqrt(k + 1) and start at one number.
+
     >>> from bilevel import tasks
     >>> fsla(tasks.quadratic().problem).cost
     Cost(gradients=4, hessian_products=1, cross_products=2)

@@ -17,6 +17,7 @@ from bilevel.linear import relative_norm
 from bilevel.optimizers import as_optimizer
 from bilevel.sampling import Shifted
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
+from bilevel.widening import widened
 
 tree = optax.tree
 
@@ -67,7 +68,7 @@ def lancbio(
         every `period` steps: base = v, w = H base, q = (f_y - w) / |f_y - w|, empty Q and R
         u = H q - beta q_last, alpha = q'u; append q to Q, and alpha and beta to the tridiagonal R
         v = base + Q s,   R s = Q'(f_y - w)
-        q_last = q,   beta = |u - alpha q|,   q = (u - alpha q) / beta
+        q_last = q,   r = (I - Q Q') u,   beta = |r|,   q = r / beta
         x <- x - outer_optimizer(f_x - J v)
 
     While x and y stand still, v takes the iterates of conjugate gradients started at base.
@@ -76,8 +77,8 @@ def lancbio(
       problem: the two losses.
       inner_optimizer, outer_optimizer: optimisers of y and x, see `Optimizer`.
       inner_steps: number T of steps of each inner solve.
-      period: number of steps from one restart to the next, at most the number of entries of y. The state
-        stores as many vectors.
+      period: number of steps from one restart to the next; values above the number of entries of y count as
+        that number. The state stores as many vectors.
 
     Returns:
       An `Algorithm` that reads T + 2 inner minibatches per step.
@@ -88,8 +89,8 @@ def lancbio(
     Cost per step: T + 1 gradients, 1 Hessian product, 1 cross product. A restart takes one more
     Hessian product, which is not counted; the first restart takes none.
 
-    Differs from the paper's code: the period is constant, while theirs grows; a vanishing beta ends the
-    growth of the subspace.
+    Differs from the paper's code: the period is constant, while theirs grows; every new q is made orthogonal
+    to all of Q, not to the last two vectors alone; a vanishing beta ends the growth of the subspace.
 
     >>> from bilevel import tasks
     >>> lancbio(tasks.quadratic().problem).cost
@@ -140,12 +141,16 @@ def lancbio(
         raw = tree.where(restart, defect, state.rest)
         length = tree.norm(raw)
         q = tree.scale(1 / jnp.where(length > 0, length, 1), raw)
-        basis = jax.tree.map(lambda ring, leaf: ring.at[place].set(leaf), state.basis, q)
-        last = jax.tree.map(lambda ring: ring[place - 1], basis)
+        last = jax.tree.map(lambda ring: ring[place - 1], state.basis)
+        # A restart empties the basis, so the places after this one are zero.
+        basis = tree.where(restart, tree.zeros_like(state.basis), state.basis)
+        basis = jax.tree.map(lambda ring, leaf: ring.at[place].set(leaf), basis, q)
         beta = jnp.where(restart, 0, length)
         u = tree.sub(matvec(q), tree.scale(beta, last))
         alpha = tree.vdot(q, u)
-        rest = tree.sub(u, tree.scale(alpha, q))
+        # H changes from step to step, so after a few steps the recursion alone is no longer orthogonal to Q.
+        # A second pass removes the rounding errors of the first.
+        rest = _orthogonal(basis, _orthogonal(basis, u))
         # In an invariant subspace the rest is rounding error, not orthogonal to Q: the subspace stops here.
         grows = tree.norm(rest) > jnp.sqrt(jnp.finfo(beta.dtype).eps) * tree.norm(u)
         rest = tree.where(grows, rest, tree.zeros_like(rest))
@@ -179,6 +184,12 @@ def lancbio(
     return Algorithm(init=init, step=step, draws=draws, cost=cost, name="lancbio")
 
 
+def _orthogonal(basis, vector):
+    """Return a vector without its part in the span of an orthonormal basis."""
+    parts = sum(jax.tree.leaves(jax.tree.map(_dots, basis, vector)))
+    return jax.tree.map(lambda leaf, ring: leaf - jnp.tensordot(parts, ring, axes=1), vector, basis)
+
+
 def _dots(ring, leaf):
     """Return the dot product of a leaf with every entry of a stack."""
     return jnp.tensordot(ring, leaf, axes=leaf.ndim)
@@ -192,4 +203,4 @@ def _solve_tridiagonal(diagonal, beside, right, used):
     diagonal = jnp.where(used & (diagonal != 0), diagonal, 1)
     beside = jnp.where(used, beside, 0)[1:]
     matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-    return jnp.linalg.solve(matrix, jnp.where(used, right, 0))
+    return jnp.linalg.solve(widened(matrix), widened(jnp.where(used, right, 0))).astype(right.dtype)

@@ -8,7 +8,7 @@ import optax
 
 from bilevel.algorithms.record import describe
 from bilevel.inner import descend
-from bilevel.many_tasks import drawn_by, nested_over_tasks, over_tasks, whole_task
+from bilevel.many_tasks import drawn_by, from_start, nested_over_tasks, over_tasks, whole_task
 from bilevel.optimizers import is_step_size
 from bilevel.response import stepwise, unrolled
 from bilevel.types import Algorithm, Cost, Optimizer, Problem, PyTree, require
@@ -105,7 +105,7 @@ def maml(
         problem, response, outer_optimizer, vectorize=vectorize, source=source, rate=rate, name="maml"
     )
     gradients = algorithm.cost.gradients + (smoothness is not None)
-    return algorithm._replace(cost=Cost(gradients, algorithm.cost.hessian_products))
+    return from_start(algorithm, start)._replace(cost=Cost(gradients, algorithm.cost.hessian_products))
 
 
 def _inverse_smoothness(problem, terms, caution, vectorize, source):

@@ -10,7 +10,7 @@ from bilevel.algorithms.record import describe
 from bilevel.combinators import NestedState, move_outer
 from bilevel.hypergradient import as_variables, measures, stationarity
 from bilevel.inner import descend
-from bilevel.many_tasks import drawn_by, over_tasks, whole_task
+from bilevel.many_tasks import drawn_by, from_start, over_tasks, whole_task
 from bilevel.optimizers import as_optimizer
 from bilevel.types import Algorithm, Draws, Optimizer, Problem, PyTree
 
@@ -89,4 +89,5 @@ def reptile(
         x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, x, metrics)
         return NestedState(x=x, y=y, v=(), optimizer=optimizer_state, start=state.start), metrics
 
-    return Algorithm(init=init, step=step, draws=Draws(1, 1), cost=solver.cost, name="reptile")
+    algorithm = Algorithm(init=init, step=step, draws=Draws(1, 1), cost=solver.cost, name="reptile")
+    return from_start(algorithm, lambda x: x)

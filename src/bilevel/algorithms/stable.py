@@ -17,6 +17,7 @@ from bilevel.hypergradient import as_variables, measures
 from bilevel.linear import relative_norm
 from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, Schedule, require
+from bilevel.widening import widened
 
 tree = optax.tree
 
@@ -109,8 +110,8 @@ def stable(
     def projected(hessian):
         if convexity is None:
             return hessian
-        values, vectors = jnp.linalg.eigh(hessian)
-        return (vectors * jnp.maximum(values, convexity)[None]) @ vectors.T
+        values, vectors = jnp.linalg.eigh(widened(hessian))
+        return ((vectors * jnp.maximum(values, convexity)[None]) @ vectors.T).astype(hessian.dtype)
 
     def init(x, y):
         x, y = as_variables(x, y)
@@ -136,9 +137,12 @@ def stable(
         drift = tree.sub(state.matrices, matrices_at(state.last.x, state.last.y, batch.inner[0]))
         cross, hessian = remember(fresh, drift, weight, state.count)
         hessian = projected(hessian)
-        factors = lu_factor(hessian)
+        factors = lu_factor(widened(hessian))
 
-        v = lu_solve(factors, f_y)
+        def solve(right):
+            return lu_solve(factors, widened(right)).astype(right.dtype)
+
+        v = solve(f_y)
         gradient = jax.tree.map(lambda f, J: f - jnp.tensordot(v, J, axes=1), f_x, cross)
         residual = relative_norm(f_y - fresh.hessian @ v, f_y)
         metrics = measures(problem, x, y, batch, 0, gradient, residual)
@@ -146,7 +150,7 @@ def stable(
         moved_y, y_state = move(optimizers.y, g_y, state.optimizer.y, y, value=metrics["inner_loss"])
         # The prediction follows the actual move of x, which a projection may have changed.
         push = jax.vmap(lambda row: tree.vdot(row, tree.sub(new_x, x)))(cross)
-        new_y = tree.sub(moved_y, shaped(lu_solve(factors, push)))
+        new_y = tree.sub(moved_y, shaped(solve(push)))
         new_state = StableState(
             x=new_x,
             y=new_y,

@@ -11,23 +11,25 @@ from bilevel.algorithms.record import describe
 from bilevel.combinators import move_outer
 from bilevel.hypergradient import as_variables, measures, stationarity
 from bilevel.inner import descend
-from bilevel.many_tasks import over_tasks
+from bilevel.keys import key_for
+from bilevel.many_tasks import count_tasks, from_start, over_tasks
 from bilevel.optimizers import as_optimizer
 from bilevel.response import first_order, optimal_probability, stepwise, unrolled
 from bilevel.response.unbiased import correct
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
+from bilevel.widening import widened
 
 tree = optax.tree
 
 
 class Seen(NamedTuple):
-    """Running statistics of the exact draws.
+    """Running statistics of the exact draws, in at least float32.
 
     Attributes:
       second_moment, bias: decayed sums of |e|^2 and |e - o|^2.
       weight: decayed sum of ones, 0 before the first exact draw; it turns the sums into means.
-      exact_draws: number of exact draws, from which the true cost of a run follows. With `vectorize` one
-        draw covers all tasks; with tasks spread over devices it is the mean number per device.
+      exact_draws: number of exact draws, an integer, from which the true cost of a run follows. With
+        `vectorize` one draw covers all tasks; otherwise the draws of all tasks count.
     """
 
     second_moment: jax.Array
@@ -147,18 +149,21 @@ def ufo_blo(
         def mean(old, new):
             return decay * old + (1 - decay) * new
 
+        def square(value):
+            return tree.norm(jax.tree.map(widened, value), squared=True)
+
         new = Seen(
-            second_moment=mean(seen.second_moment, tree.norm(gradient, squared=True)),
-            bias=mean(seen.bias, tree.norm(correction, squared=True)),
+            second_moment=mean(seen.second_moment, square(gradient)),
+            bias=mean(seen.bias, square(correction)),
             weight=mean(seen.weight, 1.0),
-            exact_draws=seen.exact_draws + 1,
+            exact_draws=seen.exact_draws,
         )
         return tree.where(coin, new, seen)
 
     def init(x, y):
         x, y = as_variables(x, y)
-        zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(x)))
-        seen = Seen(second_moment=zero, bias=zero, weight=zero, exact_draws=zero)
+        zero = widened(jnp.zeros((), jnp.result_type(*jax.tree.leaves(x))))
+        seen = Seen(second_moment=zero, bias=zero, weight=zero, exact_draws=jnp.zeros((), jnp.int32))
         return UfoBloState(
             x=x, y=y, optimizer=optimizer.init(x), start=y, seen=seen, probability=chance(seen)
         )
@@ -170,24 +175,29 @@ def ufo_blo(
         def estimate(seen, batch, task_key):
             q = chance(seen)
             # With a coin for each vectorised task, `vmap` would compute both branches for all tasks.
-            coin = jax.random.bernoulli(key if vectorize else task_key, q)
+            coin = jax.random.bernoulli(key_for("coin", key) if vectorize else task_key, q)
             _, cheap_pullback = cheap.respond(x, state.start, batch, None)
             y, exact_pullback = exact.respond(x, state.start, batch, None)
             f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
             indirect, correction, _, _ = correct(coin, cheap_pullback, exact_pullback, f_y, ())
             first = tree.add(f_x, indirect)
             seen = updated(seen, coin, tree.add(first, correction), correction)
-            gradient = tree.add_scale(first, 1 / q, correction)
-            residual = jnp.zeros((), seen.weight.dtype)
-            return seen, (gradient, y, measures(problem, x, y, batch, draws - 1, gradient, residual))
+            gradient = jax.tree.map(lambda o, c: o + (1 / q).astype(o.dtype) * c, first, correction)
+            metrics = measures(problem, x, y, batch, draws - 1, gradient, 0.0)
+            return seen, (gradient, y, metrics | {"exact": coin.astype(jnp.float32)})
 
+        # A mean over tasks cannot hold an integer, so the count stays outside.
+        memory = state.seen._replace(exact_draws=())
         if tasks:
             seen, gradient, y, metrics = over_tasks(
-                estimate, state.seen, batch.outer[0], key, vectorize=vectorize
+                estimate, memory, batch.outer[0], key, vectorize=vectorize
             )
             metrics["gradient_norm"] = stationarity(problem, x, gradient)
         else:
-            seen, (gradient, y, metrics) = estimate(state.seen, batch, key)
+            seen, (gradient, y, metrics) = estimate(memory, batch, key)
+        coins = count_tasks(batch.outer[0]) if tasks and not vectorize else 1
+        new_draws = jnp.round(coins * metrics.pop("exact")).astype(jnp.int32)
+        seen = seen._replace(exact_draws=state.seen.exact_draws + new_draws)
         x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, x, metrics)
         new_state = UfoBloState(
             x=x, y=y, optimizer=optimizer_state, start=state.start, seen=seen, probability=chance(seen)
@@ -196,7 +206,7 @@ def ufo_blo(
 
     share = probability if isinstance(probability, float | int) else 1.0
     cost = Cost(gradients=1).plus(cheap.cost).plus(Cost(*(round(share * count) for count in extra)))
-    return Algorithm(
+    algorithm = Algorithm(
         init=init,
         step=step,
         draws=Draws(1, 1 if tasks else draws),
@@ -204,3 +214,4 @@ def ufo_blo(
         name="ufo_blo",
         seeds_in_sequence=True,
     )
+    return from_start(algorithm, start)

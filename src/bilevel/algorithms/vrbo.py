@@ -15,6 +15,7 @@ from bilevel.linear import neumann
 from bilevel.optimizers import as_optimizer, as_rate, move
 from bilevel.sampling import Shifted
 from bilevel.types import Algorithm, Batch, Draws, Optimizer, Point, Problem, PyTree, require
+from bilevel.widening import widened
 
 tree = optax.tree
 
@@ -113,10 +114,11 @@ def vrbo(
                 return oracle.evaluate(start, batch.whole(), key).total
 
             def add(total, i):
-                return tree.add(total, terms_at(start, i).total), None
+                return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, terms_at(start, i).total), None
 
-            total, _ = lax.scan(add, tree.zeros_like(start), corrections + jnp.arange(refresh))
-            return tree.scale(1 / refresh, total)
+            zero = jax.tree.map(widened, tree.zeros_like(start))
+            total, _ = lax.scan(add, zero, corrections + jnp.arange(refresh))
+            return jax.tree.map(lambda a, b: (a / refresh).astype(b.dtype), total, start)
 
         def corrected(direction, old, new, i):
             # The same minibatches at both points, so that their noise cancels.

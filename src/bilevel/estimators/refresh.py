@@ -9,6 +9,7 @@ from jax import lax
 
 from bilevel.estimators.momentum import StormState
 from bilevel.estimators.types import Estimator
+from bilevel.keys import key_for
 from bilevel.types import require
 
 tree = optax.tree
@@ -61,8 +62,8 @@ def page(probability: float) -> Estimator:
     require((probability > 0) & (probability <= 1), "probability must be in (0, 1]", probability)
 
     def refreshes(state, key):
-        # `fold_in` gives another key, since the oracle may use the key itself.
-        return (state.count == 0) | jax.random.bernoulli(jax.random.fold_in(key, 1), probability)
+        # The oracle uses the key itself.
+        return (state.count == 0) | jax.random.bernoulli(key_for("refresh", key), probability)
 
     return _refreshing(refreshes)
 

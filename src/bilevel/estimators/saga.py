@@ -10,6 +10,7 @@ from jax import lax
 from bilevel.directions.types import Terms
 from bilevel.estimators.types import Estimator, Evaluate
 from bilevel.types import Batch, Point, PyTree
+from bilevel.widening import widened
 
 tree = optax.tree
 
@@ -19,7 +20,7 @@ class SagaTable(NamedTuple):
 
     Attributes:
       entries: the values, stacked along a leading axis, one for each minibatch.
-      mean: mean of the entries, weighted by rows.
+      mean: mean of the entries, weighted by rows, in at least float32: it sums small changes.
     """
 
     entries: PyTree
@@ -70,7 +71,7 @@ def saga() -> Estimator:
 def empty_table(value: PyTree, entries: int) -> SagaTable:
     """Return a table of `entries` zeros shaped like `value`."""
     room = jax.tree.map(lambda leaf: jnp.zeros((entries, *leaf.shape), leaf.dtype), value)
-    return SagaTable(room, tree.zeros_like(value))
+    return SagaTable(room, jax.tree.map(widened, tree.zeros_like(value)))
 
 
 def recall(table: SagaTable, fresh: PyTree, source: Any, draw: int = 0) -> tuple[PyTree, SagaTable]:
@@ -89,7 +90,7 @@ def recall(table: SagaTable, fresh: PyTree, source: Any, draw: int = 0) -> tuple
     last = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, entry, keepdims=False), table.entries)
     # All reads come before the write, so that XLA makes fewer copies of the tables.
     last, fresh = lax.optimization_barrier((last, fresh))
-    change = tree.sub(fresh, last)
+    change = jax.tree.map(lambda new, old: widened(new) - widened(old), fresh, last)
 
     def moved(by):
         return jax.tree.map(lambda m, c: m + jnp.asarray(by, c.dtype) * c, table.mean, change)
@@ -97,7 +98,8 @@ def recall(table: SagaTable, fresh: PyTree, source: Any, draw: int = 0) -> tuple
     entries = jax.tree.map(
         lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, entry, 0), table.entries, fresh
     )
-    return moved(share * source.count), SagaTable(entries, moved(share))
+    estimate = jax.tree.map(lambda m, new: m.astype(new.dtype), moved(share * source.count), fresh)
+    return estimate, SagaTable(entries, moved(share))
 
 
 def on_true_rows(oracle: Evaluate, point: Point, batch: Batch) -> Terms:

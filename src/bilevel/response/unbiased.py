@@ -45,9 +45,9 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
 
     def respond(x, y0, batch, key):
         require(key is not None, "unbiased needs a key", key)
-        coin_key, key = jax.random.split(key)
-        y, exact_pullback = exact.respond(x, y0, batch, key)
-        _, cheap_pullback = cheap.respond(x, y0, batch, key)
+        coin_key, exact_key, cheap_key = jax.random.split(key, 3)
+        y, exact_pullback = exact.respond(x, y0, batch, exact_key)
+        _, cheap_pullback = cheap.respond(x, y0, batch, cheap_key)
         # The coin must not depend on the value of e: that would bias the mean.
         coin = jax.random.bernoulli(coin_key, probability)
 

@@ -12,6 +12,7 @@ import optax
 from bilevel.inner import InnerSolver
 from bilevel.response.types import Pulled, Response, no_adjoint, with_pullback
 from bilevel.types import PyTree, require
+from bilevel.widening import widened
 
 tree = optax.tree
 
@@ -67,11 +68,14 @@ def orthogonal(key: Any, x: PyTree, count: int) -> PyTree:
     require(key is not None, "random directions need a key", key)
     size = sum(leaf.size for leaf in jax.tree.leaves(x))
     require(count <= size, f"orthogonal directions can be at most {size}, the entries of x", count)
-    basis, _ = jnp.linalg.qr(jax.random.normal(key, (size, count), jnp.result_type(*jax.tree.leaves(x))))
+    dtype = widened(jnp.zeros((), jnp.result_type(*jax.tree.leaves(x)))).dtype
+    basis, _ = jnp.linalg.qr(jax.random.normal(key, (size, count), dtype))
     # QR fixes the signs of the columns, which does not matter: u and -u give the same estimate.
     leaves, structure = jax.tree.flatten(x)
     rows = jnp.split(math.sqrt(size) * basis.T, np.cumsum([leaf.size for leaf in leaves])[:-1], axis=1)
-    parts = [part.reshape(count, *leaf.shape) for part, leaf in zip(rows, leaves, strict=True)]
+    parts = [
+        part.reshape(count, *leaf.shape).astype(leaf.dtype) for part, leaf in zip(rows, leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, parts)
 
 

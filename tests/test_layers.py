@@ -11,6 +11,7 @@ SOURCES = Path(__file__).parents[1] / "src"
 # From bottom to top: a module or package may import what stands before it, and its own files.
 LAYERS = [
     "extras",
+    "whole_models",
     "types",
     "keys",
     "widening",

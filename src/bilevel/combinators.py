@@ -7,7 +7,7 @@ import optax
 
 from bilevel.directions.types import Oracle
 from bilevel.estimators import Estimator
-from bilevel.hypergradient import as_variables, hypergradient, measures
+from bilevel.hypergradient import as_variables, measures, undiagnosed
 from bilevel.optimizers import as_optimizer, move
 from bilevel.response.types import Response
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Point, Problem, PyTree, require
@@ -91,7 +91,7 @@ def nested(
 
     def step(state, batch, key):
         x, start = state.x, state.y if warm else state.start
-        gradient, y, info = hypergradient(problem, response, x, start, batch, key, state.v, diagnose=False)
+        gradient, y, info = undiagnosed(problem, response, x, start, batch, key, state.v)
         metrics = measures(problem, x, y, batch, draws - 1, gradient, info.linear_residual)
 
         def loss(x):

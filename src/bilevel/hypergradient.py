@@ -12,6 +12,7 @@ from bilevel.inner import inner_residual
 from bilevel.linear import cg
 from bilevel.response.types import Response
 from bilevel.types import Batch, Problem, PyTree
+from bilevel.whole_models import closed, opened
 
 tree = optax.tree
 
@@ -76,23 +77,37 @@ def hypergradient(
     -2.0
     """
     x, y = as_variables(x, y)
+    gradient, y, info = undiagnosed(problem, response, x, y, batch, key, v)
+    if diagnose:
+        minibatch = batch.inner[max(1, response.draws) - 1]
+        info = info._replace(
+            inner_residual=inner_residual(problem, x, y, minibatch),
+            error=_error_estimate(problem, x, y, batch.outer[0], minibatch, gradient, info.v),
+        )
+    return opened(gradient), opened(y), info
+
+
+def undiagnosed(
+    problem: Problem,
+    response: Response,
+    x: PyTree,
+    y: PyTree,
+    batch: Batch,
+    key: Any = None,
+    v: PyTree = None,
+) -> tuple[PyTree, PyTree, Info]:
+    """Return `hypergradient` of variables that are converted already, without diagnostics.
+
+    Algorithms use it: they report the metrics of `measures`.
+    """
     v = response.adjoint(y) if v is None else v
     y, pullback = response.respond(x, y, batch, key)
     outer_loss, (f_x, f_y) = jax.value_and_grad(problem.outer, argnums=(0, 1))(x, y, batch.outer[0])
     pulled = pullback(f_y, v)
-    gradient, residual, error = tree.add(f_x, pulled.x), None, None
-    if diagnose:
-        minibatch = batch.inner[max(1, response.draws) - 1]
-        residual = inner_residual(problem, x, y, minibatch)
-        error = _error_estimate(problem, x, y, batch.outer[0], minibatch, gradient, pulled.v)
     info = Info(
-        outer_loss=outer_loss,
-        inner_residual=residual,
-        linear_residual=pulled.residual,
-        error=error,
-        v=pulled.v,
+        outer_loss=outer_loss, inner_residual=None, linear_residual=pulled.residual, error=None, v=pulled.v
     )
-    return gradient, y, info
+    return tree.add(f_x, pulled.x), y, info
 
 
 def _error_estimate(problem, x, y, outer_minibatch, minibatch, gradient, v):
@@ -159,7 +174,7 @@ def stationarity(problem: Problem, x: PyTree, gradient: PyTree) -> jax.Array:
 
 
 def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
-    """Convert x and y to strongly typed JAX arrays.
+    """Convert x and y to strongly typed JAX arrays; functions, booleans and texts become fixed nodes.
 
     Raises:
       ValueError: if a leaf is not a floating-point number or array.
@@ -175,6 +190,6 @@ def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
                 )
             return jnp.asarray(value, dtype)
 
-        return jax.tree_util.tree_map_with_path(leaf, variable)
+        return jax.tree_util.tree_map_with_path(leaf, closed(variable))
 
     return convert("x", x), convert("y", y)

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from bilevel.combinators import NestedState, move_outer
-from bilevel.hypergradient import as_variables, hypergradient, measures, stationarity
+from bilevel.hypergradient import as_variables, measures, stationarity, undiagnosed
 from bilevel.keys import key_for
 from bilevel.optimizers import as_optimizer
 from bilevel.response.types import Response
@@ -217,7 +217,7 @@ def nested_over_tasks(
         x = state.x
 
         def estimate(memory, batch, key):
-            gradient, y, info = hypergradient(problem, response, x, state.start, batch, key, diagnose=False)
+            gradient, y, info = undiagnosed(problem, response, x, state.start, batch, key)
             metrics = measures(problem, x, y, batch, draws - 1, gradient, info.linear_residual)
             return memory, (gradient, y, metrics)
 

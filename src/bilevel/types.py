@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import optax
 from jax.core import Tracer
 
+from bilevel.whole_models import Opening
+
 PyTree = Any
 Schedule = Callable[[Any], Any]
 """A function from the number of the step, a traced integer, to a number."""
@@ -27,6 +29,8 @@ class Problem:
         min over x in X of f(x, y*(x)),   y*(x) = argmin over y in Y of g(x, y)
 
     Every algorithm projects x and y after their moves, and its metrics are norms of projected gradients.
+    A variable is a pytree of floating-point arrays. It may also hold functions, booleans and texts, as an
+    Equinox module does; they stay fixed.
 
     Attributes:
       outer, inner: f and g; x is the outer, y the inner variable.
@@ -48,6 +52,12 @@ class Problem:
     _: KW_ONLY
     outer_projection: Callable[[PyTree], PyTree] | None = None
     inner_projection: Callable[[PyTree], PyTree] | None = None
+
+    def __post_init__(self):
+        for name in ("outer", "inner"):
+            loss = getattr(self, name)
+            if loss is not None and not isinstance(loss, Opening):
+                object.__setattr__(self, name, Opening(loss))
 
 
 class Draws(NamedTuple):

@@ -6,7 +6,7 @@ import optax
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import move_outer
-from bilevel.hypergradient import as_variables, hypergradient, measures
+from bilevel.hypergradient import as_variables, measures, undiagnosed
 from bilevel.inner import accelerate, momentum_weight
 from bilevel.linear import heavy_ball
 from bilevel.optimizers import as_optimizer, as_rate
@@ -103,7 +103,7 @@ def accbio(
 
     def step(state, batch, key):
         ahead, start = state.ahead, state.y if warm else state.start
-        gradient, y, info = hypergradient(problem, response, ahead, start, batch, key, (), diagnose=False)
+        gradient, y, info = undiagnosed(problem, response, ahead, start, batch, key, ())
         gradient = tree.add_scale(gradient, ridge, ahead)
         metrics = measures(problem, ahead, y, batch, response.draws - 1, gradient, info.linear_residual)
         x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, ahead, metrics)

@@ -7,7 +7,7 @@ import optax
 from bilevel.algorithms.accbio import accelerated
 from bilevel.algorithms.record import describe
 from bilevel.combinators import move_outer
-from bilevel.hypergradient import as_variables, hypergradient, measures
+from bilevel.hypergradient import as_variables, measures, undiagnosed
 from bilevel.optimizers import as_optimizer
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
@@ -95,7 +95,7 @@ def accbio_bg(
 
     def step(state, batch, key):
         between = tree.add_scale(state.x, eta, tree.sub(state.slow, state.x))
-        gradient, y, info = hypergradient(problem, response, between, state.y, batch, key, (), diagnose=False)
+        gradient, y, info = undiagnosed(problem, response, between, state.y, batch, key, ())
         metrics = measures(problem, between, y, batch, response.draws - 1, gradient, info.linear_residual)
         x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, between, metrics)
         slow = tree.add_scale(state.slow, tau, tree.sub(between, state.slow))

@@ -8,7 +8,7 @@ import optax
 
 from bilevel.algorithms.record import describe
 from bilevel.combinators import move_outer
-from bilevel.hypergradient import as_variables, hypergradient, measures
+from bilevel.hypergradient import as_variables, measures, undiagnosed
 from bilevel.inner import descend_until
 from bilevel.linear import cg
 from bilevel.optimizers import as_optimizer
@@ -99,9 +99,7 @@ def hoag(
         else:
             bound = tolerance * decay ** state.count.astype(float)
         response = response_at(bound)
-        gradient, y, info = hypergradient(
-            problem, response, state.x, state.y, batch, key, state.v, diagnose=False
-        )
+        gradient, y, info = undiagnosed(problem, response, state.x, state.y, batch, key, state.v)
         metrics = measures(problem, state.x, y, batch, 2, gradient, info.linear_residual)
         x, optimizer_state = move_outer(problem, optimizer, gradient, state.optimizer, state.x, metrics)
         count = state.count + 1

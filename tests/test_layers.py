@@ -15,6 +15,7 @@ LAYERS = [
     "sparse",
     "environment",
     "calculus",
+    "arrays",
     "sampling",
     "inner",
     "linear",

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,8 @@ from bilevel.cli import main
 from bilevel.datasets import omniglot
 from bilevel.datasets.known import _CLASS_LOADERS
 from bilevel.fewshot import METHODS, as_episode, learn, learning, load_learner, recipe
+from bilevel.fewshot.episodes import Shape
+from bilevel.fewshot.judge import Judge
 from bilevel.fewshot.plan import plan_run
 from bilevel.fewshot.published import PUBLISHED
 from bilevel.models import from_module
@@ -442,3 +445,13 @@ def test_the_help_names_every_algorithm(capsys):
         main(["fewshot", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert all(name in shown for name in METHODS)
+
+
+def test_answers_that_are_not_finite_count_as_wrong(data):
+    def answer(x, episode, ways):
+        # Class 0 would be the largest of outputs that are NaN, and right for one query in `ways`.
+        return jnp.where(x > 0, jax.nn.one_hot(episode.query.labels, ways), jnp.nan)
+
+    judge = Judge(SimpleNamespace(answer=answer, shares_features=True), data.test, (0.0, 1.0), seed=0)
+    assert judge.accuracy(jnp.ones(()), Shape(4, 1, 3), 2)[0] == 1
+    assert judge.accuracy(jnp.zeros(()), Shape(4, 1, 3), 2)[0] == 0

@@ -28,6 +28,8 @@ LAYERS = [
     "newton",
     "many_tasks",
     "checkpoint",
+    "divergence",
+    "certificate",
     "driver",
     "algorithms",
     "bilevel",  # bilevel/__init__.py

@@ -63,7 +63,8 @@ def test_a_level_without_data_may_be_none():
 
 
 def test_large_sets_are_planned_without_overflow():
-    source = sampling.Blocks(None, None, jnp.array([4095, 1], jnp.int32), rows=500_000_000, size=100)
+    strides, shuffle = jnp.array([4095, 1], jnp.int32), sampling.Shuffle(0)
+    source = sampling.Blocks(None, None, strides, rows=500_000_000, size=100, shuffle=shuffle)
     starts = np.asarray(source.plan(KEY, 4_900_000, 1000))
     assert starts.min() >= 0 and starts.max() < 500_000_000 and len(set(starts)) == 1000
 

@@ -170,7 +170,7 @@ def _run_seeds(task, algorithm, data, budget, seeds, hyperparameters, progress):
             log_every=log_every,
             callback=callback,
             progress=progress,
-            allow_divergence=True,
+            on_divergence="continue",
         )
 
     measured = []

@@ -167,8 +167,27 @@ class Full:
         return None
 
 
+class Shuffle:
+    """Seed of the order of rows. All are equal, so that one compiled program serves all seeds."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shuffle)
+
+    def __hash__(self) -> int:
+        return hash(Shuffle)
+
+    def order(self, rows: int) -> np.ndarray:
+        """Return the numbers of the rows as they lie in a source."""
+        return np.random.default_rng(self.seed).permutation(rows)
+
+
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["arrays", "picks", "strides"], meta_fields=["rows", "size"]
+    jax.tree_util.register_dataclass,
+    data_fields=["arrays", "picks", "strides"],
+    meta_fields=["rows", "size", "shuffle"],
 )
 @dataclass(frozen=True)
 class Blocks:
@@ -185,6 +204,7 @@ class Blocks:
       picks: first rows of the blocks that `self[i]` returns, or None before planning.
       strides: numbers coprime to the number of blocks.
       rows, size: rows of the set, rows of a block.
+      shuffle: the order of the rows.
     """
 
     arrays: PyTree
@@ -192,6 +212,7 @@ class Blocks:
     strides: Any
     rows: int
     size: int
+    shuffle: Shuffle
     is_full = False
 
     @property
@@ -392,7 +413,8 @@ def _blocks(arrays, size, seed, level) -> Blocks | Full:
     rows = rows_of(arrays, level)
     if not 1 <= size <= rows:
         raise ValueError(f"batch_size must be between 1 and {rows}, the rows of the {level} data, got {size}")
-    order = np.random.default_rng(seed).permutation(rows)
+    shuffle = Shuffle(seed)
+    order = shuffle.order(rows)
     order = np.concatenate([order, order[: size - 1]])
     return Blocks(
         arrays=jax.tree.map(lambda a: take(a, order), arrays),
@@ -400,7 +422,29 @@ def _blocks(arrays, size, seed, level) -> Blocks | Full:
         strides=jnp.asarray(_coprime_strides(math.ceil(rows / size), seed), jnp.int32),
         rows=rows,
         size=size,
+        shuffle=shuffle,
     )
+
+
+def unclean_row(source: Source, path: tuple) -> int | None:
+    """Return the first row, as the user numbers them, that holds a value which is not finite.
+
+    Args:
+      source: a source of minibatches.
+      path: path of a leaf in a minibatch.
+
+    Returns:
+      The number of the row; None if the leaf has no rows or the source has no whole set.
+    """
+    try:
+        leaves = dict(jax.tree_util.tree_leaves_with_path(source.whole()[0]))
+    except ValueError:
+        return None
+    leaf = np.asarray(leaves.get(path, 0.0))
+    rows = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)) if leaf.ndim else ()
+    if isinstance(source, Blocks):
+        rows = source.shuffle.order(source.rows)[rows]
+    return int(min(rows)) if len(rows) else None
 
 
 def _coprime_strides(blocks, seed):

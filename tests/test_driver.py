@@ -46,7 +46,7 @@ def test_resumes_bit_for_bit_for_every_chunk_length(name, key):
 
 def test_history_starts_at_the_start_and_ends_at_the_end(key):
     result = b.run(build(), X, Y, DATA, steps=25, key=key, log_every=10)
-    assert list(result.history["step"]) == [0, 10, 20, 25]
+    assert list(result.history["step"]) == [0, 10, 20, 25] and result.history["seconds"][0] == 0
     assert np.all(np.diff(result.history["seconds"]) > 0) and result.compile_seconds > 0
     again = b.run(build(), X, Y, DATA, steps=25, key=key, log_every=5)
     np.testing.assert_array_equal(again.history["outer_loss"][[0, 2, 4, 5]], result.history["outer_loss"])
@@ -296,8 +296,10 @@ def halving(factor):
 
 def test_halve_goes_on_with_smaller_steps_until_the_run_is_finite(key, tmp_path):
     def run(steps, algorithm=halving, **options):
-        options = {"on_divergence": "halve"} | options
-        return b.run(algorithm, 1.0, 0.0, b.full(None, None), steps=steps, key=key, log_every=2000, **options)
+        settings: Any = {"on_divergence": "halve"} | options
+        return b.run(
+            algorithm, 1.0, 0.0, b.full(None, None), steps=steps, key=key, log_every=2000, **settings
+        )
 
     with pytest.warns(
         RuntimeWarning, match=r"soba diverged .* from step 0 with step sizes times 0\.5"

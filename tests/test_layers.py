@@ -29,7 +29,7 @@ LAYERS = [
     "many_tasks",
     "checkpoint",
     "divergence",
-    "certificate",
+    "certificates",
     "driver",
     "algorithms",
     "bilevel",  # bilevel/__init__.py

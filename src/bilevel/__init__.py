@@ -4,7 +4,7 @@ from bilevel import algorithms
 from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
 from bilevel.calculus import hessian_product, inner_gradient, products
-from bilevel.certificate import Certificate, Certify, certificate
+from bilevel.certificates import Certificate, Certify, certificate
 from bilevel.checkpoint import Checkpoint
 from bilevel.combinators import constrain, move, nested, single_loop
 from bilevel.directions import Oracle, Terms, implicit_direction, neumann_direction, penalty_direction

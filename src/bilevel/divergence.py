@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from bilevel.sampling import Host, unclean_row
-from bilevel.types import Algorithm, Batch, DivergedError
+from bilevel.types import Algorithm, Batch, DivergedError, require
 
 # A linear residual above this means that the adjoint system is not solved.
 UNSOLVED = 0.5
@@ -26,6 +26,12 @@ MOVERS = {
     "v": "the adjoint system",
     "x": "the hypergradient",
 }
+
+
+ON_DIVERGENCE = ("raise", "restore", "halve", "continue")
+# Name in the history of the factor of the step sizes, and its least value: a run that still diverges with a
+# millionth of its step sizes has another fault.
+FACTOR, LEAST_FACTOR = "step_size_factor", 0.5**20
 
 
 class Steps(NamedTuple):
@@ -105,6 +111,32 @@ def diagnose(
         before=before,
         history=history,
     )
+
+
+def builder(algorithm: Any, on_divergence: str) -> Callable[[float], Algorithm]:
+    """Return the function from a factor of the step sizes to the algorithm.
+
+    Raises:
+      ValueError: if `on_divergence` has no such value, or the algorithm does not suit it.
+    """
+    rule = f"on_divergence must be one of {', '.join(ON_DIVERGENCE)}"
+    require(on_divergence in ON_DIVERGENCE, rule, repr(on_divergence))
+    if on_divergence != "halve":
+        require(isinstance(algorithm, Algorithm), "algorithm must be an Algorithm", type(algorithm).__name__)
+        return lambda factor: algorithm
+    rule = (
+        "on_divergence='halve' needs a function of a factor of the step sizes, such as "
+        "`lambda factor: soba(problem, inner_optimizer=0.1 * factor, outer_optimizer=0.01 * factor)`"
+    )
+    require(callable(algorithm), rule, type(algorithm).__name__)
+    return algorithm
+
+
+def reaction(error: DivergedError, on_divergence: str, factor: float) -> str:
+    """Return the warning of a run that reacts to an error, with the new factor of its step sizes."""
+    if on_divergence == "restore":
+        return f"{error}; the run ends with the state of step {error.steps[0]}"
+    return f"{error}; the run goes on from step {error.steps[0]} with step sizes times {factor:g}"
 
 
 def _bisect(steps, state, first, last):

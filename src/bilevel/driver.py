@@ -14,17 +14,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bilevel.certificate import Certify, judge, reached, unmeasured
+from bilevel.certificates import Certify, judge, reached, unmeasured
 from bilevel.checkpoint import Checkpoint
-from bilevel.divergence import Steps, diagnose, first_broken
+from bilevel.divergence import FACTOR, LEAST_FACTOR, Steps, builder, diagnose, first_broken, reaction
 from bilevel.estimators import count_blocks
 from bilevel.sampling import Host, require_sources
 from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result, require
-
-ON_DIVERGENCE = ("raise", "restore", "halve", "continue")
-# A run whose step sizes fell to a millionth has another fault.
-HALVINGS = 20
-FACTOR = "step_size_factor"
 
 
 class Plan(NamedTuple):
@@ -191,9 +186,9 @@ def run(
     require(steps >= start, f"steps must be at least {start}, the first step", steps)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     require(typed, "key must be made by jax.random.key(seed)", key)
-    build, factor = _builder(algorithm, on_divergence), 1.0
-    algorithm = build(factor)
-    require_sources(data, table=algorithm.name if algorithm.draws.fixed else None, host=True)
+    build, factor = builder(algorithm, on_divergence), 1.0
+    current = build(factor)
+    require_sources(data, table=current.name if current.draws.fixed else None, host=True)
     seeds = np.ndim(key) > 0
     require(
         tolerance is None or certify is not None,
@@ -203,33 +198,33 @@ def run(
     if certify is not None:
         certify.require(data, log_every)
     if state is None:
-        state = initial_state(algorithm, x, y, data)
+        state = initial_state(current, x, y, data)
         if seeds:
             state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*np.shape(key), *leaf.shape)), state)
     record = _History()
     saved = Checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-    if saved is not None and (found := saved.restore(algorithm.name, state, key)):
+    if saved is not None and (found := saved.restore(current.name, state, key)):
         start, state, record.entries = found
         require(start <= steps, f"steps must be at least {start}, where the checkpoint was saved", steps)
         # A run that halved its step sizes before goes on with the halves.
         factor = record.entries[-1].get(FACTOR, factor)
-        algorithm = build(factor)
+        current = build(factor)
     state = _on_mesh(state)
     room = max(1, min(log_every, steps - start))
 
     def compiled():
         """Compile the program by a chunk of zero steps; return the metrics at the state, and the seconds."""
         begin = time.perf_counter()
-        data_now, plan = _prepare(algorithm, data, key, start, 0, room)
-        jax.block_until_ready(_chunk(algorithm, state, data_now, plan, 0, seeds))
-        metrics = jax.device_get(_observe(algorithm, state, data_now, plan, 0, seeds))
+        data_now, plan = _prepare(current, data, key, start, 0, room)
+        jax.block_until_ready(_chunk(current, state, data_now, plan, 0, seeds))
+        metrics = jax.device_get(_observe(current, state, data_now, plan, 0, seeds))
         return metrics, time.perf_counter() - begin
 
     def diagnosed(window):
-        again = _again(algorithm, data, key, room, seeds)
-        return diagnose(algorithm, data, again, state, window, start, record.arrays())
+        again = _again(current, data, key, room, seeds)
+        return diagnose(current, data, again, state, window, start, record.arrays())
 
-    clock, certified, faults = _Clock(record.seconds), None, []
+    certified, faults = None, []
 
     def log(step, metrics, add=True):
         """Certify and record a log point, call the user's callback, and return whether to stop the run."""
@@ -246,7 +241,7 @@ def run(
             elif certify is not None:
                 metrics |= unmeasured(metrics)
             if add:
-                record.add(step, seconds, metrics)
+                record.add(step, seconds if step > start else 0.0, metrics)
             if callback is not None:
                 stop |= bool(callback(step, state, {**metrics, "seconds": seconds}))
         return stop
@@ -254,24 +249,24 @@ def run(
     metrics, compile_seconds = compiled()
     if on_divergence != "continue" and first_broken(metrics, state):
         raise diagnosed((start, start))
+    clock = _Clock(record.seconds)
     step, stop = start, log(start, metrics, add=not record.entries)
-    with _bar(steps - start, algorithm.name, progress) as bar:
+    with _bar(steps - start, current.name, progress) as bar:
         try:
             while step < steps and not stop:
                 count = min(room, steps - step)
-                data_now, plan = _prepare(algorithm, data, key, step, count, room)
-                new = _chunk(algorithm, state, data_now, plan, count, seeds)
-                metrics = jax.device_get(_observe(algorithm, new, data_now, plan, count, seeds))
+                data_now, plan = _prepare(current, data, key, step, count, room)
+                new = _chunk(current, state, data_now, plan, count, seeds)
+                metrics = jax.device_get(_observe(current, new, data_now, plan, count, seeds))
                 if on_divergence != "continue" and first_broken(metrics, new):
                     with clock.stopped():
                         error = diagnosed((step, step + count))
-                        if on_divergence == "raise" or factor <= 0.5**HALVINGS:
+                        if on_divergence == "raise" or factor <= LEAST_FACTOR:
                             raise error
                         factor /= 2
-                        reaction = _reaction(on_divergence, factor, step)
-                        warnings.warn(f"{error}; {reaction}", RuntimeWarning, stacklevel=2)
+                        warnings.warn(reaction(error, on_divergence, factor), RuntimeWarning, stacklevel=2)
                         if on_divergence == "halve":
-                            algorithm = build(factor)
+                            current = build(factor)
                             compile_seconds += compiled()[1]
                             continue
                     if saved is not None:
@@ -287,7 +282,7 @@ def run(
                 saved.save(step, state, record.entries)
             raise
     if faults:
-        warnings.warn(f"{algorithm.name}: {'; '.join(faults)}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{current.name}: {'; '.join(faults)}", RuntimeWarning, stacklevel=2)
     return Result(
         state=state,
         history=record.arrays(),
@@ -295,27 +290,6 @@ def run(
         certificate=certified,
         solved=None if certified is None else not faults,
     )
-
-
-def _builder(algorithm, on_divergence):
-    """Return the function from a factor of the step sizes to the algorithm."""
-    rule = f"on_divergence must be one of {', '.join(ON_DIVERGENCE)}"
-    require(on_divergence in ON_DIVERGENCE, rule, repr(on_divergence))
-    if on_divergence != "halve":
-        require(isinstance(algorithm, Algorithm), "algorithm must be an Algorithm", type(algorithm).__name__)
-        return lambda factor: algorithm
-    rule = (
-        "on_divergence='halve' needs a function of a factor of the step sizes, such as "
-        "`lambda factor: soba(problem, inner_optimizer=0.1 * factor, outer_optimizer=0.01 * factor)`"
-    )
-    require(callable(algorithm), rule, type(algorithm).__name__)
-    return algorithm
-
-
-def _reaction(on_divergence, factor, step):
-    if on_divergence == "restore":
-        return f"the run ends with the state of step {step}"
-    return f"the run goes on from step {step} with step sizes times {factor:g}"
 
 
 def _again(algorithm, data, key, room, seeds):
@@ -458,5 +432,7 @@ class _History:
         return self.entries[-1]["seconds"] if self.entries else 0.0
 
     def arrays(self):
-        names = self.entries[0] if self.entries else ()
+        # A resumed run may measure more than the run before, or less.
+        first = self.entries[0] if self.entries else ()
+        names = [name for name in first if all(name in entry for entry in self.entries)]
         return {name: np.array([entry[name] for entry in self.entries]) for name in names}

@@ -235,7 +235,7 @@ def _newton(inner, x, y, batch, solve, steps):
         g_y, matvec = gradient_and_hessian(inner, x, y, batch)
         step = solve(matvec, g_y)
         # Where the first curvature is not positive, CG gives no step, and the gradient is one.
-        return g_y, tree.where(tree.vdot(step, g_y) > 0, step, g_y)
+        return g_y, tree.where(jnp.greater(tree.vdot(step, g_y), 0), step, g_y)
 
     def advance(carry):
         y, g_y, step, count, _ = carry

@@ -1,13 +1,16 @@
 """Certificates: the true gradient of Phi at any y, to the stated accuracy, and along a run."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import bilevel as b
 from bilevel import tasks
-from bilevel.certificate import Certificate, judge
+from bilevel.certificates import Certificate, judge
 
 NOTHING = b.full(None, None)
 GOAL = jnp.array([1.0, 2.0])
@@ -58,7 +61,7 @@ def test_a_problem_that_is_not_quadratic_agrees_with_finite_differences():
 
     def phi(x):
         y = {"a": jnp.array(-1.2), "b": jnp.array(1.0)}
-        flat, tree = jax.flatten_util.ravel_pytree(y)
+        flat, tree = ravel_pytree(y)
         for _ in range(60):
             g, H = (d(lambda z: inner(x, tree(z), None))(flat) for d in (jax.grad, jax.hessian))
             flat = flat - jnp.linalg.solve(H + 0.01 * jnp.linalg.norm(g) * jnp.eye(2), g)
@@ -101,8 +104,8 @@ def test_where_phi_has_no_known_gradient_the_certificate_says_so(inner):
 
 
 def certify(problem, algorithm, x, y, data=NOTHING, **options):
-    options = {"steps": 200, "log_every": 10} | options
-    return b.run(algorithm, x, y, data, key=jax.random.key(0), **options)
+    settings: Any = {"steps": 200, "log_every": 10} | options
+    return b.run(algorithm, x, y, data, key=jax.random.key(0), **settings)
 
 
 def test_a_certified_run_records_the_gradient_and_stops_at_the_tolerance():

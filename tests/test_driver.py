@@ -46,7 +46,7 @@ def test_resumes_bit_for_bit_for_every_chunk_length(name, key):
 
 def test_history_starts_at_the_start_and_ends_at_the_end(key):
     result = b.run(build(), X, Y, DATA, steps=25, key=key, log_every=10)
-    assert list(result.history["step"]) == [0, 10, 20, 25]
+    assert list(result.history["step"]) == [0, 10, 20, 25] and result.history["seconds"][0] == 0
     assert np.all(np.diff(result.history["seconds"]) > 0) and result.compile_seconds > 0
     again = b.run(build(), X, Y, DATA, steps=25, key=key, log_every=5)
     np.testing.assert_array_equal(again.history["outer_loss"][[0, 2, 4, 5]], result.history["outer_loss"])
@@ -108,23 +108,25 @@ def test_callback_sees_every_log_point_and_can_stop(key):
 
 
 def test_divergence_is_reported_with_the_last_finite_state(key):
-    with pytest.raises(
-        b.DivergedError, match="soba diverged between steps .* is not finite; lower the step"
-    ) as caught:
+    rule = r"^soba diverged at step \d+: the hypergradient is not finite; the last finite .* lower the step"
+    with pytest.raises(b.DivergedError, match=rule) as caught:
         b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50)
     error = caught.value
     assert error.algorithm == "soba" and error.steps[1] == error.steps[0] + 50
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(error.state))
     result = b.run(
-        build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50, allow_divergence=True
+        build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50, on_divergence="continue"
     )
     assert not np.all(np.isfinite(result.state.y))
 
 
 def test_a_loss_that_is_not_finite_at_the_start_is_reported(key):
     problem = b.Problem(lambda x, y, batch: jnp.log(x), lambda x, y, batch: 0.5 * y**2)
-    with pytest.raises(b.DivergedError, match="between steps 0 and 0: outer_loss is not finite"):
-        b.run(b.soba(problem), -1.0, 0.0, b.full(None, None), steps=5, key=key)
+    rule = "soba diverged at step 0: the outer loss f is not finite; check the loss at the start"
+    for reaction in ("raise", "restore"):
+        with pytest.raises(b.DivergedError, match=rule) as caught:
+            b.run(b.soba(problem), -1.0, 0.0, b.full(None, None), steps=5, key=key, on_divergence=reaction)
+    assert caught.value.step == 0 and caught.value.metric == "outer_loss"
 
 
 class Pair(NamedTuple):
@@ -137,9 +139,201 @@ def test_a_state_that_is_not_finite_is_reported_even_if_all_metrics_are_finite(k
         return state._replace(y=10.0 * state.y), {"outer_loss": jnp.zeros(())}
 
     algorithm = b.Algorithm(lambda x, y: Pair(jnp.asarray(x), jnp.asarray(y)), step, b.Draws(1, 1), b.Cost())
-    with pytest.raises(b.DivergedError, match=r"between steps 300 and 310: state\.y is not finite") as caught:
+    rule = (
+        r"diverged at step 309: state\.y, moved by the gradient of the inner loss g, is not finite; the last"
+    )
+    with pytest.raises(b.DivergedError, match=rule) as caught:
         b.run(algorithm, 0.0, 1.0, b.full(None, None), steps=400, key=key, log_every=10)
-    assert caught.value.state.y == pytest.approx(1e300) and len(caught.value.history["step"]) == 31
+    error = caught.value
+    assert error.state.y == pytest.approx(1e300) and len(error.history["step"]) == 31
+    assert error.before.y == pytest.approx(1e308) and error.metric == "state.y" and error.steps == (300, 310)
+
+
+# Divergence: the step, the loss, the leaf, the last finite state, the cause and the remedy.
+
+
+def broken_at(step, level, size=jnp.nan):
+    """Return SOBA on a counter, with a loss that is not finite after `step` steps.
+
+    y counts the steps: y_{k+1} = y_k - (y_k - (y_k + 1)) for the step size 1.
+    """
+
+    def counted(x, y, batch):
+        return 0.5 * (y["n"] - jax.lax.stop_gradient(y["n"]) - 1) ** 2
+
+    def failing(x, y, batch):
+        return jnp.where(jax.lax.stop_gradient(y["n"]) > step - 0.5, size, 1.0) * counted(x, y, batch)
+
+    problem = b.Problem(*((failing, counted) if level == "outer" else (counted, failing)))
+    return b.soba(problem, inner_optimizer=1.0, outer_optimizer=0.0)
+
+
+@pytest.mark.parametrize("log_every", [1, 7, 100])
+@pytest.mark.parametrize("level, loss", [("outer", "the outer loss f"), ("inner", "the inner loss g")])
+def test_the_first_step_and_its_loss_are_found_in_every_window(level, loss, log_every, key):
+    with pytest.raises(b.DivergedError, match=f"soba diverged at step 33: {loss} is not finite;") as caught:
+        start = {"n": jnp.zeros(())}
+        b.run(broken_at(33, level), 0.0, start, b.full(None, None), steps=100, key=key, log_every=log_every)
+    error = caught.value
+    assert error.step == 33 and error.metric == f"{level}_loss" and error.before.y["n"] == 32
+    assert error.steps[0] <= 32 < error.steps[1] and error.state.y["n"] == error.steps[0]
+    assert error.history["step"][-1] == error.steps[0]
+
+
+def test_the_last_finite_state_makes_the_step_that_fails_again(key):
+    algorithm = build(inner_optimizer=1e3)
+    with pytest.raises(b.DivergedError) as caught:
+        b.run(algorithm, X, Y, DATA, steps=400, key=key, log_every=100)
+    error = caught.value
+    start = b.initial_state(algorithm, X, Y, DATA)
+    same(error.before, b.advance(algorithm, start, DATA, key, start=0, steps=error.step - 1))
+    after = b.run(
+        algorithm, X, Y, DATA, steps=error.step, key=key, log_every=1, on_divergence="continue",
+        state=error.before, start=error.step - 1,
+    )  # fmt: skip
+    assert np.all(np.isfinite(after.history["gradient_norm"][0]))
+    assert not np.all(np.isfinite(after.history["gradient_norm"][1]))
+
+
+def test_the_key_that_diverged_is_named(key):
+    keys = jax.random.split(key, 3)
+    start = {"n": jnp.zeros(())}
+    algorithm = broken_at(20, "inner")
+    state = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), algorithm.init(0.0, start))
+    state = state._replace(y={"n": jnp.array([0.0, 5.0, 1.0])})
+    with pytest.raises(
+        b.DivergedError, match="soba diverged at step 15 with key 1: the inner loss g"
+    ) as caught:
+        b.run(algorithm, 0.0, start, b.full(None, None), steps=100, key=keys, log_every=10, state=state)
+    np.testing.assert_array_equal(caught.value.before.y["n"], [14, 19, 15])
+
+
+ROWS = np.random.default_rng(0).normal(size=(50, 3))
+SPOILT = ROWS.copy()
+SPOILT[17, 1] = np.nan
+
+
+def ridge(x, y, batch):
+    return 0.5 * jnp.mean((batch["a"] @ y) ** 2) + 0.5 * jnp.exp(x) * jnp.sum((y - 1) ** 2)
+
+
+def spoilt(level, kind, rows=SPOILT):
+    """Return data of one kind, with a row that is not finite at one level."""
+    clean, broken = {"a": ROWS}, {"a": rows}
+    pair = (broken, clean) if level == "outer" else (clean, broken)
+    if kind == "host":
+        return b.Batch(*(b.Host(lambda i, d=d: {"a": d["a"][[i % 50]]}) for d in pair))
+    return b.full(*pair) if kind == "full" else b.minibatches(*pair, batch_size=4)
+
+
+@pytest.mark.parametrize("kind", ["full", "minibatches", "host"])
+@pytest.mark.parametrize("level, loss", [("outer", "f"), ("inner", "g")])
+def test_nan_in_the_data_are_named_with_their_row(level, loss, kind, key):
+    place = "minibatch 17" if kind == "host" else "row 17"
+    rule = rf"the data of {loss} contain NaN in \['a'\] in {place}; clean the data$"
+    algorithm = b.soba(b.Problem(ridge, ridge), inner_optimizer=0.1, outer_optimizer=0.01)
+    with pytest.raises(b.DivergedError, match=rule) as caught:
+        b.run(algorithm, 0.0, jnp.zeros(3), spoilt(level, kind), steps=100, key=key, log_every=30)
+    assert caught.value.step == {"full": 0, "host": 17}.get(kind, caught.value.step)
+
+
+def test_infinite_data_are_named_and_masked_data_are_not_blamed(key):
+    algorithm = b.soba(b.Problem(ridge, ridge), inner_optimizer=0.1, outer_optimizer=0.01)
+    infinite = spoilt("inner", "full", np.where(np.isnan(SPOILT), np.inf, SPOILT))
+    with pytest.raises(b.DivergedError, match=r"data of g contain infinite values in \['a'\] in row 17"):
+        b.run(algorithm, 0.0, jnp.zeros(3), infinite, steps=5, key=key)
+
+    def masked(x, y, batch):
+        return ridge(x, y, {"a": jnp.where(jnp.isnan(batch["a"]), 0.0, batch["a"])})
+
+    algorithm = b.soba(b.Problem(masked, masked), inner_optimizer=1e3, outer_optimizer=0.01)
+    with pytest.raises(b.DivergedError, match="lower the step sizes"):
+        b.run(algorithm, 0.0, jnp.zeros(3), spoilt("inner", "full"), steps=400, key=key)
+
+
+@pytest.mark.parametrize(
+    "linear, inner, remedy",
+    [
+        (
+            0.9,
+            1.0,
+            "the adjoint system is not solved .its linear residual is 0.9.* add damping or an L2 term to g",
+        ),
+        (0.1, 1.0, "lower the step sizes, or restart from the last log point"),
+        # y diverges as well, so no adjoint could follow.
+        (0.9, 10.0, "lower the step sizes, or restart from the last log point"),
+    ],
+)
+def test_the_remedy_depends_on_what_diverged_before(linear, inner, remedy, key):
+    def step(state, batch, key):
+        new = state._replace(x=10 * state.x, y=inner * state.y)
+        return new, {"inner_residual": state.y, "linear_residual": jnp.full((), linear)}
+
+    algorithm = b.Algorithm(lambda x, y: Pair(jnp.asarray(x), jnp.asarray(y)), step, b.Draws(1, 1), b.Cost())
+    with pytest.raises(b.DivergedError, match=rf"state\.\w, moved by .* is not finite; .*; {remedy}"):
+        b.run(algorithm, 1.0, 1.0, b.full(None, None), steps=400, key=key)
+
+
+def test_restore_ends_with_the_last_log_point(key, tmp_path):
+    start = {"n": jnp.zeros(())}
+    with pytest.warns(
+        RuntimeWarning, match="at step 33: the inner loss g .* the run ends with the state of step 30"
+    ):
+        result = b.run(
+            broken_at(33, "inner"), 0.0, start, b.full(None, None), steps=100, key=key, log_every=10,
+            on_divergence="restore", checkpoint=tmp_path,
+        )  # fmt: skip
+    assert result.state.y["n"] == 30 and list(result.history["step"]) == [0, 10, 20, 30]
+    restored = b.Checkpoint(tmp_path).restore("soba", broken_at(33, "inner").init(0.0, start), key)
+    assert restored is not None and restored[0] == 30
+
+
+def halving(factor):
+    """Return SOBA on |y - x|^2 / 2, which diverges at the factor 1 and converges at one half."""
+    problem = b.Problem(lambda x, y, batch: 0.5 * (y - 3) ** 2, lambda x, y, batch: 0.5 * (y - x) ** 2)
+    return b.soba(problem, inner_optimizer=3.0 * factor, outer_optimizer=0.01 * factor)
+
+
+def test_halve_goes_on_with_smaller_steps_until_the_run_is_finite(key, tmp_path):
+    def run(steps, algorithm=halving, **options):
+        settings: Any = {"on_divergence": "halve"} | options
+        return b.run(
+            algorithm, 1.0, 0.0, b.full(None, None), steps=steps, key=key, log_every=2000, **settings
+        )
+
+    with pytest.warns(
+        RuntimeWarning, match=r"soba diverged .* from step 0 with step sizes times 0\.5"
+    ) as caught:
+        result = run(4000)
+    assert len(caught) == 1 and result.state.x == pytest.approx(3.0)
+    np.testing.assert_array_equal(result.history["step_size_factor"], [1, 0.5, 0.5])
+    np.testing.assert_array_equal(result.history["step"], [0, 2000, 4000])
+    same(result.state, run(4000, halving(0.5), on_divergence="raise").state)
+    with pytest.warns(RuntimeWarning):
+        run(2000, checkpoint=tmp_path)
+    # A resumed run goes on with the steps that it had, without a warning.
+    same(run(4000, checkpoint=tmp_path).state, result.state)
+
+
+def test_halve_gives_up_where_no_step_size_helps(key):
+    with (
+        pytest.warns(RuntimeWarning) as caught,
+        pytest.raises(b.DivergedError, match="at step 3: the outer loss f"),
+    ):
+        b.run(
+            lambda factor: broken_at(3, "outer"), 0.0, {"n": jnp.zeros(())}, b.full(None, None), steps=5,
+            key=key, on_divergence="halve",
+        )  # fmt: skip
+    assert len(caught) == 20
+
+
+def test_reactions_to_divergence_are_checked(key):
+    with pytest.raises(ValueError, match="must be one of raise, restore, halve, continue, got 'ignore'"):
+        b.run(build(), X, Y, DATA, steps=5, key=key, on_divergence="ignore")
+    with pytest.raises(ValueError, match=r"'halve' needs a function of a factor .*, got Algorithm"):
+        b.run(build(), X, Y, DATA, steps=5, key=key, on_divergence="halve")
+    with pytest.raises(ValueError, match="algorithm must be an Algorithm, got function"):
+        b.run(halving, X, Y, DATA, steps=5, key=key)
 
 
 def test_bad_arguments(key):

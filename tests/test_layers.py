@@ -19,6 +19,7 @@ LAYERS = [
     "environment",
     "calculus",
     "feasible",
+    "arrays",
     "sampling",
     "safe_derivatives",
     "optimizers",
@@ -33,6 +34,8 @@ LAYERS = [
     "newton",
     "many_tasks",
     "checkpoint",
+    "divergence",
+    "certificates",
     "driver",
     "algorithms",
     "bilevel",  # bilevel/__init__.py

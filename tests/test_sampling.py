@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 import bilevel as b
 from bilevel import sampling, tasks
@@ -62,7 +63,8 @@ def test_a_level_without_data_may_be_none():
 
 
 def test_large_sets_are_planned_without_overflow():
-    source = sampling.Blocks(None, None, jnp.array([4095, 1], jnp.int32), rows=500_000_000, size=100)
+    strides, shuffle = jnp.array([4095, 1], jnp.int32), sampling.Shuffle(0)
+    source = sampling.Blocks(None, None, strides, rows=500_000_000, size=100, shuffle=shuffle)
     starts = np.asarray(source.plan(KEY, 4_900_000, 1000))
     assert starts.min() >= 0 and starts.max() < 500_000_000 and len(set(starts)) == 1000
 
@@ -100,12 +102,116 @@ def test_host_sources_are_stacked_and_padded():
         ((np.zeros(3), np.zeros(4)), 2, r"same number of rows, got \[3, 4\]"),
         (np.zeros(3), 4, r"batch_size must be between 1 and 3, the rows of the outer data, got 4"),
         (np.zeros(3), 0, "got 0"),
-        (np.zeros(()), 1, "got 1"),
+        (np.zeros(()), 1, "arrays with a leading row axis, but outer is a single number"),
     ],
 )
 def test_bad_arguments(arrays, size, rule):
     with pytest.raises(ValueError, match=rule):
         b.minibatches(arrays, arrays, batch_size=size)
+
+
+# Kinds of leaves: each is read without loss, or refused in one line.
+
+
+class Frame:
+    """A stand-in for a data frame or a tensor: not an array, but convertible."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.arange(6.0).reshape(3, 2)
+
+
+LEAVES = {
+    "bool": np.array([True, False, True]),
+    "int8": np.array([1, -2, 3], np.int8),
+    "bfloat16": jnp.arange(3, dtype=jnp.bfloat16),
+    "numpy bfloat16": np.arange(3).astype(jnp.bfloat16),
+    "complex": np.array([1j, 2, 3]),
+    "keys": jax.random.split(jax.random.key(0), 3),
+    "frame": Frame(),
+    "infinite": np.array([np.inf, -np.inf, np.nan]),
+}
+
+
+@pytest.mark.parametrize("leaf", LEAVES.values(), ids=LEAVES)
+def test_leaves_of_every_kind_are_read_by_row_and_whole(leaf):
+    def plain(rows):
+        rows = jax.random.key_data(rows) if jnp.issubdtype(rows.dtype, jax.dtypes.prng_key) else rows
+        return np.asarray(rows)
+
+    want = plain(leaf if isinstance(leaf, jax.Array) else np.asarray(leaf))
+    source = b.minibatches(None, {"a": leaf}, batch_size=1).inner
+    read = jax.jit(lambda source: source.view(source.plan(KEY, 0, 3))[1]["a"])(source)
+    assert any(np.array_equal(plain(read)[0], row, equal_nan=True) for row in want.astype(plain(read).dtype))
+    np.testing.assert_array_equal(plain(b.full(None, leaf).inner[0]), want)
+    stacked = b.Host(lambda i: {"a": leaf}).stack(0, 1, 2).arrays["a"]
+    np.testing.assert_array_equal(plain(stacked)[1], want)
+
+
+REFUSED = {
+    "text": (
+        np.array(["a", "b"]),
+        r"outer\['a'\] has the type <U1, which JAX does not have; encode its values",
+    ),
+    "objects": (np.array([None, 1], object), "has the type object"),
+    "dates": (np.array(["2020-01-01", "2021-01-01"], "datetime64[D]"), r"has the type datetime64\[D\]"),
+    "spans": (np.array([1, 2], "timedelta64[s]"), r"has the type timedelta64\[s\]"),
+    "records": (np.zeros(2, [("a", int)]), "has the type "),
+    "long": (np.zeros(2, np.longdouble), "has the type float128"),
+    "huge": (2**70 * np.ones(2, object), "has the type object"),
+    "csr": (
+        scipy.sparse.csr_array(np.eye(2)),
+        r"is a SciPy matrix \(csr_array\), which JAX cannot read; give",
+    ),
+    "coo": (scipy.sparse.coo_matrix(np.eye(2)), r"is a SciPy matrix \(coo_matrix\)"),
+    "masked": (
+        np.ma.masked_equal([1, 2], 2),
+        "is a masked array, and JAX would read its masked values; fill",
+    ),
+}
+NARROW = {
+    "ids": (
+        np.array([1, 2**31]),
+        r"outer\['a'\] holds 2147483648, which int32 cannot hold; scale or renumber",
+    ),
+    "below": (np.array([-(2**40), 1]), "holds -1099511627776, which int32"),
+    "uint64": (np.array([1, 2**32], np.uint64), "holds 4294967296, which uint32"),
+    "float64": (np.array([1.0, np.inf, -1e39]), r"holds 1e\+39, which float32"),
+    "complex128": (np.array([1, 1e300j]), r"holds 1e\+300, which complex64"),
+}
+
+
+@pytest.mark.parametrize("level", ["minibatches", "full", "host"])
+@pytest.mark.parametrize("case", [*REFUSED, *NARROW])
+def test_leaves_that_jax_cannot_hold_are_refused_in_one_line(case, level):
+    leaf, rule = (REFUSED | NARROW)[case]
+    load = {
+        "minibatches": lambda: b.minibatches({"a": leaf}, None, batch_size=1),
+        "full": lambda: b.full({"a": leaf}, None),
+        "host": lambda: b.Host(lambda i: {"a": leaf}).stack(3, 1, 1),
+    }[level]
+    if level == "host":
+        rule = rule.replace("outer", "minibatch 3")
+    with jax.enable_x64(False), pytest.raises(ValueError, match=rule) as caught:
+        load()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", NARROW)
+def test_64_bits_hold_what_32_bits_cannot(case):
+    leaf, _ = NARROW[case]
+    order = np.asarray(b.minibatches(None, np.arange(len(leaf)), batch_size=1).inner.arrays)
+    np.testing.assert_array_equal(b.minibatches(None, leaf, batch_size=1).inner.arrays, leaf[order])
+
+
+def test_a_list_of_numbers_is_no_set_of_rows_and_a_list_of_arrays_is():
+    with pytest.raises(
+        ValueError, match=r"but inner\['a'\] is a list or tuple of single numbers; make an array"
+    ):
+        b.minibatches(None, {"a": [1.0, 2.0]}, batch_size=1)
+    with pytest.raises(ValueError, match="inner is a list or tuple of single numbers"):
+        b.minibatches(None, [1, 2], batch_size=1)
+    assert b.minibatches(None, [np.arange(3), np.ones((3, 2))], batch_size=1).inner.rows == 3
+    assert b.full([1.0, 2.0], None).outer[0] == [1.0, 2.0]
 
 
 # Every estimator on every source: it works, or refuses in one line.

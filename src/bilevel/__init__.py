@@ -4,6 +4,7 @@ from bilevel import algorithms
 from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
 from bilevel.calculus import hessian_product, inner_gradient, products
+from bilevel.certificates import Certificate, Certify, certificate
 from bilevel.checkpoint import Checkpoint
 from bilevel.combinators import nested, single_loop
 from bilevel.directions import Oracle, Terms, implicit_direction, neumann_direction, penalty_direction
@@ -53,9 +54,12 @@ __all__ = [
     "Problem",
     "Result",
     # data and driver
+    "Certificate",
+    "Certify",
     "Checkpoint",
     "Host",
     "advance",
+    "certificate",
     "full",
     "initial_state",
     "minibatches",

@@ -65,7 +65,8 @@ def compare(
 
     Returns:
       Records for `results.json`, each a dict of task, dataset, algorithm, seed, hyperparameters,
-      history, final, compile_seconds, diverged and environment.
+      history, final, compile_seconds, diverged and environment. The history of a diverged run ends before
+      the first value that is not finite, and the final values of all measured quantities are infinite.
 
     Raises:
       ValueError: when the budget is not one positive limit, or an algorithm or a hyper-parameter does
@@ -170,7 +171,7 @@ def _run_seeds(task, algorithm, data, budget, seeds, hyperparameters, progress):
             log_every=log_every,
             callback=callback,
             progress=progress,
-            allow_divergence=True,
+            on_divergence="continue",
         )
 
     measured = []
@@ -178,8 +179,11 @@ def _run_seeds(task, algorithm, data, budget, seeds, hyperparameters, progress):
 
     def callback(step, state, metrics):
         measured.append(jax.device_get(measure(state.x, state.y, task.held)))
-        all_diverged = not any(np.isfinite(value).any() for value in measured[-1].values())
-        return all_diverged or (budget.seconds is not None and metrics["seconds"] >= budget.seconds)
+        # An accuracy stays finite when the outputs are not: one value that is not finite loses a seed.
+        lost = np.any(
+            [~np.isfinite(value) for value in [*measured[-1].values(), metrics["outer_loss"]]], axis=0
+        )
+        return bool(lost.all()) or (budget.seconds is not None and metrics["seconds"] >= budget.seconds)
 
     result = run_for(*_schedule(algorithm, budget, run_for), callback)
     history = {name: result.history[name] for name in ("step", "seconds", "outer_loss", "inner_residual")}
@@ -222,6 +226,7 @@ def _record(task, algorithm, hyperparameters, seed, history, compile_seconds):
         broken = next(name for name, values in history.items() if not np.isfinite(values[end]))
         diverged = f"{broken} is not finite at step {step[end]}; lower the step sizes"
         history, step = {name: values[:end] for name, values in history.items()}, step[:end]
+    measured = [name for name in history if name not in ("step", "seconds")]
     counts = {kind: (step * count).tolist() for kind, count in algorithm.cost._asdict().items()}
     history = {name: values.tolist() for name, values in history.items()}
     history = {name: history.pop(name) for name in ("step", "seconds")} | counts | history
@@ -232,7 +237,8 @@ def _record(task, algorithm, hyperparameters, seed, history, compile_seconds):
         "seed": seed,
         "hyperparameters": {name: _plain(value) for name, value in hyperparameters.items()},
         "history": history,
-        "final": {name: values[-1] for name, values in history.items() if values},
+        "final": {name: values[-1] for name, values in history.items() if values}
+        | {name: math.inf for name in measured if diverged},
         "compile_seconds": compile_seconds,
         "diverged": diverged,
         "environment": environment(),

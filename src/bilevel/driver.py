@@ -1,6 +1,7 @@
 """The driver: `run` on the host, `advance` on the device."""
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -13,7 +14,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from bilevel.certificates import Certify, judge, reached, unmeasured
 from bilevel.checkpoint import Checkpoint
+from bilevel.divergence import FACTOR, LEAST_FACTOR, Steps, builder, diagnose, first_broken, reaction
 from bilevel.estimators import count_blocks
 from bilevel.sampling import Host, require_sources
 from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result, require
@@ -113,7 +116,7 @@ def initial_state(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch) -> An
 
 
 def run(
-    algorithm: Algorithm,
+    algorithm: Algorithm | Callable[[float], Algorithm],
     x: PyTree,
     y: PyTree,
     data: Batch,
@@ -126,12 +129,14 @@ def run(
     start: int = 0,
     checkpoint: Checkpoint | Path | str | None = None,
     progress: bool = True,
-    allow_divergence: bool = False,
+    on_divergence: str = "raise",
+    certify: Certify | None = None,
+    tolerance: float | None = None,
 ) -> Result:
     """Run an algorithm; log, check and save every `log_every` steps.
 
     Args:
-      algorithm: algorithm to run.
+      algorithm: algorithm to run; with `on_divergence="halve"`, a function `factor -> Algorithm`.
       x, y: start of the outer and of the inner variable.
       data: from `full` or `minibatches`, or a `Batch` of two sources, each a `Source` or a `Host`.
       steps: number of the last step.
@@ -147,14 +152,27 @@ def run(
         the same start, algorithm and key. Hyper-parameters are not compared; name them in the
         `identity` of a `Checkpoint`.
       progress: whether to show a bar after a few seconds, in a terminal or notebook.
-      allow_divergence: whether to continue with values that are not finite, instead of raising.
+      on_divergence: what to do when the state or a metric is not finite at a log point.
+        `"raise"`: find the step, the loss and the leaf, and raise `DivergedError`.
+        `"restore"`: warn with its message, and end with the state and the history of the last log point.
+        `"halve"`: warn, and go on from the last log point with `algorithm(factor)`, where `factor` is 1 at
+        first and halves each time, at most 20 times; `algorithm` multiplies its step sizes by it. The
+        history holds it as `step_size_factor`.
+        `"continue"`: do not look.
+        A start that is not finite raises unless the run continues.
+      certify: a `Certify`, to measure the true gradient norm of Phi along the run. The history holds
+        `certified_gradient_norm`, `certified_error`, `certified_inner_residual` and
+        `certified_linear_residual`, NaN at log points without a certificate. The seconds leave it out.
+        At the end the run warns if the residuals were not small compared with the gradient.
+      tolerance: the run ends when a certificate knows the gradient norm to its accuracy, and it is at most
+        this, for every seed.
 
     Returns:
-      A `Result`: last state, history and compile time.
+      A `Result`: last state, history, compile time, and with `certify` the last certificate.
 
     Raises:
       ValueError: if an argument does not fit, or the checkpoint belongs to another run.
-      DivergedError: if the state or a metric is not finite at a log point.
+      DivergedError: if the state or a metric is not finite at a log point, see `on_divergence`.
 
     >>> import bilevel
     >>> from bilevel import tasks
@@ -168,59 +186,128 @@ def run(
     require(steps >= start, f"steps must be at least {start}, the first step", steps)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     require(typed, "key must be made by jax.random.key(seed)", key)
-    require_sources(data, table=algorithm.name if algorithm.draws.fixed else None, host=True)
+    build, factor = builder(algorithm, on_divergence), 1.0
+    current = build(factor)
+    require_sources(data, table=current.name if current.draws.fixed else None, host=True)
     seeds = np.ndim(key) > 0
+    require(
+        tolerance is None or certify is not None,
+        "tolerance needs certify=Certify(problem, every=...)",
+        tolerance,
+    )
+    if certify is not None:
+        certify.require(data, log_every)
     if state is None:
-        state = initial_state(algorithm, x, y, data)
+        state = initial_state(current, x, y, data)
         if seeds:
             state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*np.shape(key), *leaf.shape)), state)
     record = _History()
     saved = Checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-    if saved is not None and (found := saved.restore(algorithm.name, state, key)):
+    if saved is not None and (found := saved.restore(current.name, state, key)):
         start, state, record.entries = found
         require(start <= steps, f"steps must be at least {start}, where the checkpoint was saved", steps)
+        # A run that halved its step sizes before goes on with the halves.
+        factor = record.entries[-1].get(FACTOR, factor)
+        current = build(factor)
     state = _on_mesh(state)
     room = max(1, min(log_every, steps - start))
 
-    # A chunk of zero steps only compiles the program.
-    begin = time.perf_counter()
-    data_now, plan = _prepare(algorithm, data, key, start, 0, room)
-    jax.block_until_ready(_chunk(algorithm, state, data_now, plan, 0, seeds))
-    metrics = jax.device_get(_observe(algorithm, state, data_now, plan, 0, seeds))
-    compile_seconds = time.perf_counter() - begin
+    def compiled():
+        """Compile the program by a chunk of zero steps; return the metrics at the state, and the seconds."""
+        begin = time.perf_counter()
+        data_now, plan = _prepare(current, data, key, start, 0, room)
+        jax.block_until_ready(_chunk(current, state, data_now, plan, 0, seeds))
+        metrics = jax.device_get(_observe(current, state, data_now, plan, 0, seeds))
+        return metrics, time.perf_counter() - begin
 
-    if not record.entries:
-        _check(algorithm, metrics, state, (start, start), state, record, allow_divergence)
-        record.add(start, 0.0, metrics)
-    clock = _Clock(record.seconds)
+    def diagnosed(window):
+        again = _again(current, data, key, room, seeds)
+        return diagnose(current, data, again, state, window, start, record.arrays())
 
-    def report(step, state, metrics):
-        """Call the user's callback with the clock stopped; return whether to stop the run."""
-        if callback is None:
-            return False
+    certified, faults = None, []
+
+    def log(step, metrics, add=True):
+        """Certify and record a log point, call the user's callback, and return whether to stop the run."""
+        nonlocal certified, faults
+        metrics, stop = dict(metrics), False
         with clock.stopped() as seconds:
-            return bool(callback(step, state, {**metrics, "seconds": seconds}))
+            if on_divergence == "halve":
+                metrics[FACTOR] = factor
+            if certify is not None and ((step - start) % certify.every == 0 or step == steps):
+                certified = certify.measure(state, data, seeds)
+                metrics |= certified.metrics()
+                stop = tolerance is not None and reached(certified, tolerance)
+                faults = [] if stop else judge(certified, metrics)
+            elif certify is not None:
+                metrics |= unmeasured(metrics)
+            if add:
+                record.add(step, seconds if step > start else 0.0, metrics)
+            if callback is not None:
+                stop |= bool(callback(step, state, {**metrics, "seconds": seconds}))
+        return stop
 
-    step, stop = start, report(start, state, metrics)
-    with _bar(steps - start, algorithm.name, progress) as bar:
+    metrics, compile_seconds = compiled()
+    if on_divergence != "continue" and first_broken(metrics, state):
+        raise diagnosed((start, start))
+    clock = _Clock(record.seconds)
+    step, stop = start, log(start, metrics, add=not record.entries)
+    with _bar(steps - start, current.name, progress) as bar:
         try:
             while step < steps and not stop:
                 count = min(room, steps - step)
-                data_now, plan = _prepare(algorithm, data, key, step, count, room)
-                new = _chunk(algorithm, state, data_now, plan, count, seeds)
-                metrics = jax.device_get(_observe(algorithm, new, data_now, plan, count, seeds))
-                _check(algorithm, metrics, new, (step, step + count), state, record, allow_divergence)
+                data_now, plan = _prepare(current, data, key, step, count, room)
+                new = _chunk(current, state, data_now, plan, count, seeds)
+                metrics = jax.device_get(_observe(current, new, data_now, plan, count, seeds))
+                if on_divergence != "continue" and first_broken(metrics, new):
+                    with clock.stopped():
+                        error = diagnosed((step, step + count))
+                        if on_divergence == "raise" or factor <= LEAST_FACTOR:
+                            raise error
+                        factor /= 2
+                        warnings.warn(reaction(error, on_divergence, factor), RuntimeWarning, stacklevel=2)
+                        if on_divergence == "halve":
+                            current = build(factor)
+                            compile_seconds += compiled()[1]
+                            continue
+                    if saved is not None:
+                        saved.save(step, state, record.entries)
+                    break
                 step, state = step + count, new
-                record.add(step, clock.seconds(), metrics)
                 bar.update(count)
-                stop = report(step, state, metrics)
+                stop = log(step, metrics)
                 if saved is not None and (saved.due() or stop or step == steps):
                     saved.save(step, state, record.entries)
         except (KeyboardInterrupt, DivergedError):
             if saved is not None:
                 saved.save(step, state, record.entries)
             raise
-    return Result(state, record.arrays(), compile_seconds)
+    if faults:
+        warnings.warn(f"{current.name}: {'; '.join(faults)}", RuntimeWarning, stacklevel=2)
+    return Result(
+        state=state,
+        history=record.arrays(),
+        compile_seconds=compile_seconds,
+        certificate=certified,
+        solved=None if certified is None else not faults,
+    )
+
+
+def _again(algorithm, data, key, room, seeds):
+    """Return the steps of a run, to be made again from any of its states."""
+
+    def go(state, step, count):
+        data_now, plan = _prepare(algorithm, data, key, step, count, room)
+        return _chunk(algorithm, state, data_now, plan, count, seeds)
+
+    def measure(state, step):
+        data_now, plan = _prepare(algorithm, data, key, step, 0, room)
+        return jax.device_get(_observe(algorithm, state, data_now, plan, 0, seeds))
+
+    def read(step, seed):
+        data_now, plan = _prepare(algorithm, data, key, step, 0, room)
+        return (plan if seed is None else jax.tree.map(lambda picks: picks[seed], plan)).read(data_now, 0)[0]
+
+    return Steps(go, measure, read)
 
 
 def _on_mesh(state: PyTree) -> PyTree:
@@ -293,23 +380,6 @@ def _follow(algorithm, state, data, plan, count):
     return lax.fori_loop(0, jnp.asarray(count, jnp.int32), body, state)
 
 
-def _check(algorithm, metrics, new, window, state, record, allow_divergence):
-    if allow_divergence:
-        return
-    broken = [name for name, value in metrics.items() if not np.all(np.isfinite(value))]
-    if not broken and not _finite(new):
-        leaves = jax.tree_util.tree_leaves_with_path(new)
-        broken = ["state" + jax.tree_util.keystr(path) for path, leaf in leaves if not _finite(leaf)]
-    if broken:
-        raise DivergedError(algorithm.name, window, broken[0], state, record.arrays())
-
-
-@jax.jit
-def _finite(state):
-    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
-
-
 def _bar(total, name, progress):
     try:
         from tqdm.auto import tqdm
@@ -362,5 +432,7 @@ class _History:
         return self.entries[-1]["seconds"] if self.entries else 0.0
 
     def arrays(self):
-        names = self.entries[0] if self.entries else ()
+        # A resumed run may measure more than the run before, or less.
+        first = self.entries[0] if self.entries else ()
+        names = [name for name in first if all(name in entry for entry in self.entries)]
         return {name: np.array([entry[name] for entry in self.entries]) for name in names}

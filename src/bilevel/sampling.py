@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bilevel.arrays import as_arrays, is_key, rows_of, take
 from bilevel.types import Batch, PyTree
 
 _STRIDES = 64
@@ -166,8 +167,27 @@ class Full:
         return None
 
 
+class Shuffle:
+    """Seed of the order of rows. All are equal, so that one compiled program serves all seeds."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shuffle)
+
+    def __hash__(self) -> int:
+        return hash(Shuffle)
+
+    def order(self, rows: int) -> np.ndarray:
+        """Return the numbers of the rows as they lie in a source."""
+        return np.random.default_rng(self.seed).permutation(rows)
+
+
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["arrays", "picks", "strides"], meta_fields=["rows", "size"]
+    jax.tree_util.register_dataclass,
+    data_fields=["arrays", "picks", "strides"],
+    meta_fields=["rows", "size", "shuffle"],
 )
 @dataclass(frozen=True)
 class Blocks:
@@ -184,6 +204,7 @@ class Blocks:
       picks: first rows of the blocks that `self[i]` returns, or None before planning.
       strides: numbers coprime to the number of blocks.
       rows, size: rows of the set, rows of a block.
+      shuffle: the order of the rows.
     """
 
     arrays: PyTree
@@ -191,6 +212,7 @@ class Blocks:
     strides: Any
     rows: int
     size: int
+    shuffle: Shuffle
     is_full = False
 
     @property
@@ -292,9 +314,11 @@ class Host:
 
     def stack(self, first: int, count: int, room: int) -> Stacked:
         """Return `count` minibatches from `first`, padded to `room` by repeating the last."""
-        fetched = [self.fetch(first + i) for i in range(count)]
+        fetched = [as_arrays(self.fetch(first + i), f"minibatch {first + i}") for i in range(count)]
         fetched += fetched[-1:] * (room - count)
-        return Stacked(jax.tree.map(lambda *leaves: np.stack(leaves), *fetched))
+        return Stacked(
+            jax.tree.map(lambda *leaves: (jnp if is_key(leaves[0]) else np).stack(leaves), *fetched)
+        )
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["source"], meta_fields=["skip"])
@@ -348,10 +372,13 @@ def full(outer: PyTree, inner: PyTree) -> Batch:
     Returns:
       A `Batch` for `run`, `hypergradient` and `solution`.
 
+    Raises:
+      ValueError: if JAX cannot hold a leaf, for example text or an integer above 2^31 without 64 bits.
+
     >>> full(outer=None, inner=jnp.arange(3)).inner[5]
     Array([0, 1, 2], dtype=int32)
     """
-    return Batch(Full(outer), Full(inner))
+    return Batch(Full(as_arrays(outer, "outer")), Full(as_arrays(inner, "inner")))
 
 
 def minibatches(outer: PyTree, inner: PyTree, *, batch_size: int, seed: int = 0) -> Batch:
@@ -370,7 +397,8 @@ def minibatches(outer: PyTree, inner: PyTree, *, batch_size: int, seed: int = 0)
       A `Batch` for `run`.
 
     Raises:
-      ValueError: if leaves disagree on the number of rows, or the batch size does not fit.
+      ValueError: if JAX cannot hold a leaf, leaves disagree on the number of rows, or the batch size does
+        not fit.
 
     >>> minibatches(np.arange(10), np.arange(20), batch_size=4).inner.rows
     20
@@ -379,24 +407,44 @@ def minibatches(outer: PyTree, inner: PyTree, *, batch_size: int, seed: int = 0)
 
 
 def _blocks(arrays, size, seed, level) -> Blocks | Full:
-    leaves = jax.tree.leaves(arrays)
-    if not leaves:
+    if not jax.tree.leaves(arrays):
         return Full(arrays)
-    counts = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in leaves}
-    if len(counts) != 1:
-        raise ValueError(f"all {level} arrays must have the same number of rows, got {sorted(counts)}")
-    rows = counts.pop()
+    arrays = as_arrays(arrays, level)
+    rows = rows_of(arrays, level)
     if not 1 <= size <= rows:
         raise ValueError(f"batch_size must be between 1 and {rows}, the rows of the {level} data, got {size}")
-    order = np.random.default_rng(seed).permutation(rows)
+    shuffle = Shuffle(seed)
+    order = shuffle.order(rows)
     order = np.concatenate([order, order[: size - 1]])
     return Blocks(
-        arrays=jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[order]), arrays),
+        arrays=jax.tree.map(lambda a: take(a, order), arrays),
         picks=None,
         strides=jnp.asarray(_coprime_strides(math.ceil(rows / size), seed), jnp.int32),
         rows=rows,
         size=size,
+        shuffle=shuffle,
     )
+
+
+def unclean_row(source: Source, path: tuple) -> int | None:
+    """Return the first row, as the user numbers them, that holds a value which is not finite.
+
+    Args:
+      source: a source of minibatches.
+      path: path of a leaf in a minibatch.
+
+    Returns:
+      The number of the row; None if the leaf has no rows or the source has no whole set.
+    """
+    try:
+        leaves = dict(jax.tree_util.tree_leaves_with_path(source.whole()[0]))
+    except ValueError:
+        return None
+    leaf = np.asarray(leaves.get(path, 0.0))
+    rows = np.flatnonzero(~np.isfinite(leaf.reshape(len(leaf), -1)).all(axis=1)) if leaf.ndim else ()
+    if isinstance(source, Blocks):
+        rows = source.shuffle.order(source.rows)[rows]
+    return int(min(rows)) if len(rows) else None
 
 
 def _coprime_strides(blocks, seed):

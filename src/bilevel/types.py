@@ -154,27 +154,43 @@ class Result(NamedTuple):
         measured at the state after that many steps (entry 0 is the start). Double loops measure with the y
         that the next step trains.
       compile_seconds: time spent compiling, not part of `history["seconds"]`.
+      certificate: the last `Certificate` of a run with `certify`, or None.
+      solved: whether the errors that the inner and the linear residual make were small compared with the
+        gradient at the last certificate, or None.
     """
 
     state: Any
     history: dict[str, Any]
     compile_seconds: float
+    certificate: Any = None
+    solved: bool | None = None
 
 
 class DivergedError(ArithmeticError):
     """Error of a run whose numbers are no longer finite.
 
     Attributes:
-      state: the last finite state.
-      steps: the window `(first, last)` of steps in which it happened.
-      metric: the first quantity that was not finite.
-      history: the log points before, as in `Result`.
+      algorithm: name of the algorithm.
+      step: number of steps after which the state, or a metric at it, was first not finite.
+      metric: the first metric or leaf of the state that was not finite then.
+      before: the last finite state, after `step - 1` steps.
+      steps: the log points `(first, last)` between which it happened.
+      state: the state at the log point `steps[0]`, where state and metrics are finite.
+      history: the log points up to there, as in `Result`.
     """
 
-    def __init__(self, algorithm: str, steps: tuple[int, int], metric: str, state: Any, history: Any = None):
-        self.algorithm, self.steps, self.metric, self.state = algorithm, steps, metric, state
-        self.history = history
-        super().__init__(
-            f"{algorithm} diverged between steps {steps[0]} and {steps[1]}: {metric} is not finite; "
-            "lower the step sizes, or restart from the last finite state (`error.state`)"
-        )
+    def __init__(
+        self,
+        message: str,
+        *,
+        algorithm: str,
+        step: int,
+        metric: str,
+        before: Any,
+        steps: tuple[int, int],
+        state: Any,
+        history: Any,
+    ):
+        self.algorithm, self.step, self.metric, self.before = algorithm, step, metric, before
+        self.steps, self.state, self.history = steps, state, history
+        super().__init__(message)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -37,12 +38,14 @@ class Experiment(NamedTuple):
         return algorithm.seeds_in_sequence if own is None else own
 
 
-class Trajectory(NamedTuple):
+@dataclass(frozen=True)
+class Trajectory:
     """Quantities measured along the runs of one method, one run a seed.
 
     Attributes:
       label: label of the method.
-      steps, values: outer steps at each of (points,); (seeds, points) by quantity.
+      steps, values: outer steps at each of (points,); (seeds, points) by quantity. Divergence counts as
+        infinite: whatever is not finite becomes inf.
       cost: oracle calls of one step.
       seconds: time of all runs, measuring included, compiling excluded.
     """
@@ -53,14 +56,23 @@ class Trajectory(NamedTuple):
     cost: Cost
     seconds: float
 
+    def __post_init__(self):
+        values = {name: np.where(np.isfinite(found), found, np.inf) for name, found in self.values.items()}
+        object.__setattr__(self, "values", values)
+
+    @property
+    def diverged(self) -> int:
+        """Return the number of seeds with a quantity that is not finite at the last point."""
+        return int(np.any([np.isinf(found[:, -1]) for found in self.values.values()], axis=0).sum())
+
     @property
     def calls(self) -> np.ndarray:
         """Return the oracle calls at each point: gradients, Hessian and cross products."""
         return self.steps * self.cost.total
 
     def median(self, quantity: str) -> np.ndarray:
-        """Return the median over the seeds at each point; diverged runs count as infinite."""
-        return np.median(_or_infinite(self.values[quantity]), 0)
+        """Return the median over the seeds at each point."""
+        return np.median(self.values[quantity], 0)
 
     def last(self, quantity: str) -> float:
         """Return the median over the seeds at the last point."""
@@ -68,7 +80,7 @@ class Trajectory(NamedTuple):
 
     def late(self, quantity: str) -> float:
         """Return the median over the seeds of the mean over the second half of the points."""
-        values = _or_infinite(self.values[quantity])
+        values = self.values[quantity]
         return float(np.median(values[:, values.shape[1] // 2 :].mean(1)))
 
     def reaches(self, quantity: str, level: float, along: np.ndarray) -> float:
@@ -172,10 +184,6 @@ def each_seed(algorithm: Algorithm, experiment: Experiment, points: np.ndarray) 
         return lax.map(one, keys) if experiment.in_sequence(algorithm) else jax.vmap(one)(keys)
 
     return all_seeds
-
-
-def _or_infinite(values):
-    return np.where(np.isfinite(values), values, np.inf)
 
 
 def _measured(algorithm, experiment, data, held, key, points):

@@ -20,7 +20,8 @@ class Line:
     Attributes:
       label: text of the legend; "" means none.
       x: (points,).
-      y: (points,), or (seeds, points) for the median with a band over the finite values.
+      y: (points,), or (seeds, points) for the median with a band over the finite values. NaN counts as
+        infinite in the median.
       colour: index into `report.figures.COLOURS`; None means the next one.
       dash: index into `report.figures.DASHES`; None: solid, dashed after the last colour or for a guide.
       marked, guide: whether each point has a dot; whether it is a thin grey line to compare with.
@@ -51,7 +52,7 @@ def picture(
 ) -> Picture:
     """Return a figure of several lines, at most a dozen, with the legend below them.
 
-    A line ends with a cross where all runs have diverged.
+    A line ends with a cross where the median of the runs has diverged.
 
     Args:
       title, caption: a few words, which also name the file; how to read the figure.
@@ -119,13 +120,13 @@ def picture_of(
 
 
 def _span(line: Line) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return least, median and greatest over the seeds, NaN where no seed is finite."""
+    """Return least finite value, median and greatest finite value over the seeds, NaN where not finite."""
     values = np.atleast_2d(np.asarray(line.y, float))
-    values = np.where(np.isfinite(values), values, np.nan)
-    known = np.isfinite(values).any(0)
-    span = np.full((3, values.shape[1]), np.nan)
-    span[:, known] = np.nanquantile(values[:, known], [0, 0.5, 1], axis=0)
-    return span[0], span[1], span[2]
+    finite, middle = np.isfinite(values), np.median(np.where(np.isnan(values), np.inf, values), axis=0)
+    low = np.min(values, axis=0, initial=np.inf, where=finite)
+    high = np.max(values, axis=0, initial=-np.inf, where=finite)
+    low, middle, high = (np.where(np.isfinite(part), part, np.nan) for part in (low, middle, high))
+    return low, middle, high
 
 
 def _decades(values: Sequence[Any]) -> bool:

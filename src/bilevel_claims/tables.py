@@ -44,9 +44,17 @@ def value_table(runs: Sequence[Trajectory], quantity: str, places: Sequence[int]
 
 
 def cost_table(runs: Sequence[Trajectory]) -> Table:
-    """Return the calls of one step, and the steps, calls and seconds of a whole run by method."""
+    """Return the calls of one step, and the steps, calls and seconds of a whole run by method.
+
+    If a seed diverged, a last column says how many did.
+    """
     titles = ["method", "gradients a step", "Hessian products a step", "cross products a step"]
     titles += ["steps", "oracle calls", "seconds"]
     rows = [[run.label, *run.cost, int(run.steps[-1]), int(run.calls[-1])] for run in runs]
     seconds = [[Cell(duration(run.seconds), run.seconds)] for run in runs]
-    return table(titles, [row + cell for row, cell in zip(rows, seconds, strict=True)])
+    lost = [[run.diverged] for run in runs]
+    if any(number for (number,) in lost):
+        titles.append("seeds that diverged")
+    else:
+        lost = [[] for _ in runs]
+    return table(titles, [row + cell + end for row, cell, end in zip(rows, seconds, lost, strict=True)])

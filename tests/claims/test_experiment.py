@@ -7,7 +7,9 @@ import pytest
 
 from bilevel import run, soba, tasks
 from bilevel.optimizers import power
-from bilevel_claims.experiment import CALLS, Experiment, ends, even_points, log_points, trajectory
+from bilevel.types import Cost
+from bilevel_claims.experiment import CALLS, Experiment, Trajectory, ends, even_points, log_points, trajectory
+from bilevel_claims.figures import Line, _span
 from bilevel_claims.schedules import falling, scheduled
 from bilevel_claims.tables import cost_table, ends_table, value_table
 from cases.claims import EXPERIMENT, follow
@@ -41,6 +43,26 @@ def test_seeds_in_sequence_or_at_once_give_the_same_trajectory():
         assert chosen.in_sequence(one_by_one) == expected
         found = trajectory("follow", one_by_one, chosen, [0, 2])
         np.testing.assert_array_equal(found.values["size"], [[1, 0.25], [1, 0.25]])
+
+
+def test_a_seed_that_diverged_counts_as_infinite_everywhere():
+    values = {"loss": np.array([[4.0, 2.0, np.nan], [4.0, 3.0, 2.0], [4.0, 1.0, -np.inf]])}
+    values["error"] = np.array([[0.9, 0.9, 0.9], [0.9, 0.1, 0.1], [0.9, 0.1, 0.1]])
+    found = Trajectory("soba", np.array([0, 1, 2]), values, Cost(1), 1.0)
+    assert found.diverged == 2
+    np.testing.assert_array_equal(found.median("loss"), [4, 2, np.inf])
+    # Python's `max` and `min` drop a NaN that does not come first.
+    means = [1.0, float(found.values["loss"][:, -1].mean())]
+    assert max(means) / min(means) == np.inf
+    # The line is the median of all seeds, the band the range of those that are finite.
+    low, middle, high = _span(Line("soba", found.steps, found.values["loss"]))
+    np.testing.assert_array_equal(middle, [4, 2, np.nan])
+    np.testing.assert_array_equal([low, high], [[4, 1, 2], [4, 3, 2]])
+    low, middle, _ = _span(Line("soba", found.steps, 1 - found.values["loss"]))
+    np.testing.assert_array_equal([low, middle], [[-3, -2, -1], [-3, -1, np.nan]])
+    table, whole = cost_table([found]), cost_table([trajectory("follow", follow(), EXPERIMENT, [0, 2])])
+    assert (table.columns[-1].title, table.rows[0][-1].text) == ("seeds that diverged", "2")
+    assert whole.columns[-1].title == "seconds"
 
 
 def test_points_begin_at_zero_and_end_at_the_last_step():

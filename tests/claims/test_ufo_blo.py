@@ -1,5 +1,7 @@
 """Parts of the UFO-BLO entries."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,7 @@ def test_realised_cost_follows_the_draws():
     run = Trajectory(label=DEBIASED, steps=np.array([0, 10]), values=values, cost=Cost(1), seconds=1.0)
     # 10 steps of 10, and of 5 tasks each drew 2 of 45 more.
     assert debiased_tasks.spent(run, 9) == 190
-    assert debiased_tasks.spent(run._replace(label=DEBIASED_KEPT), 9) == 118
+    assert debiased_tasks.spent(replace(run, label=DEBIASED_KEPT), 9) == 118
 
 
 def test_too_many_ways_are_refused_before_the_first_run(monkeypatch):

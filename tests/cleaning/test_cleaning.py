@@ -14,9 +14,10 @@ from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.scaling import scaling, to_device
 from bilevel.cleaning.scores import cross_fitted, deal, label_scores, standardise
 from bilevel.cleaning.subsets import SubsetTrainer
-from bilevel.cleaning.summary import Stages, detection
+from bilevel.cleaning.summary import Stages, accuracy, detection
 from bilevel.cleaning.training import _lbfgs, calibrated_loss, fit, initial_parameters, predict
 from bilevel.cleaning.validate import validate
+from bilevel.cleaning.weighting import _stop_early, _warn_of_residuals
 from bilevel.datasets import Dataset, load
 
 
@@ -375,3 +376,16 @@ def test_trusted_rows_among_the_training_rows_are_a_warning(bench, sparse):
         features=rows, trusted_features=rows[:30], trusted_labels=dataset.labels[:30], test_features=None
     )
     assert any("30 of" in warning and "also trusted rows" in warning for warning in validate(both))
+
+
+def test_a_loss_that_is_not_finite_counts_as_infinite():
+    def chosen(*means):
+        return _stop_early([np.array([mean - 0.1, mean + 0.1]) for mean in means])
+
+    assert chosen(3.0, np.nan, 1.0, 0.95, np.nan) == 2
+    assert chosen(1.0, np.inf, 3.0, 2.0) == 3
+    assert chosen(np.nan) == 0
+    outputs = np.array([[np.nan, 1.0], [2.0, 1.0], [np.nan, np.nan]])
+    assert accuracy(outputs, [0, 0, 0]) == pytest.approx(1 / 3)
+    unknown = {"inner_residual": np.nan, "linear_residual": np.nan}
+    assert len(list(_warn_of_residuals(unknown))) == 2

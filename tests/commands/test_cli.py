@@ -89,6 +89,9 @@ def test_compare_reports_a_diverged_run(tmp_path, capsys):
     assert shown.err.count("\n") == 1 and "every run diverged; the first was soba: " in shown.err
     (record,) = json.loads((tmp_path / "results.json").read_text())
     assert "is not finite at step" in record["diverged"]
+    # JSON has no infinity.
+    final = record["final"]
+    assert final["outer_loss"] is None and final["suboptimality"] is None and final["step"] >= 0
 
 
 def test_recorded_hyperparameters_are_the_same_text_in_every_run():

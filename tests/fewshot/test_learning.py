@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +19,8 @@ from bilevel.cli import main
 from bilevel.datasets import omniglot
 from bilevel.datasets.known import _CLASS_LOADERS
 from bilevel.fewshot import METHODS, as_episode, learn, learning, load_learner, recipe
+from bilevel.fewshot.episodes import Shape
+from bilevel.fewshot.judge import Judge
 from bilevel.fewshot.plan import plan_run
 from bilevel.fewshot.published import PUBLISHED
 from bilevel.models import from_module
@@ -213,7 +217,7 @@ def test_a_run_that_diverges_returns_the_best_step_before(data):
     changes = {"outer_step": 1e30, "train_ways": 5, "tasks": 4}
     result = learn(data, "protonet", steps=4, network=cubic_network(), changes=changes, progress=False)
     summary = result.summary
-    assert summary["diverged"] and "protonet diverged between steps 0 and 1" in summary["stopped"]
+    assert summary["diverged"] and "protonet diverged at step 1" in summary["stopped"]
     assert summary["best_step"] == 0 and summary["steps"] == 0 and result.history["step"] == [0]
     # The untrained features are a little better than chance. NaNs would give chance, 0.2.
     assert summary["test_accuracy"] > 0.21 and summary["seconds_per_step"] is None
@@ -224,7 +228,7 @@ def test_a_run_that_diverges_returns_the_best_step_before(data):
 
 @pytest.mark.slow
 def test_a_start_without_a_finite_gradient_is_an_error(data):
-    with pytest.raises(DivergedError, match="fomaml diverged between steps 0 and 0"):
+    with pytest.raises(DivergedError, match="fomaml diverged at step 0"):
         changes = {"inner_step": 1e30, "inner_steps": 1}
         learn(data, "fomaml", steps=4, network=cubic_network(), changes=changes, progress=False)
 
@@ -442,3 +446,14 @@ def test_the_help_names_every_algorithm(capsys):
         main(["fewshot", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert all(name in shown for name in METHODS)
+
+
+def test_answers_that_are_not_finite_count_as_wrong(data):
+    def answer(x, episode, ways):
+        # Class 0 would be the largest of outputs that are NaN, and right for one query in `ways`.
+        return jnp.where(x > 0, jax.nn.one_hot(episode.query.labels, ways), jnp.nan)
+
+    learner: Any = SimpleNamespace(answer=answer, shares_features=True)
+    judge = Judge(learner, data.test, (0.0, 1.0), seed=0)
+    assert judge.accuracy(jnp.ones(()), Shape(4, 1, 3), 2)[0] == 1
+    assert judge.accuracy(jnp.zeros(()), Shape(4, 1, 3), 2)[0] == 0

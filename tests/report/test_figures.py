@@ -32,13 +32,13 @@ def unrendered(monkeypatch):
 # Statistics
 
 
-def test_curve_is_mean_and_range_over_the_seeds_that_did_not_diverge():
-    records = example_records(["soba"], seeds=3, diverged=[("soba", 2)])
-    line = curve(records, "outer_loss", "oracle_calls")
+def test_curve_is_mean_and_range_over_the_seeds_unless_one_diverged():
+    line = curve(example_records(["soba"], seeds=3), "outer_loss", "oracle_calls")
     assert line is not None
     np.testing.assert_allclose(line.x, 5 * np.arange(0, 101, 10))
-    np.testing.assert_allclose(line.mean, 1.5 * np.exp(-np.arange(0, 101, 10) / 20))
-    np.testing.assert_allclose(line.high, 2 * line.low)
+    np.testing.assert_allclose(line.mean, 2 * np.exp(-np.arange(0, 101, 10) / 20))
+    np.testing.assert_allclose(line.high, 3 * line.low)
+    assert curve(example_records(["soba"], diverged=[("soba", 2)]), "outer_loss", "oracle_calls") is None
 
 
 def test_curve_ends_with_the_shortest_seed():
@@ -63,7 +63,8 @@ def test_standings_show_means_deviations_and_diverged_runs():
     ]
     aid, soba = table.rows
     assert aid[2].value == pytest.approx(2 * np.exp(-5)) and "±" in aid[2].text
-    assert soba[2].value == pytest.approx(1.5 * np.exp(-5))
+    # A diverged run counts as infinite: no mean of the others stands for it.
+    assert [cell.text for cell in soba[2:5]] == ["diverged"] * 3
     assert [cell.text for cell in aid[-3:]] == ["2.0 s", "500", "1.5 s"]
     assert aid[1].text == "3" and soba[1].text == "3, 1 diverged"
 
@@ -77,12 +78,11 @@ def test_standings_show_means_deviations_and_diverged_runs():
         ([1e23, 3e23], "2e+23 ± 1.4e+23"),
         ([1e-9, 3e-9], "2e-09 ± 1.4e-09"),
         ([5.0], "5"),
-        ([], "–"),
     ],
 )
 def test_a_mean_has_the_decimals_of_its_deviation(values, text):
-    records = example_records(["soba"], seeds=len(values) + 1, diverged=[("soba", len(values))])
-    for record, value in zip(records, values, strict=False):
+    records = example_records(["soba"], seeds=len(values))
+    for record, value in zip(records, values, strict=True):
         record["history"]["outer_loss"][-1] = value
     assert standings(records).rows[0][2].text == text
 
@@ -91,6 +91,17 @@ def test_comparison_where_every_run_diverged():
     records = example_records(["soba"], seeds=1, diverged=[("soba", 0)])
     assert "Every run diverged" in compare_page(records, COMPARISON)
     assert "1, 1 diverged" in comparison_table(records)
+
+
+def test_an_algorithm_that_diverged_with_one_seed_never_ends_lowest():
+    records = example_records(["aid_bio", "soba"], seeds=3, diverged=[("soba", 2)])
+    for record in records:
+        if record["algorithm"] == "soba":
+            record["history"]["outer_loss"][-1] = 1e-9
+    page = compare_page(records, COMPARISON)
+    assert "<em>aid_bio</em> has the lowest mean outer loss" in page and "1 of 6 runs diverged" in page
+    page = compare_page(example_records(seeds=2, diverged=[("soba", 0), ("aid_bio", 1)]), COMPARISON)
+    assert "Every algorithm diverged with some seed" in page and "has the lowest" not in page
 
 
 # Figures
@@ -178,6 +189,14 @@ def test_curves_are_logarithmic_where_values_span_decades():
     assert axes.get_xscale() == "log"
     # Clipping the point at 0 instead of masking it would draw a flat line from the left edge.
     assert not np.isfinite(axes.xaxis.get_transform().transform([0.0])).any()
+
+
+def test_the_runs_of_an_algorithm_that_diverged_are_drawn_to_their_ends():
+    records = example_records(["soba"], seeds=3, diverged=[("soba", 1)])
+    records[1]["history"] = {name: values[:4] for name, values in records[1]["history"].items()}
+    axes = curves(records, "outer_loss", "step").axes[0]
+    assert sorted(line.get_xdata()[-1] for line in axes.lines) == [30, 30, 100, 100]
+    assert axes.get_ylim()[0] < np.exp(-5)
 
 
 def test_the_cross_of_a_diverged_run_stays_inside_the_axes():

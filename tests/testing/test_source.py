@@ -80,8 +80,8 @@ def test_a_table_of_wrong_shares_is_found(key):
         def entry(self, i):
             return super().entry(i)[0], 0.5
 
-    jax.tree_util.register_dataclass(Wrong, ["arrays", "picks", "strides"], ["rows", "size"])
+    jax.tree_util.register_dataclass(Wrong, ["arrays", "picks", "strides"], ["rows", "size", "shuffle"])
     fine = blocks()
-    wrong = Wrong(arrays=fine.arrays, picks=None, strides=fine.strides, rows=fine.rows, size=fine.size)
+    wrong = Wrong(**vars(fine))
     with pytest.raises(AssertionError, match="shares of the rows in an epoch must sum to 1, got 1.5"):
         check_source(wrong, key)

@@ -241,7 +241,7 @@ def _warn_of_fits(trainer, models):
     return [
         f"the model {name} did not converge; the norm of its gradient is {fit.residual:.1e}"
         for name, fit in models.items()
-        if trainer.classifier.convex and fit.residual > UNCONVERGED
+        if trainer.classifier.convex and not fit.residual <= UNCONVERGED
     ]
 
 

@@ -26,8 +26,9 @@ class Stages:
 
 
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of rows whose largest output belongs to their label."""
-    return float(np.mean(outputs.argmax(axis=1) == np.asarray(labels)))
+    """Return the share of rows whose largest output belongs to their label; outputs must be finite."""
+    right = outputs.argmax(axis=1) == np.asarray(labels)
+    return float(np.mean(right & np.isfinite(outputs).all(axis=1)))
 
 
 def detection(flagged: np.ndarray, suspicion: np.ndarray, wrong: np.ndarray) -> dict[str, float | None]:

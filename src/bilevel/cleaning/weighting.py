@@ -228,14 +228,20 @@ def _minibatches(weighting, seed):
 
 
 def _stop_early(held):
-    """Return the position of the chosen log point, from the held-out losses at each."""
+    """Return the position of the chosen log point, from the held-out losses at each.
+
+    A loss that is not finite counts as infinite.
+    """
     means = np.array([values.mean() for values in held])
-    best = int(np.argmin(means))
-    standard_error = held[best].std() / np.sqrt(len(held[best]))
+    means = np.where(np.isfinite(means), means, np.inf)
     if len(means) == 1:
         return 0
+    best = int(np.argmin(means))
+    standard_error = held[best].std() / np.sqrt(len(held[best])) if np.isfinite(means[best]) else 0.0
     # The start has learnt nothing yet and is never chosen.
-    return 1 + int(np.argmax(means[1:] <= means[best] + standard_error))
+    later = means[1:]
+    near = later <= max(means[best] + standard_error, later.min())
+    return 1 + int(np.argmax(near))
 
 
 def _measure(weighting, state):
@@ -257,9 +263,10 @@ def _measure(weighting, state):
 
 def _warn_of_residuals(final):
     inner, linear = final["inner_residual"], final.get("linear_residual", 0)
-    if inner > UNSOLVED_INNER:
+    # NaN is no small residual.
+    if not inner <= UNSOLVED_INNER:
         yield f"the inner problem is not solved (its gradient has norm {inner:.1e}); raise --steps"
-    if linear > UNSOLVED_LINEAR:
+    if not linear <= UNSOLVED_LINEAR:
         yield f"the adjoint system is not solved (its relative residual is {linear:.2f}); raise --steps"
 
 

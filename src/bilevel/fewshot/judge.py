@@ -52,7 +52,10 @@ class Judge:
         self.key = jax.random.key(seed)
 
     def accuracy(self, x: PyTree, shape: Shape, episodes: int) -> tuple[float, float]:
-        """Return the mean accuracy on query images and half its 95 % interval."""
+        """Return the mean accuracy on query images and half its 95 % interval.
+
+        An answer with outputs that are not finite counts as wrong.
+        """
         keys = jax.random.split(self.key, episodes)
         images = shape.ways * (shape.shots + shape.queries)
         at_once = max(1, IMAGES_AT_ONCE // images) if self.learner.shares_features else 1
@@ -87,7 +90,8 @@ def _answers(answer, x, images, scale, key, shape):
 def _accuracies(answer, x, images, scale, keys, shape, at_once):
     def one(key):
         episode = as_episode(*draw(key, images, shape), *scale)
-        found = jnp.argmax(answer(x, episode, shape.ways), axis=1).astype(jnp.int32)
-        return jnp.mean((found == episode.query.labels).astype(jnp.float32))
+        outputs = answer(x, episode, shape.ways)
+        right = jnp.argmax(outputs, axis=1).astype(jnp.int32) == episode.query.labels
+        return jnp.mean((right & jnp.all(jnp.isfinite(outputs), axis=1)).astype(jnp.float32))
 
     return lax.map(one, keys, batch_size=at_once)

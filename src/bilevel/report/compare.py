@@ -49,7 +49,6 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
     """
     figures = compare_figures(records) if figures is None else figures
     groups = by_algorithm(records)
-    seeds = max(map(len, groups.values()))
     subject = " · ".join(dict.fromkeys(str(records[0][key]) for key in ("task", "dataset")))
     environment = dict(records[0]["environment"])
     command = environment.pop("command", "")
@@ -65,7 +64,8 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
         subject=subject,
         best=best,
         best_loss=loss,
-        lead=f"{_count(len(groups), 'algorithm')}, one task, one budget, {_count(seeds, 'seed')} each.",
+        all_diverged=all(record["diverged"] for record in records),
+        lead=_lead(records, groups),
         standings=standings(records),
         curves=[
             (name.replace("_", " ").capitalize(), [(axis, figures[f"{name}_by_{axis}"]) for axis in AXES])
@@ -89,7 +89,8 @@ def comparison_table(records: Sequence[Record]) -> str:
 def standings(records: Sequence[Record]) -> Table:
     """Return the table of final values and costs, one row per algorithm.
 
-    Means and standard deviations are over the runs that did not diverge.
+    Means and standard deviations are over all runs. A diverged run counts as infinite, so its algorithm has
+    no final values. Its seconds and oracle calls are means over the other runs.
     """
     measured = quantities(records)
     columns = [Column("algorithm", numeric=False), Column("runs")]
@@ -99,7 +100,7 @@ def standings(records: Sequence[Record]) -> Table:
     for name, runs in by_algorithm(records).items():
         well = [run for run in runs if not run["diverged"]]
         row = [Cell(name), _runs(len(runs), len(runs) - len(well))]
-        row += [_mean_and_deviation([last(run, quantity) for run in well]) for quantity in measured]
+        row += [_mean_and_deviation([last(run, quantity) for run in runs]) for quantity in measured]
         row += [
             _mean([last(run, "seconds") for run in well], duration),
             _mean([last(run, "oracle_calls") for run in well], lambda calls: numeral(round(calls))),
@@ -123,6 +124,8 @@ def _mean(values: Sequence[float], look: Callable[[float], str] = numeral) -> Ce
 
 
 def _mean_and_deviation(values: Sequence[float]) -> Cell:
+    if not np.all(np.isfinite(values)):
+        return Cell("diverged", mark="alarm")
     if len(values) < 2:
         return _mean(values)
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
@@ -135,14 +138,17 @@ def _mean_and_deviation(values: Sequence[float]) -> Cell:
 
 
 def _best(groups: Mapping[str, Sequence[Record]]) -> tuple[str, str]:
-    """Return the algorithm of the lowest mean outer loss and this loss, if any."""
-    losses = {
-        name: [last(run, "outer_loss") for run in runs if not run["diverged"]]
-        for name, runs in groups.items()
-    }
-    means = {name: sum(values) / len(values) for name, values in losses.items() if values}
-    best = min(means, key=means.__getitem__, default="")
-    return best, f"{means[best]:.3g}" if best else ""
+    """Return the algorithm of the lowest mean outer loss and this loss, empty if no mean is finite."""
+    means = {name: np.mean([last(run, "outer_loss") for run in runs]) for name, runs in groups.items()}
+    best = min(means, key=means.__getitem__)
+    return (best, f"{means[best]:.3g}") if np.isfinite(means[best]) else ("", "")
+
+
+def _lead(records: Sequence[Record], groups: Mapping[str, Sequence[Record]]) -> str:
+    """Return the sentence below the title, and how many runs diverged."""
+    seeds, lost = max(map(len, groups.values())), sum(bool(record["diverged"]) for record in records)
+    lead = f"{_count(len(groups), 'algorithm')}, one task, one budget, {_count(seeds, 'seed')} each."
+    return f"{lead} {numeral(lost)} of {_count(len(records), 'run')} diverged." if lost else lead
 
 
 def _settings(groups: Mapping[str, Sequence[Record]]) -> Table:

@@ -24,7 +24,8 @@ def compare_figures(records: Sequence[Record]) -> dict[str, bytes]:
 def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
     """Draw one line per algorithm: mean over seeds, band from minimum to maximum.
 
-    The mean leaves out a diverged run, which is drawn as a thin line that ends in a cross.
+    A diverged run counts as infinite, so its algorithm has no mean: thin lines show each of its runs, and
+    those that diverged end in a cross.
     """
     figure, axes = panel(quantity.replace("_", " ").capitalize(), AXES[against], "", height=3.7)
     heights, ends, starts, broken = [np.empty(0)], [], [], []
@@ -39,14 +40,20 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
             heights += [line.low, line.high]
             ends.append(line.x[-1])
             starts.append(line.x[line.x > 0][:1])
-            label = None
-        for run in (run for run in runs if run["diverged"]):
-            # The history ends before the first value that is not finite.
+            continue
+        for run in runs:
+            # The history of a diverged run ends before the first value that is not finite.
             x, y = track(run, against), track(run, quantity)
-            if x.size:
-                axes.plot(x, y, color=colour, linewidth=1, label=label and f"{label}, diverged")
+            if not x.size:
+                continue
+            axes.plot(x, y, color=colour, linewidth=1, label=label and f"{label}, diverged")
+            label = None
+            if run["diverged"]:
                 broken.append((x, y, colour))
-                label = None
+            else:
+                heights.append(y)
+                ends.append(x[-1])
+                starts.append(x[x > 0][:1])
     _scale(axes, np.concatenate(heights), ends, starts)
     for x, y, colour in broken:
         # The cross marks where the line leaves the axes, or its last point.

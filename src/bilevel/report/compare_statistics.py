@@ -15,9 +15,9 @@ class Curve(NamedTuple):
 
     Attributes:
       x: (points,) positions on the axis.
-      mean: (points,) mean over the seeds that did not diverge.
-      low: (points,) minimum over these seeds.
-      high: (points,) maximum over these seeds.
+      mean: (points,) mean over the seeds.
+      low: (points,) minimum over the seeds.
+      high: (points,) maximum over the seeds.
     """
 
     x: np.ndarray
@@ -50,12 +50,10 @@ def track(record: Record, name: str) -> np.ndarray:
 
 
 def curve(records: Sequence[Record], quantity: str, against: str) -> Curve | None:
-    """Return mean and range over the seeds that did not diverge, None if all did."""
-    pairs = [
-        (track(record, against), track(record, quantity)) for record in records if not record["diverged"]
-    ]
-    if not pairs:
+    """Return mean and range over the seeds, None if one diverged: it counts as infinite."""
+    if any(record["diverged"] for record in records):
         return None
+    pairs = [(track(record, against), track(record, quantity)) for record in records]
     # All seeds are measured at the same steps; a budget in seconds may end some of them earlier.
     length = min(x.size for x, _ in pairs)
     x, y = (np.stack([pair[part][:length] for pair in pairs]) for part in (0, 1))
@@ -63,5 +61,5 @@ def curve(records: Sequence[Record], quantity: str, against: str) -> Curve | Non
 
 
 def last(record: Record, name: str) -> float:
-    """Return the last value of a quantity in a run that did not diverge."""
-    return float(track(record, name)[-1])
+    """Return the last value of a quantity; infinity if the run diverged."""
+    return np.inf if record["diverged"] else float(track(record, name)[-1])

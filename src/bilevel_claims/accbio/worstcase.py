@@ -1,5 +1,6 @@
 """Entry accbio-worstcase: AccBiO and AID-BiO on the instance of the lower bound."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def run(size: str) -> Finding:
 
     steps = {label: zip(tasks, LENGTHS[label], strict=True) for label in METHODS}
     paths = {label: [follow(label, mu, count) for mu, count in steps[label]] for label in METHODS}
-    floors = [follow(ACC, 1e-2, 400, (count, count))._replace(label=f"N = {count}") for count in FLOORS]
+    floors = [replace(follow(ACC, 1e-2, 400, (count, count)), label=f"N = {count}") for count in FLOORS]
     reach = follow(ACC, 1e-2, 80, (3, 3))
     return _report(tasks, paths, floors, reach, *_equal_calls(tasks[1e-3], 20_000), _convex())
 

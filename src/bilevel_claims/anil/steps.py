@@ -103,7 +103,7 @@ def report(searches: list, runs: list, norms: np.ndarray, bound: np.ndarray) -> 
         return dict(zip((CONVEX, FREE), by_count[:, -1] / by_count[:, 0], strict=True))
 
     finals, calls = [run.last(ERROR) for run in runs], int(min(run.calls[-1] for run in runs))
-    equal = [float(np.interp(calls, run.calls, np.median(run.values[ERROR], 0))) for run in runs]
+    equal = [float(np.interp(calls, run.calls, run.median(ERROR))) for run in runs]
     more, fair, times = longer(finals), longer(equal), "error, N = 10 over N = 1"
     decay, scores = (norms / bound).max() / (norms[0] / bound[0]), np.array([s.scores for s in searches]).T
     ratios = {f"alpha = {rate:g} for all": longer(scores[RATES.index(rate)]) for rate in (0.1, 1.0)}

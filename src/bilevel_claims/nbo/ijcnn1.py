@@ -100,7 +100,7 @@ def report(runs, seconds, searches) -> Finding:
     numbers = {
         "late Phi: number of SOBA, SABA, MA-SOBA, FSLA below NSBO T=1": at_most(len(ahead) - amigos, 0),
         "late Phi: number of AmIGO Q=1, Q=10 below NSBO T=1": at_most(amigos, 0),
-        **{f"late Phi: NSBO T=1 less {k}": shown(v) for k, v in differences.items() if np.isfinite(v)},
+        **{f"late Phi: NSBO T=1 less {k}": shown(v) for k, v in differences.items()},
         "Phi in the seconds of NSBO T=1: NSBO T=1 less the least other": shown(at_time[NSBO] - soonest),
     }
     words = (
@@ -122,7 +122,7 @@ def report(runs, seconds, searches) -> Finding:
     ]
     titles = ["method", "late, equal calls", "at 6,000 steps or the last before", "microseconds a step"]
     titles += ["at the seconds of NSBO T=1", "runs that diverged"]
-    lost = {run.label: int((~np.isfinite(run.values[PHI]).all(1)).sum()) for run in runs}
+    lost = {run.label: run.diverged for run in runs}
     rows = [[k, means[k], at_steps[k], 1e6 * seconds[k], at_time[k], lost[k]] for k in by]
     last = int(max(run.calls[-1] for run in runs))
     by_calls = value_table(runs, PHI, [last // 20, last // 5, last // 2, last], CALLS)

@@ -114,7 +114,7 @@ def report(searches, tuned, equal) -> Finding:
         f"{steps[SHORT]:.0f}, {steps[MIDDLE]:.0f} and {steps[LONG]:.0f} with Q=1, 2 and 10. The oracle calls "
         f"are {calls[ONE]:.0f} for NBO T=1 and, with Q=1 and 10, {calls[SHORT]:.0f} and {calls[LONG]:.0f}."
     )
-    spread = "Median and range of three draws of the rows, without those that diverged."
+    spread = "Median of three draws of the rows, and range of those that did not diverge."
     counted = "The same runs; gradients, Hessian and cross products together."
     untuned = f"Inner step 1/L at the present x, outer step 100, for all. {spread}"
     figures = [
@@ -122,7 +122,7 @@ def report(searches, tuned, equal) -> Finding:
         picture_of("By oracle calls", tuned, ABOVE, CALLS, counted, log="xy"),
         picture_of("At equal step sizes", equal, ABOVE, STEPS, untuned, log="xy"),
     ]
-    lost = {run.label: int(np.sum(~np.isfinite(run.values[ABOVE][:, -1]))) for run in tuned}
+    lost = {run.label: run.diverged for run in tuned}
     end = next(run.last(ABOVE) for run in equal if run.label == SHORT)
     untuned_steps = {run.label: run.reaches(ABOVE, end, run.steps) for run in equal}
     rows = [[k, steps[k], calls[k], times[k], lost[k], untuned_steps[k]] for k in runs]

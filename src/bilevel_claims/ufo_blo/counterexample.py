@@ -76,7 +76,8 @@ def report(toy, runs, searches, levels) -> Finding:
 
 
 def _quartiles(values):
-    return np.quantile(values, [0.25, 0.5, 0.75], axis=0)
+    # An interpolation between two infinite values would not be a number.
+    return np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="nearest")
 
 
 CLAIM = Claim(

@@ -1,0 +1,242 @@
+"""Diagnosis of a run whose numbers are no longer finite: step, loss, leaf, cause and remedy."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from bilevel.sampling import Host, unclean_row
+from bilevel.types import Algorithm, Batch, DivergedError, require
+
+# A linear residual above this means that the adjoint system is not solved.
+UNSOLVED = 0.5
+LOSSES = {"outer_loss": "the outer loss f", "inner_loss": "the inner loss g"}
+METRICS = {
+    "inner_residual": "the gradient of the inner loss g",
+    "linear_residual": "the residual of the adjoint system",
+    "gradient_norm": "the hypergradient",
+}
+# Fields of a state in the order in which one step computes them.
+MOVERS = {
+    "y": "the gradient of the inner loss g",
+    "z": "the gradient of the inner loss g",
+    "v": "the adjoint system",
+    "x": "the hypergradient",
+}
+
+
+ON_DIVERGENCE = ("raise", "restore", "halve", "continue")
+# Name in the history of the factor of the step sizes, and its least value: a run that still diverges with a
+# millionth of its step sizes has another fault.
+FACTOR, LEAST_FACTOR = "step_size_factor", 0.5**20
+
+
+class Steps(NamedTuple):
+    """The steps of a run, to be made again.
+
+    Attributes:
+      go: `(state, step, count) -> state`, the state `count` steps after step number `step`.
+      measure: `(state, step) -> metrics`, the metrics at the state after `step` steps.
+      read: `(step, seed) -> Batch`, the minibatches of the step after `step` steps; `seed` is the position
+        of a key, or None for a run of one key.
+    """
+
+    go: Callable[[Any, int, int], Any]
+    measure: Callable[[Any, int], dict[str, Any]]
+    read: Callable[[int, int | None], Batch]
+
+
+def first_broken(metrics: dict[str, Any], state: Any) -> str | None:
+    """Return the name of the first metric or leaf that is not finite, or None; losses come first."""
+    if broken := _broken(metrics):
+        return broken[0]
+    if _finite(state):
+        return None
+    return next("state" + keystr(path) for path, leaf in _causal(state) if not _finite(leaf))
+
+
+def diagnose(
+    algorithm: Algorithm,
+    data: Batch,
+    steps: Steps,
+    state: Any,
+    window: tuple[int, int],
+    start: int,
+    history: dict[str, Any],
+) -> DivergedError:
+    """Return the error of a run that is finite at the first step of a window, and not at its last.
+
+    The first step after which a number is not finite is found by bisection. This makes the steps of the
+    window again, each about once, on the same minibatches. If the window is empty, the start is at fault.
+
+    Args:
+      algorithm: algorithm that ran.
+      data: data of the run.
+      steps: steps of the run.
+      state: state at the first step of the window.
+      window: first and last step.
+      start: first step of the run.
+      history: log points before, as in `Result`.
+    """
+    before, step = _bisect(steps, state, *window)
+    at_start = window[0] == window[1]
+    after = state if at_start else steps.go(before, step - 1, 1)
+    metrics = steps.measure(after, step)
+    broken = first_broken(metrics, after)
+    assert broken is not None
+    several = np.ndim(next(iter(metrics.values()))) > 0
+    seed = _first_seed(metrics, after) if several else None
+    # A state that is not finite was made by the step before, a loss is measured on the step that follows.
+    read = step if _finite(after) else step - 1
+    cause = _blame_data(algorithm, data, steps, read, read > start, seed)
+    place = f"{algorithm.name} diverged at step {step}" + (f" with key {seed}" if several else "")
+    fault = _name(metrics, after)
+    if cause:
+        remedy = f"{cause}; clean the data"
+    elif at_start:
+        remedy = "check the loss at the start, or lower the step sizes"
+    else:
+        remedy = _remedy(steps.measure(before, step - 1), history, seed)
+    last = "" if at_start else f"; the last finite state is that of step {step - 1} (`error.before`)"
+    return DivergedError(
+        f"{place}: {fault}{last}; {remedy}",
+        algorithm=algorithm.name,
+        steps=window,
+        step=step,
+        metric=broken,
+        state=state,
+        before=before,
+        history=history,
+    )
+
+
+def builder(algorithm: Any, on_divergence: str) -> Callable[[float], Algorithm]:
+    """Return the function from a factor of the step sizes to the algorithm.
+
+    Raises:
+      ValueError: if `on_divergence` has no such value, or the algorithm does not suit it.
+    """
+    rule = f"on_divergence must be one of {', '.join(ON_DIVERGENCE)}"
+    require(on_divergence in ON_DIVERGENCE, rule, repr(on_divergence))
+    if on_divergence != "halve":
+        require(isinstance(algorithm, Algorithm), "algorithm must be an Algorithm", type(algorithm).__name__)
+        return lambda factor: algorithm
+    rule = (
+        "on_divergence='halve' needs a function of a factor of the step sizes, such as "
+        "`lambda factor: soba(problem, inner_optimizer=0.1 * factor, outer_optimizer=0.01 * factor)`"
+    )
+    require(callable(algorithm), rule, type(algorithm).__name__)
+    return algorithm
+
+
+def reaction(error: DivergedError, on_divergence: str, factor: float) -> str:
+    """Return the warning of a run that reacts to an error, with the new factor of its step sizes."""
+    if on_divergence == "restore":
+        return f"{error}; the run ends with the state of step {error.steps[0]}"
+    return f"{error}; the run goes on from step {error.steps[0]} with step sizes times {factor:g}"
+
+
+def _bisect(steps, state, first, last):
+    """Return a finite state, and the number of the step after which the run is no longer finite."""
+    while last - first > 1:
+        middle = (first + last) // 2
+        new = steps.go(state, first, middle - first)
+        if first_broken(steps.measure(new, middle), new) is None:
+            state, first = new, middle
+        else:
+            last = middle
+    return state, last
+
+
+def _broken(metrics):
+    """Return the names of the metrics that are not finite, losses first."""
+    names = sorted(metrics, key=lambda name: name not in LOSSES)
+    return [name for name in names if not np.all(np.isfinite(metrics[name]))]
+
+
+def _name(metrics, state):
+    """Return the words for the losses, the metric or the leaf that are not finite."""
+    if not _finite(state):
+        path, _ = next((path, leaf) for path, leaf in _causal(state) if not _finite(leaf))
+        mover = MOVERS.get(keystr(path[:1], simple=True))
+        return f"state{keystr(path)}" + (f", moved by {mover}," if mover else "") + " is not finite"
+    broken = _broken(metrics)
+    losses = [LOSSES[name] for name in broken if name in LOSSES]
+    if losses:
+        return " and ".join(losses) + (" is" if len(losses) == 1 else " are") + " not finite"
+    return f"{METRICS.get(broken[0], broken[0])} is not finite"
+
+
+def _remedy(metrics, history, seed):
+    """Return what to do, from the metrics at the last finite state."""
+
+    def at(values):
+        return float(values if seed is None else np.asarray(values)[..., seed])
+
+    steps = "lower the step sizes, or restart from the last log point (`error.state`)"
+    linear, inner = (at(metrics.get(name, 0.0)) for name in ("linear_residual", "inner_residual"))
+    if not linear > UNSOLVED:
+        return steps
+    # Where y diverges too, its step size is too large, and no adjoint can follow.
+    if "inner_residual" in history and inner > 10 * at(history["inner_residual"][0]):
+        return steps
+    return (
+        f"the adjoint system is not solved (its linear residual is {linear:.2g}), as where the Hessian of g "
+        "is singular or indefinite; add damping or an L2 term to g, or lower the step sizes"
+    )
+
+
+def _blame_data(algorithm, data, steps, step, has_previous, seed):
+    """Return the sentence that names data that are not finite, or "" if they are not the cause."""
+    now = steps.read(step, seed)
+    earlier = steps.read(step - 1, seed) if has_previous else None
+    for level, loss in (("inner", "g"), ("outer", "f")):
+        count = getattr(algorithm.draws, level)
+        found = _unclean(getattr(now, level), count)
+        # The step before read such values too and was finite: the loss masks them.
+        if found is None or (earlier and _unclean(getattr(earlier, level), count) is not None):
+            continue
+        path, kind, number = found
+        source = getattr(data, level)
+        if isinstance(source, Host):
+            place = f"minibatch {step * count + number}"
+        else:
+            row = unclean_row(source, path)
+            place = None if row is None else f"row {row}"
+        where = " in ".join(part for part in (keystr(path), place) if part)
+        return f"the data of {loss} contain {kind}" + (f" in {where}" if where else "")
+    return ""
+
+
+def _unclean(view, count):
+    """Return path, kind and number of the first value of `count` minibatches that is not finite, or None."""
+    for number in range(min(count, 1) if view.is_full else count):
+        for path, leaf in tree_leaves_with_path(view[number]):
+            if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.all(jnp.isfinite(leaf)):
+                return path, "NaN" if jnp.any(jnp.isnan(leaf)) else "infinite values", number
+    return None
+
+
+def _first_seed(metrics, state):
+    """Return the position of the first key with a number that is not finite."""
+    leaves = [*metrics.values(), *(leaf for _, leaf in _causal(state))]
+    finite = [np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]
+    return int(np.argmin(np.all(finite, axis=0)))
+
+
+def _causal(state):
+    """Return the floating-point leaves of a state with their paths, in the order of `MOVERS`."""
+    leaves = [
+        (path, leaf) for path, leaf in tree_leaves_with_path(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    places = {name: place for place, name in enumerate(MOVERS)}
+    return sorted(leaves, key=lambda pair: places.get(keystr(pair[0][:1], simple=True), len(places)))
+
+
+@jax.jit
+def _finite(tree):
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

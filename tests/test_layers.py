@@ -14,6 +14,7 @@ LAYERS = [
     "types",
     "sparse",
     "environment",
+    "text",
     "calculus",
     "sampling",
     "inner",
@@ -28,6 +29,7 @@ LAYERS = [
     "many_tasks",
     "checkpoint",
     "driver",
+    "checking",
     "algorithms",
     "bilevel",  # bilevel/__init__.py
     "testing",

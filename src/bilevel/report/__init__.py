@@ -8,7 +8,7 @@ with extra("report"):
     from bilevel.report.fewshot import fewshot_table, write_fewshot
     from bilevel.report.files import check_folder, write_files
     from bilevel.report.strict import strict_json
-    from bilevel.report.tables import text_table
+    from bilevel.text import text_table
 
 __all__ = [
     "check_folder",

@@ -1,0 +1,116 @@
+"""Error of the hypergradient against inner steps and against linear steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from bilevel.calculus import inner_gradient
+from bilevel.checking.flat import Flat, inner_projection, vector
+from bilevel.checking.reference import DENSE, Reference, hypergradient_at
+from bilevel.checking.rows import relative_error
+from bilevel.checking.usual import Settings
+from bilevel.inner import as_optimizer
+from bilevel.linear import cg, neumann
+from bilevel.types import Batch, Problem, PyTree
+
+Curve = list[tuple[int, float]]
+
+
+def marks(last: int, count: int = 10) -> list[int]:
+    """Return at most `count` whole numbers from 1 to `last`, evenly spread on a logarithmic axis.
+
+    >>> marks(100, 5)
+    [1, 3, 10, 32, 100]
+    """
+    return sorted({round(value) for value in np.geomspace(1, max(last, 1), count)})
+
+
+def inner_curves(
+    problem: Problem, flat: Flat, reference: Reference, settings: Settings, x: PyTree, y: PyTree, batch: Batch
+) -> dict[str, Curve]:
+    """Return the errors of an implicit and of an unrolled hypergradient, by number of inner steps.
+
+    The implicit one has an exact adjoint, so its error is that of the inner solve alone. The start and
+    the settings are the user's, and so is the precision of the inner steps.
+
+    Args:
+      problem: the two losses.
+      flat: the problem, for the exact adjoint.
+      reference: the reference hypergradient.
+      settings: the inner optimiser and the number of its steps.
+      x, y, batch: the point.
+    """
+    most = max(settings.inner_steps, 1)
+    optimizer, gradient = as_optimizer(settings.inner_optimizer), inner_gradient(problem.inner)
+    project = inner_projection(problem)
+
+    def trained(x, y, batch, steps):
+        """Return the y after a traced number of steps: one program serves all numbers."""
+
+        def step(carry, i):
+            y, state = carry
+            updates, new_state = optimizer.update(gradient(x, y, batch.inner[i]), state, y)
+            new_y = optax.apply_updates(y, updates)
+            new_y = new_y if project is None else project(new_y)
+            return optax.tree.where(i < steps, (new_y, new_state), carry), None
+
+        return lax.scan(step, (y, optimizer.init(y)), jnp.arange(most))[0][0]
+
+    def unrolled(x, y, batch, steps):
+        def loss(x):
+            end = trained(x, y, batch, steps)
+            return problem.outer(x, end, batch.outer[0]), end
+
+        return jax.grad(loss, has_aux=True)(x)
+
+    program = jax.jit(unrolled)
+    curves: dict[str, Curve] = {"implicit, exact adjoint": [], "unrolled": []}
+    for steps in marks(most):
+        through, end = program(x, y, batch, jnp.int32(steps))
+        end = vector(end)
+        if not np.isfinite(end).all():
+            break
+        with jax.enable_x64(True):
+            exact = hypergradient_at(flat, flat.x, end)[0]
+        for name, value in zip(curves, (exact, vector(through)), strict=True):
+            curves[name].append((steps, relative_error(value, reference.gradient)))
+    return curves
+
+
+def linear_curves(flat: Flat, reference: Reference, settings: Settings) -> dict[str, Curve]:
+    """Return the errors of CG and of the Neumann series at the inner solution, by number of steps.
+
+    The inner problem is solved and the numbers are float64, so the error is that of the linear solve
+    alone. Call it inside `jax.enable_x64(True)`.
+
+    Args:
+      flat: the problem.
+      reference: the reference hypergradient and the inner solution.
+      settings: the numbers of steps and the rate of the series.
+    """
+    x, y = flat.x, reference.y
+    f_x, f_y = flat.outer_slopes(x, y)
+    # A matrix compiles faster than the loss, for each number of steps.
+    matrix = jnp.asarray(flat.matrix(x, y)) if y.size <= DENSE else None
+
+    def solve(solver):
+        if matrix is None:
+            return flat.linear(solver, x, y, f_y)
+        program = jax.jit(lambda matrix, b: solver.solve(lambda i: lambda w: matrix @ w, b, None)[0])
+        return np.asarray(program(matrix, f_y))
+
+    def curve(make, most) -> Curve:
+        found = []
+        for steps in marks(most, 8):
+            v = solve(make(steps))
+            if not np.isfinite(v).all():
+                break
+            found.append((steps, relative_error(f_x - flat.cross(x, y, v), reference.gradient)))
+        return found
+
+    return {
+        "conjugate gradients": curve(cg, settings.cg_steps),
+        "Neumann series": curve(lambda steps: neumann(steps, settings.rate), settings.neumann_terms),
+    }

@@ -4,6 +4,7 @@ from bilevel import algorithms
 from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
 from bilevel.calculus import hessian_product, inner_gradient, products
+from bilevel.checking import Report, check
 from bilevel.checkpoint import Checkpoint
 from bilevel.combinators import constrain, move, nested, single_loop
 from bilevel.directions import Oracle, Terms, implicit_direction, neumann_direction, penalty_direction
@@ -71,6 +72,9 @@ __all__ = [
     "unified_hypergradient",
     "unrolled",
     "zeroth_order",
+    # checking
+    "Report",
+    "check",
     # parts
     "accelerate",
     "adam_derivative",

@@ -5,13 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bilevel.checking import faults, losses
-from bilevel.checking.curves import inner_curves, linear_curves
+from bilevel.checking.curves import broken_step, inner_curves, linear_curves
 from bilevel.checking.flat import Flat, flatten, vector
-from bilevel.checking.reference import Reference, Spectrum, active_constraints, inner_spectrum, solve_reference
+from bilevel.checking.reference import (
+    Reference,
+    Spectrum,
+    active_constraints,
+    inner_spectrum,
+    solve_reference,
+)
 from bilevel.checking.report import Report
 from bilevel.checking.rows import Answer, ask, compared
 from bilevel.checking.usual import BASELINES, Settings, inner_solver, settings_for, usual_responses
@@ -100,7 +105,9 @@ def check(
 
     first = next(iter(answers.values())).y if answers else _trained(problem, settings, x, y, batch)
     with jax.enable_x64(True):
-        begin = first if np.isfinite(first).all() else flat.y
+        # A solver that diverges leaves a y at which differences are noise.
+        far = 1e4 * (1 + float(np.abs(flat.y).max(initial=0)))
+        begin = first if np.abs(first).max(initial=0) <= far else flat.y
         unread = losses.dependence(flat, x, y, losses.probes(flat, begin))
         reference = solve_reference(flat, begin)
         at = reference.y if reference.solved else begin
@@ -114,11 +121,18 @@ def check(
         compared(name, chosen[name], answer, reference.gradient, residuals[name])
         for name, answer in answers.items()
     ]
-    point = faults.Point(problem, flat, x, y, batch, reference, spectrum, tolerance)
+    usual_diverged = usual and not np.isfinite(first).all()
+    broken = broken_step(problem, settings, x, y, batch) if usual_diverged else ""
+    point = faults.Point(problem, flat, x, y, batch, reference, spectrum, tolerance, broken)
     if not unread:
         found, more = _judge(answers, rows, point, usual, settings, start)
         findings += found
         notes += more
+    if not findings and not reference.solved:
+        findings.append(
+            "No minimum of g was found from this y: Newton's method ends at |g_y| "
+            f"{reference.inner_residual:.2g}. Is g bounded from below? Add an L2 term to g, or start y elsewhere."
+        )
     if not findings and reference.control > 0.02:
         findings.append(
             f"The reference is uncertain: central differences of f(x, y*(x)) differ from it by a share of "
@@ -144,7 +158,8 @@ def _whole(batch) -> tuple[Batch, list[str]]:
     """Return the batch whose every minibatch is the whole set, or the first one if there is no set."""
     if not isinstance(batch, Batch):
         raise ValueError(
-            f"batch must be a Batch of two sources, got {type(batch).__name__}; make it by `full` or `minibatches`"
+            "batch must be a Batch of two sources, made by `full` or `minibatches`, "
+            f"got {type(batch).__name__}"
         )
     sources, notes = [], []
     for level, source in batch._asdict().items():
@@ -191,7 +206,9 @@ def _trained(problem, settings: Settings, x, y, batch) -> np.ndarray:
     return vector(jax.jit(inner_solver(problem, settings).solve)(x, y, batch))
 
 
-def _spectrum_findings(flat, spectrum: Spectrum, start_spectrum, reference: Reference, begin, start) -> list[str]:
+def _spectrum_findings(
+    flat, spectrum: Spectrum, start_spectrum, reference: Reference, begin, start
+) -> list[str]:
     """Return the sentences on the Hessian where the responses stop, and at the solution."""
     found = faults.of_spectrum(spectrum, reference.solved, reference.inner_residual, start)
     if found or not reference.solved:
@@ -214,7 +231,9 @@ def _judge(answers: Mapping[str, Answer], rows, point, usual, settings: Settings
             continue
         if usual and name in BASELINES:
             continue
-        found, miss = faults.of_answer(name, answer, row, point, exact=not usual, path=usual and name == "unrolled")
+        found, miss = faults.of_answer(
+            name, answer, row, point, exact=not usual, path=usual and name == "unrolled"
+        )
         # A series that is slow where CG is not is a matter of settings.
         slow = usual and name == "implicit(neumann)" and not findings
         (notes if slow else findings).extend(found)
@@ -225,12 +244,15 @@ def _judge(answers: Mapping[str, Answer], rows, point, usual, settings: Settings
 
 def _notes(flat, reference: Reference, spectrum: Spectrum) -> list[str]:
     if not reference.solved:
-        return ["There is no reference: Newton's method found no minimum of g, so the errors are unknown."]
+        return ["There is no reference, so the errors are unknown."]
     size = flat.y.size
-    condition = "" if not math.isfinite(spectrum.condition) else f"; condition number {spectrum.condition:.3g}"
+    condition = (
+        "" if not math.isfinite(spectrum.condition) else f"; condition number {spectrum.condition:.3g}"
+    )
     notes = [
         f"Reference: {reference.method}, float64, y of {size:,} {'entry' if size == 1 else 'entries'}, "
-        f"|g_y| {reference.inner_residual:.1g}; central differences agree to {reference.control:.1g}{condition}."
+        f"|g_y| {reference.inner_residual:.1g}; central differences agree to {reference.control:.1g}"
+        f"{condition}."
     ]
     if flat.project is not None:
         with jax.enable_x64(True):
@@ -239,7 +261,9 @@ def _notes(flat, reference: Reference, spectrum: Spectrum) -> list[str]:
     return notes
 
 
-def _report(findings, notes, rows=(), reference=None, spectrum=None, curves=None, settings=None, tolerance=None):
+def _report(
+    findings, notes, rows=(), reference=None, spectrum=None, curves=None, settings=None, tolerance=None
+):
     numbers = {} if settings is None else settings._asdict() | {"tolerance": tolerance}
     optimizer = numbers.get("inner_optimizer")
     if optimizer is not None and not isinstance(optimizer, float | int):

@@ -43,20 +43,15 @@ def inner_curves(
       x, y, batch: the point.
     """
     most = max(settings.inner_steps, 1)
-    optimizer, gradient = as_optimizer(settings.inner_optimizer), inner_gradient(problem.inner)
-    project = inner_projection(problem)
+    init, step = _inner_step(problem, settings)
 
     def trained(x, y, batch, steps):
         """Return the y after a traced number of steps: one program serves all numbers."""
 
-        def step(carry, i):
-            y, state = carry
-            updates, new_state = optimizer.update(gradient(x, y, batch.inner[i]), state, y)
-            new_y = optax.apply_updates(y, updates)
-            new_y = new_y if project is None else project(new_y)
-            return optax.tree.where(i < steps, (new_y, new_state), carry), None
+        def until(carry, i):
+            return optax.tree.where(i < steps, step(x, batch, carry, i), carry), None
 
-        return lax.scan(step, (y, optimizer.init(y)), jnp.arange(most))[0][0]
+        return lax.scan(until, init(y), jnp.arange(most))[0][0]
 
     def unrolled(x, y, batch, steps):
         def loss(x):
@@ -77,6 +72,49 @@ def inner_curves(
         for name, value in zip(curves, (exact, vector(through)), strict=True):
             curves[name].append((steps, relative_error(value, reference.gradient)))
     return curves
+
+
+def broken_step(problem: Problem, settings: Settings, x: PyTree, y: PyTree, batch: Batch) -> str:
+    """Return a sentence on the first inner step whose y is not finite, or an empty text."""
+    init, step = _inner_step(problem, settings)
+
+    @jax.jit
+    def path(x, y, batch):
+        def move(carry, i):
+            carry = step(x, batch, carry, i)
+            return carry, jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), carry[0])
+
+        return lax.scan(move, init(y), jnp.arange(settings.inner_steps))[1]
+
+    finite = [
+        (jax.tree_util.keystr(place), np.asarray(leaf))
+        for place, leaf in jax.tree_util.tree_leaves_with_path(path(x, y, batch))
+    ]
+    broken = [(int(np.argmin(leaf)) + 1, place) for place, leaf in finite if not leaf.all()]
+    if not broken:
+        return ""
+    first, place = min(broken)
+    return (
+        f"The inner solve is not finite from inner step {first} on, first in y{place}: lower the inner step "
+        "size, or look for a logarithm, a root or an overflow in g."
+    )
+
+
+def _inner_step(problem, settings):
+    """Return `init(y)` and one step of the usual inner solver, as `descend` makes them."""
+    optimizer, gradient = as_optimizer(settings.inner_optimizer), inner_gradient(problem.inner)
+    project = inner_projection(problem)
+
+    def init(y):
+        return y, optimizer.init(y)
+
+    def step(x, batch, carry, i):
+        y, state = carry
+        updates, state = optimizer.update(gradient(x, y, batch.inner[i]), state, y)
+        y = optax.apply_updates(y, updates)
+        return y if project is None else project(y), state
+
+    return init, step
 
 
 def linear_curves(flat: Flat, reference: Reference, settings: Settings) -> dict[str, Curve]:

@@ -1,13 +1,13 @@
 """Faults of an inner solve, of a linear solve, and of a response, in plain sentences."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bilevel.checking.flat import Flat, as_float64, flatten, vector
+from bilevel.checking.flat import Flat, flatten, vector
 from bilevel.checking.losses import perturbed
 from bilevel.checking.reference import (
     Reference,
@@ -22,7 +22,15 @@ from bilevel.types import Batch, Problem, PyTree
 
 
 class Point(NamedTuple):
-    """What every judgement of a response reads: the problem, the reference and a tolerance."""
+    """What every judgement of a response reads.
+
+    Attributes:
+      problem, flat: the problem, as given and on flat vectors.
+      x, y, batch: the point.
+      reference, spectrum: the reference, and the edges of the inner Hessian there.
+      tolerance: relative error above which a hypergradient counts as wrong.
+      broken_step: a sentence on the inner step at which the usual inner solver ceases to be finite.
+    """
 
     problem: Problem
     flat: Flat
@@ -32,6 +40,7 @@ class Point(NamedTuple):
     reference: Reference
     spectrum: Spectrum
     tolerance: float
+    broken_step: str = ""
 
 
 class Unsolved(NamedTuple):
@@ -56,8 +65,8 @@ def of_spectrum(spectrum: Spectrum, at_solution: bool, residual: float, start: f
     smallest = rounded(spectrum.smallest)
     if spectrum.indefinite and at_solution:
         return [
-            f"The inner solve ends at a saddle of g: g_y is zero, but the inner Hessian is indefinite (smallest "
-            f"eigenvalue about {smallest}). Start y elsewhere, and use damping {damping(spectrum)}."
+            "The inner solve ends at a saddle of g: g_y is zero, but the inner Hessian is indefinite "
+            f"(smallest eigenvalue about {smallest}). Start y elsewhere, and use damping {damping(spectrum)}."
         ]
     if spectrum.indefinite:
         return [
@@ -66,8 +75,8 @@ def of_spectrum(spectrum: Spectrum, at_solution: bool, residual: float, start: f
         ]
     if spectrum.singular and spectrum.largest > 0:
         return [
-            "The inner Hessian is singular (smallest eigenvalue about 0): y*(x) is not unique, and the linear "
-            "system may have no solution. Add an L2 term to g, or use damping."
+            "The inner Hessian is singular (smallest eigenvalue about 0): y*(x) is not unique, and the "
+            "linear system may have no solution. Add an L2 term to g, or use damping."
         ]
     return []
 
@@ -110,10 +119,16 @@ def of_answer(
         f_x, f_y = flat.outer_slopes(flat.x, answer.y)
         want, _ = implicit_pullback(flat, flat.x, answer.y, f_y)
     got, length = answer.gradient - f_x, float(np.linalg.norm(want))
+    error = f"relative error {row.relative_error:.2g}"
+    if length > 0 and np.linalg.norm(got) <= 1e-6 * length:
+        return [
+            f"`{name}` ignores how y depends on x: its pullback returns zero ({error}). Look for a "
+            "stop_gradient in the inner solver."
+        ], None
     if length > 0 and np.linalg.norm(got + want) <= 0.05 * length:
         return [
-            f"`{name}` has the wrong sign: its pullback is the opposite of -J v (cosine {cosine(got, want):.2f}). "
-            "The cross term is subtracted: x_bar = -J v."
+            f"`{name}` has the wrong sign: its pullback is the opposite of -J v (cosine "
+            f"{cosine(got, want):.2f}). The cross term is subtracted: x_bar = -J v."
         ], None
     if exact and (stale := _stale(name, answer, got, point)):
         return [stale], None
@@ -124,16 +139,10 @@ def of_answer(
         return [], Unsolved(name, row.inner_residual, inner_error, cosine(best, point.reference.gradient))
     if path:
         return [], None
-    error = f"relative error {row.relative_error:.2g}"
     if row.linear_residual > tolerance:
         return [
-            f"The linear system of `{name}` is not solved (residual {row.linear_residual:.2g}, {error}): use more "
-            f"linear steps, or conjugate gradients{_needed(point)}."
-        ], None
-    if length > 0 and np.linalg.norm(got) <= 1e-6 * length:
-        return [
-            f"`{name}` ignores how y depends on x: its pullback returns zero ({error}). Look for a stop_gradient "
-            "in the inner solver."
+            f"The linear system of `{name}` is not solved (residual {row.linear_residual:.2g}, {error}): "
+            f"use more linear steps, or conjugate gradients{_needed(point)}."
         ], None
     if (active := _active(point)) and active > 0:
         return [
@@ -168,9 +177,9 @@ def of_unsolved(unsolved: list[Unsolved], start: float, steps: int | None, point
         need = f", about {more} at this rate for an error of {point.tolerance:g}"
     return [
         "The inner problem is not solved: an implicit gradient may have the wrong sign. "
-        f"|g_y| is {worst.residual:.2g}{after} ({start:.2g} at the start), and even an exact adjoint there has a "
-        f"relative error of {worst.error:.2g}{angle} (`{worst.name}`). Take more or larger inner steps{need}, or "
-        "unroll if the steps themselves are the model."
+        f"|g_y| is {worst.residual:.2g}{after} ({start:.2g} at the start), and even an exact adjoint there "
+        f"has a relative error of {worst.error:.2g}{angle} (`{worst.name}`). Take more or larger inner "
+        f"steps{need}, or unroll if the steps themselves are the model."
     ]
 
 
@@ -187,9 +196,15 @@ def _needed(point):
 
 
 def _not_finite(name, answer, point):
+    if point.broken_step and not np.isfinite(answer.y).all():
+        return point.broken_step
     what = "hypergradient" if np.isfinite(answer.y).all() else "y"
     limit = 2 / point.spectrum.largest if point.spectrum.largest > 0 else math.inf
-    remedy = f"lower the inner step size below {rounded(limit)}" if math.isfinite(limit) else "lower the step sizes"
+    remedy = (
+        f"lower the inner step size below {rounded(limit)}"
+        if math.isfinite(limit)
+        else "lower the step sizes"
+    )
     if what == "hypergradient":
         remedy = "look at its linear solve, and use damping"
     return f"The {what} of `{name}` is not finite: {remedy}."
@@ -221,8 +236,8 @@ def _projecting(name, answer, point):
     active = int(np.sum(np.abs(slope) > 1e-3 * np.abs(slope).max()))
     return (
         f"The inner optimiser projects, and {active} of {slope.size} constraints are active: `{name}` rests "
-        f"where |g_y| is {np.linalg.norm(slope):.2g}, and no response can see its projection. State the set as "
-        "Problem(..., inner_projection=)."
+        f"where |g_y| is {np.linalg.norm(slope):.2g}, and no response can see its projection. State the "
+        "set as Problem(..., inner_projection=)."
     )
 
 
@@ -257,8 +272,3 @@ def _stale(name, answer, got, point):
             "`batch.inner[i]` alone."
         )
     return None
-
-
-def as_numbers(x: PyTree) -> Any:
-    """Return a float64 copy of a pytree, on the host."""
-    return jax.tree.map(np.asarray, as_float64(x))

@@ -28,7 +28,7 @@ def parts(name: str, variable: PyTree) -> list[Part]:
 
 
 def not_finite(problem: Problem, x: PyTree, y: PyTree, batch: Batch) -> list[str]:
-    """Return a sentence for each NaN or infinity in the variables, the data, the losses and their gradients."""
+    """Return a sentence for each NaN or infinity in the variables, the data and the losses."""
     found = []
     given = {"x": x, "y": y, "the outer data": batch.outer[0], "the inner data": batch.inner[0]}
     for owner, pytree in given.items():
@@ -93,7 +93,9 @@ def probes(flat: Flat, y: np.ndarray, seed: int = 0) -> list[tuple[np.ndarray, n
     return points
 
 
-def dependence(flat: Flat, x: PyTree, y: PyTree, points: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[str]:
+def dependence(
+    flat: Flat, x: PyTree, y: PyTree, points: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> list[str]:
     """Return a sentence for each variable that a loss does not read, or whose derivative is cut.
 
     The value of a loss, or of g_y, at two points on either side shows whether it changes; its derivative
@@ -135,8 +137,8 @@ def dependence(flat: Flat, x: PyTree, y: PyTree, points: Sequence[tuple[np.ndarr
         for part, difference, derivative in change.cut:
             what = "g_y" if path == "x to g_y" else loss
             found.append(
-                f"A stop_gradient lies between {part[0]} and {loss}: along a direction of {part} {what} changes "
-                f"by {difference:.3g} per unit, but its derivative is {derivative:.3g}. Remove the "
+                f"A stop_gradient lies between {part[0]} and {loss}: along a direction of {part} {what} "
+                f"changes by {difference:.3g} per unit, but its derivative is {derivative:.3g}. Remove the "
                 "stop_gradient, or the rounding or comparison that has the same effect."
             )
     if not changes["y to f"].any:
@@ -145,7 +147,7 @@ def dependence(flat: Flat, x: PyTree, y: PyTree, points: Sequence[tuple[np.ndarr
         )
     if not changes["y to g"].any:
         found.append("g does not depend on y: there is no inner problem. Does g read y?")
-    if not changes["x to g_y"].any and changes["y to g"].any:
+    if not changes["x to g_y"].any and changes["y to g"].any and not changes["y to g"].cut:
         found.append(_without_x(x, y, reads_x=changes["x to f"].any))
     return found
 
@@ -202,21 +204,34 @@ def _difference(function, point, direction):
 
 
 def unread_data(problem: Problem, x: PyTree, y: PyTree, batch: Batch) -> list[str]:
-    """Return a sentence for each loss whose value does not change with the data it is given."""
+    """Return a sentence for each loss that reads an array like its data, but not its data."""
     found = []
     for name, loss, minibatch in _levels(problem, batch):
         moved = perturbed(minibatch)
         if moved is None:
             continue
-        same = all(
+        shapes = {np.shape(leaf) for leaf in jax.tree.leaves(minibatch) if np.ndim(leaf)}
+        closed = shapes & {np.shape(value) for value in _constants(jax.make_jaxpr(loss)(x, y, minibatch))}
+        unmoved = all(
             float(loss(x, at, minibatch)) == float(loss(x, at, moved))
             for at in (y, jax.tree.map(lambda leaf: leaf + 0.1, y))
         )
-        if same:
+        if closed and unmoved:
             found.append(
-                f"{name} does not read its batch: other data leave its value unchanged. Does it close over a "
-                "stale batch?"
+                f"{name} reads a stale batch: it closes over an array of the shape {min(closed)}, and other "
+                "data in its batch leave its value unchanged. Read the third argument of the loss."
             )
+    return found
+
+
+def _constants(closed: Any) -> list[Any]:
+    """Return the arrays that a traced function closes over, those of its inner functions included."""
+    found = list(closed.consts)
+    for equation in closed.jaxpr.eqns:
+        found += [variable.val for variable in equation.invars if hasattr(variable, "val")]
+        for value in equation.params.values():
+            if hasattr(value, "consts") and hasattr(value, "jaxpr"):
+                found += _constants(value)
     return found
 
 

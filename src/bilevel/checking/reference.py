@@ -193,7 +193,7 @@ def _newton_step(flat, x, y, slope):
         if not np.isfinite(matrix).all():
             return -slope
         values, basis = np.linalg.eigh((matrix + matrix.T) / 2)
-        values = np.maximum(np.abs(values), 1e-10 * max(np.abs(values).max(), 1e-300))
+        values = np.maximum(np.abs(values), 1e-10 * max(np.abs(values).max(), 1e-6))
         return -basis @ ((basis.T @ slope) / values)
     tolerance = min(0.1, float(np.linalg.norm(slope)) ** 0.5)
     return _conjugate_gradients(lambda w: flat.hessian(x, y, w), -slope, tolerance, 500)[0]

@@ -55,7 +55,9 @@ class Answer(NamedTuple):
     again: Callable[[PyTree, Batch], "Answer"]
 
 
-def ask(name: str, response: Response, problem: Problem, x: PyTree, y: PyTree, batch: Batch, key: Any) -> Answer:
+def ask(
+    name: str, response: Response, problem: Problem, x: PyTree, y: PyTree, batch: Batch, key: Any
+) -> Answer:
     """Compile the hypergradient of a response, run it and time it.
 
     Raises:

@@ -74,7 +74,9 @@ def usual_responses(problem: Problem, settings: Settings) -> dict[str, Response]
     """Return the responses that a user would try, by name."""
     solver = inner_solver(problem, settings)
     last = max(1, settings.inner_steps // 10)
-    short = descend(problem, settings.inner_optimizer, settings.inner_steps, last=min(last, settings.inner_steps))
+    short = descend(
+        problem, settings.inner_optimizer, settings.inner_steps, last=min(last, settings.inner_steps)
+    )
     return {
         "implicit(cg)": implicit(problem, solver, cg(settings.cg_steps)),
         "implicit(neumann)": implicit(problem, solver, neumann(settings.neumann_terms, settings.rate)),

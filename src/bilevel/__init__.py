@@ -4,7 +4,7 @@ from bilevel import algorithms
 from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
 from bilevel.calculus import hessian_product, inner_gradient, products
-from bilevel.checking import Report, check
+from bilevel.checking import Advice, Report, advise, check
 from bilevel.checkpoint import Checkpoint
 from bilevel.combinators import constrain, move, nested, single_loop
 from bilevel.directions import Oracle, Terms, implicit_direction, neumann_direction, penalty_direction
@@ -37,7 +37,18 @@ from bilevel.response import (
     zeroth_order,
 )
 from bilevel.sampling import BlockSource, Host, Source, full, minibatches
-from bilevel.types import Algorithm, Batch, Cost, DivergedError, Draws, Optimizer, Point, Problem, Result
+from bilevel.types import (
+    Algorithm,
+    Batch,
+    Cost,
+    DivergedError,
+    Draws,
+    Optimizer,
+    Point,
+    Problem,
+    Result,
+    Task,
+)
 
 __version__ = VERSION
 
@@ -52,6 +63,7 @@ __all__ = [
     "Point",
     "Problem",
     "Result",
+    "Task",
     # data and driver
     "Checkpoint",
     "Host",
@@ -73,7 +85,9 @@ __all__ = [
     "unrolled",
     "zeroth_order",
     # checking
+    "Advice",
     "Report",
+    "advise",
     "check",
     # parts
     "accelerate",

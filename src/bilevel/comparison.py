@@ -10,8 +10,7 @@ import numpy as np
 from bilevel import algorithms
 from bilevel.driver import initial_state, run
 from bilevel.environment import environment
-from bilevel.tasks.types import Task
-from bilevel.types import Algorithm, require
+from bilevel.types import Algorithm, Task, require
 
 __all__ = ["Budget", "build", "compare"]
 
@@ -81,7 +80,9 @@ def compare(
         "outer_optimizer": task.outer_step if outer_step is None else outer_step,
     }
     size = task.batch_size if batch_size is None else batch_size
-    data = task.data(size or None)
+    if size and task.minibatches is None:
+        raise ValueError(f"batch_size must be 0 for {task.name}, which has no rows, got {size}; leave it out")
+    data = task.minibatches(size) if size else task.data
     records = []
     for name in names:
         algorithm, chosen = build(name, task, steps | (settings or {}).get(name, {}))

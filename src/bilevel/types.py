@@ -127,6 +127,44 @@ class Result(NamedTuple):
     compile_seconds: float
 
 
+class Task(NamedTuple):
+    """A problem with its data and a start.
+
+    `bilevel check` reads the first four fields and the inner step; `bilevel compare` needs the others too.
+
+    Attributes:
+      problem: the two losses.
+      data: the whole data, from `full`, or from `minibatches` if there is no other form.
+      x, y: a start of the outer and of the inner variable.
+      name: name of the task.
+      dataset: name of its data.
+      minibatches: `batch_size -> Batch`, the same data by minibatch, or None.
+      batch_size: default batch size, None for the whole data.
+      start: `key -> (x, y)`, a random start, or None.
+      metrics: `(x, y, held) -> dict` of scalars; the measurements of the task.
+      held: arrays that only `metrics` reads.
+      inner_step, outer_step: step sizes that suit the curvature of the task.
+      inner_condition, outer_condition: condition numbers of g in y and of f(x, y*(x)), or None when
+        they are not known. Accelerated algorithms compute their momentum from them.
+    """
+
+    problem: Problem
+    data: Batch
+    x: PyTree
+    y: PyTree
+    name: str = "task"
+    dataset: str = ""
+    minibatches: Callable[[int], Batch] | None = None
+    batch_size: int | None = None
+    start: Callable[[Any], tuple[PyTree, PyTree]] | None = None
+    metrics: Callable[[PyTree, PyTree, Any], dict[str, Any]] | None = None
+    held: Any = None
+    inner_step: float | None = None
+    outer_step: float | None = None
+    inner_condition: float | None = None
+    outer_condition: float | None = None
+
+
 class DivergedError(ArithmeticError):
     """Error of a run whose numbers are no longer finite.
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bilevel.checking import faults, losses
@@ -131,7 +132,8 @@ def check(
     if not findings and not reference.solved:
         findings.append(
             "No minimum of g was found from this y: Newton's method ends at |g_y| "
-            f"{reference.inner_residual:.2g}. Is g bounded from below? Add an L2 term to g, or start y elsewhere."
+            f"{reference.inner_residual:.2g}. Is g bounded from below? Add an L2 term to g, or start y "
+            "elsewhere."
         )
     if not findings and reference.control > 0.02:
         findings.append(
@@ -171,7 +173,12 @@ def _whole(batch) -> tuple[Batch, list[str]]:
         else:
             sources.append(source.whole())
             notes.append(f"The {level} data come by minibatch: every minibatch is the whole set here.")
-    return Batch(*sources), notes
+
+    def on_device(leaf):
+        # In the precision of the variables: NumPy arrays are often float64 where JAX computes in float32.
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+    return jax.tree.map(on_device, Batch(*sources)), notes
 
 
 def _require_losses(problem, x, y, batch):

@@ -44,6 +44,7 @@ def inner_curves(
     """
     most = max(settings.inner_steps, 1)
     init, step = _inner_step(problem, settings)
+    indices = jnp.arange(most)
 
     def trained(x, y, batch, steps):
         """Return the y after a traced number of steps: one program serves all numbers."""
@@ -51,7 +52,7 @@ def inner_curves(
         def until(carry, i):
             return optax.tree.where(i < steps, step(x, batch, carry, i), carry), None
 
-        return lax.scan(until, init(y), jnp.arange(most))[0][0]
+        return lax.scan(until, init(y), indices)[0][0]
 
     def unrolled(x, y, batch, steps):
         def loss(x):
@@ -63,7 +64,7 @@ def inner_curves(
     program = jax.jit(unrolled)
     curves: dict[str, Curve] = {"implicit, exact adjoint": [], "unrolled": []}
     for steps in marks(most):
-        through, end = program(x, y, batch, jnp.int32(steps))
+        through, end = program(x, y, batch, jnp.asarray(steps, indices.dtype))
         end = vector(end)
         if not np.isfinite(end).all():
             break

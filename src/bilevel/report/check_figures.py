@@ -35,6 +35,7 @@ def errors(curves: Mapping[str, Sequence[tuple[int, float]]], axis: str, toleran
         lowest = min(lowest, *values)
     axes.axhline(tolerance, color=QUIET, linewidth=1, linestyle=DASHES[2], label=f"tolerance {tolerance:g}")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_yscale("log")
     axes.set_ylim(bottom=max(lowest / 3, 1e-17))
     figure.legend(loc="outside lower center", ncols=3, columnspacing=1.4, handlelength=1.8)

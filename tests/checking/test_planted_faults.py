@@ -1,6 +1,7 @@
 """Each planted fault is found, with its own sentence, and none is found on a healthy problem."""
 
 import itertools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -313,6 +314,17 @@ def test_a_planted_fault_is_found(name):
     assert any(sentence.rstrip(".") in text for text in found), found
     # One fault, one finding.
     assert len(found) == 1, found
+
+
+def test_the_number_of_inner_steps_that_are_enough_is_measured():
+    def best(steps):
+        case = ridge(mine=b.implicit(RIDGE, b.descend(RIDGE, 0.01, steps), b.cg(4)))
+        return b.check(case.problem, case.x, case.y, case.batch, **case.arguments, curves=False)
+
+    few = ridge()._replace(arguments={"inner_optimizer": 0.01, "inner_steps": 5})
+    (found,) = findings(few)
+    enough = int(re.search(r"about (\d+) reach an error of 0.01", found)[1])  # pyright: ignore[reportOptionalSubscript]
+    assert best(enough).ok and not best(int(0.8 * enough)).ok
 
 
 def test_a_g_without_a_minimum_is_a_finding():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.checking import faults, losses
-from bilevel.checking.curves import broken_step, inner_curves, linear_curves
+from bilevel.checking.curves import broken_step, enough_steps, inner_curves, linear_curves
 from bilevel.checking.flat import Flat, flatten, vector
 from bilevel.checking.reference import (
     Reference,
@@ -245,7 +245,13 @@ def _judge(answers: Mapping[str, Answer], rows, point, usual, settings: Settings
         slow = usual and name == "implicit(neumann)" and not findings
         (notes if slow else findings).extend(found)
         unsolved += [] if miss is None else [miss]
-    findings += faults.of_unsolved(unsolved, start, settings.inner_steps if usual else None, point)
+    steps = enough = None
+    if usual and unsolved:
+        steps = settings.inner_steps
+        enough = enough_steps(
+            point.problem, point.flat, reference, settings, point.x, point.y, point.batch, point.tolerance
+        )
+    findings += faults.of_unsolved(unsolved, start, steps, enough, point)
     return list(dict.fromkeys(findings)), notes
 
 

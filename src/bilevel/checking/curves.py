@@ -1,5 +1,7 @@
 """Error of the hypergradient against inner steps and against linear steps."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,51 @@ def inner_curves(
         for name, value in zip(curves, (exact, vector(through)), strict=True):
             curves[name].append((steps, relative_error(value, reference.gradient)))
     return curves
+
+
+def enough_steps(
+    problem: Problem,
+    flat: Flat,
+    reference: Reference,
+    settings: Settings,
+    x: PyTree,
+    y: PyTree,
+    batch: Batch,
+    tolerance: float,
+    seconds: float = 3.0,
+) -> int | None:
+    """Return about how many inner steps bring an implicit hypergradient within the tolerance.
+
+    The number is measured: the path goes on, by a tenth of its length at a time, until the error is below
+    the tolerance.
+
+    Args:
+      problem, flat, reference, settings: as for `inner_curves`.
+      x, y, batch: the point.
+      tolerance: relative error.
+      seconds: time after which the search gives up.
+
+    Returns:
+      The number of steps, or None if the search gave up.
+    """
+    init, step = _inner_step(problem, settings)
+
+    @jax.jit
+    def advance(x, batch, carry, first, last):
+        return lax.fori_loop(first, last, lambda i, carry: step(x, batch, carry, i), carry)
+
+    carry, done, begin = init(y), 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds and done < 10**6:
+        last = max(done + 1, round(1.1 * done))
+        carry, done = advance(x, batch, carry, done, last), last
+        end = vector(carry[0])
+        if not np.isfinite(end).all():
+            return None
+        with jax.enable_x64(True):
+            exact = hypergradient_at(flat, flat.x, end)[0]
+        if relative_error(exact, reference.gradient) <= tolerance:
+            return done
+    return None
 
 
 def broken_step(problem: Problem, settings: Settings, x: PyTree, y: PyTree, batch: Batch) -> str:

@@ -156,13 +156,16 @@ def of_answer(
     ], None
 
 
-def of_unsolved(unsolved: list[Unsolved], start: float, steps: int | None, point: Point) -> list[str]:
+def of_unsolved(
+    unsolved: list[Unsolved], start: float, steps: int | None, enough: int | None, point: Point
+) -> list[str]:
     """Return one sentence on all answers whose inner problem is not solved.
 
     Args:
       unsolved: the answers.
       start: |g_y| at the start.
       steps: inner steps of the usual responses, or None if the responses are the user's.
+      enough: number of these steps that solves the inner problem, or None if it is not known.
       point: the problem and the reference.
     """
     if not unsolved:
@@ -170,11 +173,7 @@ def of_unsolved(unsolved: list[Unsolved], start: float, steps: int | None, point
     worst = max(unsolved, key=lambda answer: answer.error)
     after = "" if steps is None else f" after {steps} inner steps"
     angle = "" if worst.cosine is None else f", cosine {worst.cosine:.2f}"
-    need = ""
-    if steps and 0 < worst.residual < start:
-        rate = math.log(start / worst.residual) / steps
-        more = steps + math.ceil(math.log(max(worst.error / point.tolerance, 1)) / rate)
-        need = f", about {more} at this rate for an error of {point.tolerance:g}"
+    need = "" if enough is None else f" (about {enough} reach an error of {point.tolerance:g})"
     return [
         "The inner problem is not solved: an implicit gradient may have the wrong sign. "
         f"|g_y| is {worst.residual:.2g}{after} ({start:.2g} at the start), and even an exact adjoint there "

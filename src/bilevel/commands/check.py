@@ -66,7 +66,7 @@ def run(options: Namespace) -> None:
 def load_task(file: str, name: str) -> Any:
     """Return a task of a Python file.
 
-    The file may import others of its folder.
+    The file may import others of its folder, which stays on the import path, as for `python FILE.py`.
 
     Args:
       file: path of the file.
@@ -89,8 +89,6 @@ def load_task(file: str, name: str) -> Any:
         raise ValueError(
             f"{file} fails{_line(error, path)}: {type(error).__name__}: {_one_line(error)}"
         ) from error
-    finally:
-        sys.path.pop(0)
     tasks = [key for key, value in values.items() if isinstance(value, Task)]
     if name not in values:
         raise ValueError(

@@ -227,7 +227,7 @@ def _spectrum_findings(
 
 
 def _judge(answers: Mapping[str, Answer], rows, point, usual, settings: Settings, start):
-    """Return the findings and the notes on the answers."""
+    """Return the findings and the remarks on the answers."""
     findings, notes, unsolved = [], [], []
     reference = point.reference
     for row in rows:

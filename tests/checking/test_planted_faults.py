@@ -190,7 +190,7 @@ def nan_gradient():
         RIDGE.outer, lambda x, y, batch: error(y["w"], batch) + jnp.sqrt(jnp.sum(y["w"] ** 2)) * x
     )
     outer = lambda x, y, batch: error(y["w"], batch)  # noqa: E731
-    return Case(problem._replace(outer=outer), jnp.array(1.0), {"w": jnp.zeros(3)}, DATA)
+    return Case(b.Problem(outer, problem.inner), jnp.array(1.0), {"w": jnp.zeros(3)}, DATA)
 
 
 FAULTS = {

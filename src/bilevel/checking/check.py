@@ -119,8 +119,7 @@ def check(
     if has_inner and flat.project is None:
         findings += _spectrum_findings(flat, spectrum, start_spectrum, reference, begin, start)
     rows = [
-        compared(name, chosen[name], answer, reference.gradient, residuals[name])
-        for name, answer in answers.items()
+        compared(name, chosen[name], answer, reference, residuals[name]) for name, answer in answers.items()
     ]
     usual_diverged = usual and not np.isfinite(first).all()
     broken = broken_step(problem, settings, x, y, batch) if usual_diverged else ""
@@ -129,13 +128,18 @@ def check(
         found, more = _judge(answers, rows, point, usual, settings, start)
         findings += found
         notes += more
+    if not findings and not reference.solved and np.isfinite(reference.y).all():
+        with jax.enable_x64(True):
+            there = float(flat.outer(flat.x, reference.y))
+        if not np.isfinite(there):
+            findings.append(f"f is {there:g} at the inner solution, though it is finite at the start.")
     if not findings and not reference.solved:
         findings.append(
             "No minimum of g was found from this y: Newton's method ends at |g_y| "
             f"{reference.inner_residual:.2g}. Is g bounded from below? Add an L2 term to g, or start y "
             "elsewhere."
         )
-    if not findings and reference.control > 0.02:
+    if not findings and reference.control > max(0.02, 100 * flat.rounding ** (2 / 3)):
         findings.append(
             f"The reference is uncertain: central differences of f(x, y*(x)) differ from it by a share of "
             f"{reference.control:.2g}. y*(x) is not smooth here, or the losses are computed in low precision."
@@ -168,11 +172,17 @@ def _whole(batch) -> tuple[Batch, list[str]]:
         if isinstance(source, Host):
             sources.append(Full(source.fetch(0)))
             notes.append(f"The {level} data come from the host: the check reads their first minibatch.")
-        elif source.is_full:
+            continue
+        if source.is_full:
             sources.append(source)
-        else:
+            continue
+        try:
             sources.append(source.whole())
             notes.append(f"The {level} data come by minibatch: every minibatch is the whole set here.")
+        except ValueError:  # examples that are generated have no whole set
+            first = source.view(source.plan(jax.random.key(0), 0, 1))[0]
+            sources.append(Full(first))
+            notes.append(f"The {level} data have no whole set: the check reads one minibatch.")
 
     def on_device(leaf):
         # In the precision of the variables: NumPy arrays are often float64 where JAX computes in float32.
@@ -267,6 +277,11 @@ def _notes(flat, reference: Reference, spectrum: Spectrum) -> list[str]:
         f"|g_y| {reference.inner_residual:.1g}; central differences agree to {reference.control:.1g}"
         f"{condition}."
     ]
+    if flat.rounding > 1e-15:
+        notes.append(
+            f"The losses round to {flat.rounding:.1g} even where their input is float64, so the reference is "
+            "less exact."
+        )
     if flat.project is not None:
         with jax.enable_x64(True):
             active = active_constraints(flat, flat.x, reference.y)

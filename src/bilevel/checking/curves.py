@@ -73,7 +73,7 @@ def inner_curves(
         with jax.enable_x64(True):
             exact = hypergradient_at(flat, flat.x, end)[0]
         for name, value in zip(curves, (exact, vector(through)), strict=True):
-            curves[name].append((steps, relative_error(value, reference.gradient)))
+            curves[name].append((steps, relative_error(value, reference)))
     return curves
 
 
@@ -117,7 +117,7 @@ def enough_steps(
             return None
         with jax.enable_x64(True):
             exact = hypergradient_at(flat, flat.x, end)[0]
-        if relative_error(exact, reference.gradient) <= tolerance:
+        if relative_error(exact, reference) <= tolerance:
             return done
     return None
 
@@ -193,7 +193,7 @@ def linear_curves(flat: Flat, reference: Reference, settings: Settings) -> dict[
             v = solve(make(steps))
             if not np.isfinite(v).all():
                 break
-            found.append((steps, relative_error(f_x - flat.cross(x, y, v), reference.gradient)))
+            found.append((steps, relative_error(f_x - flat.cross(x, y, v), reference)))
         return found
 
     return {

@@ -132,7 +132,7 @@ def of_answer(
         ], None
     if exact and (stale := _stale(name, answer, got, point)):
         return [stale], None
-    inner_error = relative_error(best, point.reference.gradient)
+    inner_error = relative_error(best, point.reference)
     if inner_error > tolerance:
         if blocked := _projecting(name, answer, point):
             return [blocked], None
@@ -263,8 +263,9 @@ def _stale(name, answer, got, point):
         f_x, f_y = flat.outer_slopes(x, again.y)
         before = implicit_pullback(point.flat, x, answer.y, f_y)[0]
         after = implicit_pullback(flat, x, answer.y, f_y)[0]
-        linear = relative_error(after, before)
-    follows = relative_error(again.gradient - f_x, got)
+        size = float(np.linalg.norm(before)) or 1.0
+    linear = float(np.linalg.norm(after - before)) / size
+    follows = float(np.linalg.norm(again.gradient - f_x - got)) / size
     if linear > 1e-3 and follows < 1e-3 * linear:
         return (
             f"`{name}` reads a stale batch: other inner data leave its pullback unchanged. It must read "

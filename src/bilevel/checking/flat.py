@@ -1,6 +1,6 @@
 """A problem on flat float64 vectors, so that a reference shares no code with what it checks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ class Flat(NamedTuple):
       cross: `(x, y, w) -> J w`, like x.
       moved: `(x, y, d) -> J' d`, the derivative of g_y along a direction d of x.
       linear: `(solver, x, y, b) -> v`, a `LinearSolver` run on H v = b.
+      rounding: relative rounding error of the losses, that of float64 unless they compute in less.
       project: `y -> y`, the projection onto the inner set, or None.
       project_along: `(y, w) -> P w`, with the derivative P of the projection at y, or None.
     """
@@ -39,6 +40,7 @@ class Flat(NamedTuple):
     cross: Callable[..., Any]
     moved: Callable[..., Any]
     linear: Callable[..., Any]
+    rounding: float
     project: Callable[..., Any] | None
     project_along: Callable[..., Any] | None
 
@@ -109,9 +111,36 @@ def flatten(problem: Problem, x: PyTree, y: PyTree, outer_data: Any, inner_data:
         cross=compiled(cross, inner_data),
         moved=compiled(moved, inner_data),
         linear=linear,
+        rounding=_rounding(problem, x, y, outer_data, inner_data),
         project=project,
         project_along=project_along,
     )
+
+
+def _rounding(problem, x, y, outer_data, inner_data) -> float:
+    """Return the largest rounding error of any floating-point number inside the losses."""
+    programs = [
+        jax.make_jaxpr(loss)(x, y, data)
+        for loss, data in ((problem.outer, outer_data), (problem.inner, inner_data))
+    ]
+    dtypes = {
+        variable.aval.dtype
+        for program in programs
+        for equation in equations(program)
+        for variable in equation.outvars
+        if jnp.issubdtype(getattr(variable.aval, "dtype", int), jnp.floating)
+    }
+    return max(float(jnp.finfo(dtype).eps) for dtype in dtypes | {jnp.dtype("float64")})
+
+
+def equations(program: Any) -> Iterator[Any]:
+    """Return the equations of a traced function, those of its inner functions included."""
+    for equation in program.jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(inner, "consts") and hasattr(inner, "jaxpr"):
+                    yield from equations(inner)
 
 
 def inner_projection(problem: Problem) -> Callable[[PyTree], PyTree] | None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from bilevel.checking.flat import Flat, is_floating
+from bilevel.checking.flat import Flat, equations, is_floating
 from bilevel.types import Batch, Problem, PyTree
 
 
@@ -112,24 +112,24 @@ def dependence(
         for part, direction in _directions("x", x, point_x):
             changes["x to g_y"].add(
                 part,
-                _difference(lambda x: flat.inner_slope(x, point_y), point_x, direction),  # noqa: B023
+                _difference(lambda x: flat.inner_slope(x, point_y), point_x, direction, flat.rounding),  # noqa: B023
                 flat.moved(point_x, point_y, direction),
             )
             f_x = flat.outer_slopes(point_x, point_y)[0]
             changes["x to f"].add(
                 part,
-                _difference(lambda x: flat.outer(x, point_y), point_x, direction),  # noqa: B023
+                _difference(lambda x: flat.outer(x, point_y), point_x, direction, flat.rounding),  # noqa: B023
                 f_x @ direction,
             )
         for part, direction in _directions("y", y, point_y):
             changes["y to g"].add(
                 part,
-                _difference(lambda y: flat.inner(point_x, y), point_y, direction),  # noqa: B023
+                _difference(lambda y: flat.inner(point_x, y), point_y, direction, flat.rounding),  # noqa: B023
                 flat.inner_slope(point_x, point_y) @ direction,
             )
             changes["y to f"].add(
                 part,
-                _difference(lambda y: flat.outer(point_x, y), point_y, direction),  # noqa: B023
+                _difference(lambda y: flat.outer(point_x, y), point_y, direction, flat.rounding),  # noqa: B023
                 flat.outer_slopes(point_x, point_y)[1] @ direction,
             )
     for path, change in changes.items():
@@ -176,6 +176,8 @@ class _Change:
     def add(self, part, difference, derivative):
         """Compare a difference quotient with its uncertainty to a derivative."""
         (slope, noise), derivative = difference, np.asarray(derivative)
+        if not np.isfinite(noise):
+            return
         size, gap = float(np.linalg.norm(slope)), float(np.linalg.norm(slope - derivative))
         here = max(size, float(np.linalg.norm(derivative)))
         if here <= 10 * noise:
@@ -195,12 +197,19 @@ def _directions(name, variable, point) -> Iterator[tuple[Part, np.ndarray]]:
             yield part, direction / np.linalg.norm(direction)
 
 
-def _difference(function, point, direction):
-    """Return the central difference along a direction, and a bound on its rounding error."""
-    length = 1e-5 * max(1.0, float(np.abs(point).max(initial=0)))
-    ahead, behind = (np.asarray(function(point + side * direction)) for side in (length, -length))
-    scale = float(np.linalg.norm(np.abs(ahead) + np.abs(behind)))
-    return (ahead - behind) / (2 * length), 1e-14 * (scale + 1e-3) / length
+def _difference(function, point, direction, rounding):
+    """Return the central difference along a direction, and a bound on its error.
+
+    The bound covers rounding, and kinks: there the difference depends on its length.
+    """
+    size = max(1.0, float(np.abs(point).max(initial=0)))
+    slopes, scale = [], 0.0
+    for length in (size * rounding ** (1 / 3), 4 * size * rounding ** (1 / 3)):
+        ahead, behind = (np.asarray(function(point + side * direction)) for side in (length, -length))
+        scale = max(scale, float(np.linalg.norm(np.abs(ahead) + np.abs(behind))) / length)
+        slopes.append((ahead - behind) / (2 * length))
+    noise = 50 * rounding * (scale + 1e-3) + float(np.linalg.norm(slopes[0] - slopes[1]))
+    return slopes[0], noise
 
 
 def unread_data(problem: Problem, x: PyTree, y: PyTree, batch: Batch) -> list[str]:
@@ -227,11 +236,10 @@ def unread_data(problem: Problem, x: PyTree, y: PyTree, batch: Batch) -> list[st
 def _constants(closed: Any) -> list[Any]:
     """Return the arrays that a traced function closes over, those of its inner functions included."""
     found = list(closed.consts)
-    for equation in closed.jaxpr.eqns:
+    for equation in equations(closed):
         found += [variable.val for variable in equation.invars if hasattr(variable, "val")]
         for value in equation.params.values():
-            if hasattr(value, "consts") and hasattr(value, "jaxpr"):
-                found += _constants(value)
+            found += getattr(value, "consts", [])
     return found
 
 

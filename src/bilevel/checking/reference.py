@@ -47,6 +47,8 @@ class Reference(NamedTuple):
       linear_residual: |f_y - H v| / |f_y|.
       control: largest difference from central differences of f(x, y*(x)) along random directions,
         relative to the gradient.
+      scale: |gradient|, but at least a thousandth of its two terms |f_x| + |J v|: near a stationary point
+        they cancel, and errors relative to the gradient alone would mean little.
       solved: whether the inner solve reached rounding and all numbers are finite.
       method: "dense" or "conjugate gradients".
     """
@@ -56,6 +58,7 @@ class Reference(NamedTuple):
     inner_residual: float
     linear_residual: float
     control: float
+    scale: float
     solved: bool
     method: str
 
@@ -86,23 +89,26 @@ def solve_reference(flat: Flat, y: np.ndarray, *, directions: int = 3, seed: int
     method = "dense" if y.size <= DENSE else "conjugate gradients"
     if not solved:
         nothing = np.full(x.shape, np.nan)
-        return Reference(y, nothing, residual, float("nan"), float("nan"), False, method)
-    gradient, linear_residual = hypergradient_at(flat, x, y)
+        return Reference(y, nothing, residual, float("nan"), float("nan"), 1.0, False, method)
+    f_x, f_y = flat.outer_slopes(x, y)
+    pulled, linear_residual = implicit_pullback(flat, x, y, f_y)
+    gradient = f_x + pulled
+    terms = float(np.linalg.norm(f_x) + np.linalg.norm(pulled))
+    scale = max(float(np.linalg.norm(gradient)), 1e-3 * terms) or 1.0
     rng, control = np.random.default_rng(seed), 0.0
     for _ in range(directions):
         direction = rng.normal(size=x.shape)
         direction /= np.linalg.norm(direction)
         slope = _slope(flat, x, y, direction)
         want = float(gradient @ direction)
-        scale = max(abs(want), float(np.linalg.norm(gradient)) / x.size**0.5)
-        control = max(control, abs(slope - want) / scale if scale else abs(slope))
+        control = max(control, abs(slope - want) / max(abs(want), scale / x.size**0.5))
     finite = bool(np.isfinite(gradient).all())
-    return Reference(y, gradient, residual, linear_residual, control, finite, method)
+    return Reference(y, gradient, residual, linear_residual, control, scale, finite, method)
 
 
 def _slope(flat, x, y, direction):
     """Return the central difference of f(x, y*(x)) along a direction."""
-    length = 1e-4 * max(1.0, float(np.linalg.norm(x)) / x.size**0.5)
+    length = 10 * flat.rounding ** (1 / 3) * max(1.0, float(np.linalg.norm(x)) / x.size**0.5)
     ends = []
     for side in (length, -length):
         moved = x + side * direction
@@ -143,7 +149,7 @@ def implicit_pullback(flat: Flat, x: np.ndarray, y: np.ndarray, w: np.ndarray) -
         v = np.linalg.lstsq(matrix, b, rcond=1e-13)[0]
         residual = b - matrix @ v
     else:
-        v, residual = _conjugate_gradients(product, b, 1e-12, 10 * y.size)
+        v, residual = _conjugate_gradients(product, b, 1e-12, min(10 * y.size, 5000))
     scale = float(np.linalg.norm(b)) or 1.0
     return -flat.cross(x, y, v), float(np.linalg.norm(residual)) / scale
 
@@ -158,7 +164,7 @@ def minimise(flat: Flat, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, floa
         return _minimise_on_set(flat, x, y)
     start = y
     slope = flat.inner_slope(x, y)
-    goal = 1e-11 * max(1.0, float(np.linalg.norm(slope)))
+    goal = max(1e-11, 100 * flat.rounding) * max(1.0, float(np.linalg.norm(slope)))
     value = float(flat.inner(x, y))
     for _ in range(100):
         size = float(np.linalg.norm(slope))
@@ -173,7 +179,10 @@ def minimise(flat: Flat, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, floa
             new_value, new_slope = float(flat.inner(x, new)), flat.inner_slope(x, new)
             lower = new_value <= value + 1e-4 * length * along
             # Near the minimum the loss no longer falls in float64, but its gradient does.
-            flatter = abs(new_value - value) <= 1e-12 * (1 + abs(value)) and np.linalg.norm(new_slope) < size
+            flatter = (
+                abs(new_value - value) <= 1e4 * flat.rounding * (1 + abs(value))
+                and np.linalg.norm(new_slope) < size
+            )
             if np.isfinite(new_value) and (lower or flatter):
                 break
             length /= 4

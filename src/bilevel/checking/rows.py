@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from bilevel.checking.flat import vector
+from bilevel.checking.reference import Reference
 from bilevel.hypergradient import hypergradient
 from bilevel.response import Response
 from bilevel.types import Batch, Problem, PyTree
@@ -18,7 +19,8 @@ class Row(NamedTuple):
 
     Attributes:
       response: its name.
-      relative_error: |h - r| / |r| of its hypergradient h and the reference r; |h| where r is zero.
+      relative_error: |h - r| / |r| of its hypergradient h and the reference r. Where the two terms of r
+        cancel, their thousandth replaces |r|.
       cosine: cosine of the angle between h and r, None where one is zero.
       inner_residual: |g_y| at its y, or the length of the projected gradient with an inner set.
       linear_residual: |f_y - H v| / |f_y| as the response reports it; 0 without a linear solve.
@@ -88,20 +90,20 @@ def ask(
     return run(y, batch, min(times))._replace(bytes=size)
 
 
-def compared(name: str, response: Response, answer: Answer, reference: np.ndarray, residual: float) -> Row:
+def compared(name: str, response: Response, answer: Answer, reference: Reference, residual: float) -> Row:
     """Return the row of an answer.
 
     Args:
       name: name of the response.
       response: the response, for its cost.
       answer: from `ask`.
-      reference: the reference hypergradient.
+      reference: the reference.
       residual: inner residual at the answer's y.
     """
     return Row(
         response=name,
         relative_error=relative_error(answer.gradient, reference),
-        cosine=cosine(answer.gradient, reference),
+        cosine=cosine(answer.gradient, reference.gradient),
         inner_residual=residual,
         linear_residual=answer.linear_residual,
         seconds=answer.seconds,
@@ -110,9 +112,9 @@ def compared(name: str, response: Response, answer: Answer, reference: np.ndarra
     )
 
 
-def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    """Return `|got - want| / |want|`, or `|got|` if `want` is zero."""
-    return float(np.linalg.norm(got - want)) / (float(np.linalg.norm(want)) or 1.0)
+def relative_error(got: np.ndarray, reference: Reference) -> float:
+    """Return the distance from the reference hypergradient, relative to its scale."""
+    return float(np.linalg.norm(got - reference.gradient)) / reference.scale
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float | None:

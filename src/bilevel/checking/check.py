@@ -95,62 +95,55 @@ def check(
     if findings:
         return _report(findings, [*notes, "Nothing else was checked."])
     findings = losses.unread_data(problem, x, y, batch)
-    with jax.enable_x64(True):
-        flat = _flatten(problem, x, y, batch)
-        start_spectrum = inner_spectrum(flat, flat.x, flat.y)
-        start = float(np.linalg.norm(flat.inner_slope(flat.x, flat.y)))
+    flat = _flatten(problem, x, y, batch)
+    start_spectrum = inner_spectrum(flat, flat.x, flat.y)
+    start = float(np.linalg.norm(flat.inner_slope(flat.x, flat.y)))
     settings = settings_for(start_spectrum, flat.y.size, inner_optimizer, inner_steps, linear_steps)
     usual = responses is None
     chosen = usual_responses(problem, settings) if responses is None else dict(responses)
     answers = {name: ask(name, one, problem, x, y, batch, key) for name, one in chosen.items()}
 
     first = next(iter(answers.values())).y if answers else _trained(problem, settings, x, y, batch)
-    with jax.enable_x64(True):
-        # A solver that diverges leaves a y at which differences are noise.
-        far = 1e4 * (1 + float(np.abs(flat.y).max(initial=0)))
-        begin = first if np.abs(first).max(initial=0) <= far else flat.y
-        unread = losses.dependence(flat, x, y, losses.probes(flat, begin))
-        reference = solve_reference(flat, begin)
-        at = reference.y if reference.solved else begin
-        spectrum = inner_spectrum(flat, flat.x, at)
-        residuals = {name: inner_residual(flat, answer.y) for name, answer in answers.items()}
+    # A solver that diverges leaves a y at which differences are noise.
+    far = 1e4 * (1 + float(np.abs(flat.y).max(initial=0)))
+    begin = first if np.abs(first).max(initial=0) <= far else flat.y
+    unread = losses.dependence(flat, x, y, losses.probes(flat, begin))
+    reference = solve_reference(flat, begin)
+    at = reference.y if reference.solved else begin
+    spectrum = inner_spectrum(flat, flat.x, at)
+    residuals = {name: inner_residual(flat, answer.y) for name, answer in answers.items()}
     findings += unread
-    has_inner = not any(text.startswith("g does not depend on y") for text in unread)
-    if has_inner and flat.project is None:
-        findings += _spectrum_findings(flat, spectrum, start_spectrum, reference, begin, start)
     rows = [
         compared(name, chosen[name], answer, reference, residuals[name]) for name, answer in answers.items()
     ]
-    usual_diverged = usual and not np.isfinite(first).all()
-    broken = broken_step(problem, settings, x, y, batch) if usual_diverged else ""
-    point = faults.Point(problem, flat, x, y, batch, reference, spectrum, tolerance, broken)
     if not unread:
-        found, more = _judge(answers, rows, point, usual, settings, start)
-        findings += found
-        notes += more
-    if not findings and not reference.solved and np.isfinite(reference.y).all():
-        with jax.enable_x64(True):
-            there = float(flat.outer(flat.x, reference.y))
-        if not np.isfinite(there):
-            findings.append(f"f is {there:g} at the inner solution, though it is finite at the start.")
-    if not findings and not reference.solved:
-        findings.append(
-            "No minimum of g was found from this y: Newton's method ends at |g_y| "
-            f"{reference.inner_residual:.2g}. Is g bounded from below? Add an L2 term to g, or start y "
-            "elsewhere."
+        spectral = [] if flat.project else _spectrum_findings(flat, spectrum, reference, begin)
+        diverged = usual and not np.isfinite(first).all()
+        point = faults.Point(
+            problem=problem,
+            flat=flat,
+            x=x,
+            y=y,
+            batch=batch,
+            reference=reference,
+            spectrum=spectrum,
+            tolerance=tolerance,
+            ill_posed=bool(spectral),
+            broken_step=broken_step(problem, settings, x, y, batch) if diverged else "",
         )
-    if not findings and reference.control > max(0.02, 100 * flat.rounding ** (2 / 3)):
-        findings.append(
-            f"The reference is uncertain: central differences of f(x, y*(x)) differ from it by a share of "
-            f"{reference.control:.2g}. y*(x) is not smooth here, or the losses are computed in low precision."
-        )
+        found, remarks = _judge(answers, rows, point, usual, settings, start)
+        if spectral and rows and not found and spectrum.singular and _sound(flat, reference):
+            remarks.append(f"{spectral.pop()} Here f does not see it: its hypergradient is well defined.")
+        findings += spectral + found
+        notes += remarks
+    if not findings:
+        findings += _reference_findings(flat, reference)
     notes += _notes(flat, reference, spectrum)
     drawn: dict[str, Any] = {"inner_steps": {}, "linear_steps": {}}
     if curves and reference.solved and not unread:
         drawn["inner_steps"] = inner_curves(problem, flat, reference, settings, x, y, batch)
         if flat.project is None:
-            with jax.enable_x64(True):
-                drawn["linear_steps"] = linear_curves(flat, reference, settings)
+            drawn["linear_steps"] = linear_curves(flat, reference, settings)
     return _report(findings, notes, rows, reference, spectrum, drawn, settings, tolerance)
 
 
@@ -223,17 +216,37 @@ def _trained(problem, settings: Settings, x, y, batch) -> np.ndarray:
     return vector(jax.jit(inner_solver(problem, settings).solve)(x, y, batch))
 
 
-def _spectrum_findings(
-    flat, spectrum: Spectrum, start_spectrum, reference: Reference, begin, start
-) -> list[str]:
-    """Return the sentences on the Hessian where the responses stop, and at the solution."""
-    found = faults.of_spectrum(spectrum, reference.solved, reference.inner_residual, start)
+def _spectrum_findings(flat, spectrum: Spectrum, reference: Reference, begin) -> list[str]:
+    """Return the sentences on the Hessian at the solution, or else where the responses stop."""
+    found = faults.of_spectrum(spectrum, reference.solved)
     if found or not reference.solved:
         return found
-    with jax.enable_x64(True):
-        there = inner_spectrum(flat, flat.x, begin)
-        residual = float(np.linalg.norm(flat.inner_slope(flat.x, begin)))
-    return faults.of_spectrum(there, False, residual, start)
+    return faults.of_spectrum(inner_spectrum(flat, flat.x, begin), False)
+
+
+def _sound(flat, reference: Reference) -> bool:
+    """Return whether the reference is consistent: a solved system, and differences that agree."""
+    agreement = max(0.02, 100 * flat.rounding ** (2 / 3))
+    return reference.solved and reference.control <= agreement and not reference.linear_residual > 1e-6
+
+
+def _reference_findings(flat, reference: Reference) -> list[str]:
+    """Return why there is no reference, or why it is not sound."""
+    there = float(flat.outer(flat.x, reference.y)) if np.isfinite(reference.y).all() else 0.0
+    if not np.isfinite(there):
+        return [f"f is {there:g} at the inner solution, though it is finite at the start."]
+    if reference.solved:
+        if _sound(flat, reference):
+            return []
+        return [
+            "The reference is uncertain: central differences of f(x, y*(x)) differ from it by a share of "
+            f"{reference.control:.2g}, and its linear residual is {reference.linear_residual:.2g}. y*(x) is "
+            "not smooth here, or the losses compute in low precision."
+        ]
+    return [
+        "No minimum of g was found from this y: Newton's method ends at |g_y| "
+        f"{reference.inner_residual:.2g}. Is g bounded from below? Add an L2 term to g, or start y elsewhere."
+    ]
 
 
 def _judge(answers: Mapping[str, Answer], rows, point, usual, settings: Settings, start):
@@ -283,8 +296,7 @@ def _notes(flat, reference: Reference, spectrum: Spectrum) -> list[str]:
             "less exact."
         )
     if flat.project is not None:
-        with jax.enable_x64(True):
-            active = active_constraints(flat, flat.x, reference.y)
+        active = active_constraints(flat, flat.x, reference.y)
         notes.append(f"The inner set has {active} active constraints; the reference is exact on the others.")
     return notes
 

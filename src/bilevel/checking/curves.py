@@ -70,8 +70,7 @@ def inner_curves(
         end = vector(end)
         if not np.isfinite(end).all():
             break
-        with jax.enable_x64(True):
-            exact = hypergradient_at(flat, flat.x, end)[0]
+        exact = hypergradient_at(flat, flat.x, end)[0]
         for name, value in zip(curves, (exact, vector(through)), strict=True):
             curves[name].append((steps, relative_error(value, reference)))
     return curves
@@ -115,8 +114,7 @@ def enough_steps(
         end = vector(carry[0])
         if not np.isfinite(end).all():
             return None
-        with jax.enable_x64(True):
-            exact = hypergradient_at(flat, flat.x, end)[0]
+        exact = hypergradient_at(flat, flat.x, end)[0]
         if relative_error(exact, reference) <= tolerance:
             return done
     return None
@@ -169,7 +167,7 @@ def linear_curves(flat: Flat, reference: Reference, settings: Settings) -> dict[
     """Return the errors of CG and of the Neumann series at the inner solution, by number of steps.
 
     The inner problem is solved and the numbers are float64, so the error is that of the linear solve
-    alone. Call it inside `jax.enable_x64(True)`.
+    alone.
 
     Args:
       flat: the problem.
@@ -179,13 +177,14 @@ def linear_curves(flat: Flat, reference: Reference, settings: Settings) -> dict[
     x, y = flat.x, reference.y
     f_x, f_y = flat.outer_slopes(x, y)
     # A matrix compiles faster than the loss, for each number of steps.
-    matrix = jnp.asarray(flat.matrix(x, y)) if y.size <= DENSE else None
+    matrix = flat.matrix(x, y) if y.size <= DENSE else None
 
     def solve(solver):
         if matrix is None:
             return flat.linear(solver, x, y, f_y)
         program = jax.jit(lambda matrix, b: solver.solve(lambda i: lambda w: matrix @ w, b, None)[0])
-        return np.asarray(program(matrix, f_y))
+        with jax.enable_x64(True):
+            return np.asarray(program(matrix, f_y))
 
     def curve(make, most) -> Curve:
         found = []

@@ -29,6 +29,8 @@ class Point(NamedTuple):
       x, y, batch: the point.
       reference, spectrum: the reference, and the edges of the inner Hessian there.
       tolerance: relative error above which a hypergradient counts as wrong.
+      ill_posed: whether the inner Hessian is indefinite or singular, which explains every linear solve that
+        fails.
       broken_step: a sentence on the inner step at which the usual inner solver ceases to be finite.
     """
 
@@ -40,6 +42,7 @@ class Point(NamedTuple):
     reference: Reference
     spectrum: Spectrum
     tolerance: float
+    ill_posed: bool = False
     broken_step: str = ""
 
 
@@ -52,13 +55,12 @@ class Unsolved(NamedTuple):
     cosine: float | None
 
 
-def of_spectrum(spectrum: Spectrum, at_solution: bool, residual: float, start: float) -> list[str]:
+def of_spectrum(spectrum: Spectrum, at_solution: bool) -> list[str]:
     """Return a sentence for an indefinite or a singular inner Hessian.
 
     Args:
       spectrum: its edges.
       at_solution: whether they were measured where g_y is zero.
-      residual, start: |g_y| there, and at the start.
     """
     if not math.isfinite(spectrum.smallest):
         return ["The inner Hessian is not finite at the inner solution."]
@@ -111,13 +113,14 @@ def of_answer(
     """
     flat, tolerance = point.flat, point.tolerance
     if not (np.isfinite(answer.y).all() and np.isfinite(answer.gradient).all()):
+        if point.ill_posed and not point.broken_step:
+            return [], None
         return [_not_finite(name, answer, point)], None
     if row.relative_error <= tolerance:
         return [], None
-    with jax.enable_x64(True):
-        best, _ = hypergradient_at(flat, flat.x, answer.y)
-        f_x, f_y = flat.outer_slopes(flat.x, answer.y)
-        want, _ = implicit_pullback(flat, flat.x, answer.y, f_y)
+    best, _ = hypergradient_at(flat, flat.x, answer.y)
+    f_x, f_y = flat.outer_slopes(flat.x, answer.y)
+    want, _ = implicit_pullback(flat, flat.x, answer.y, f_y)
     got, length = answer.gradient - f_x, float(np.linalg.norm(want))
     error = f"relative error {row.relative_error:.2g}"
     if length > 0 and np.linalg.norm(got) <= 1e-6 * length:
@@ -139,6 +142,8 @@ def of_answer(
         return [], Unsolved(name, row.inner_residual, inner_error, cosine(best, point.reference.gradient))
     if path:
         return [], None
+    if row.linear_residual > tolerance and point.ill_posed:
+        return [], None
     if row.linear_residual > tolerance:
         return [
             f"The linear system of `{name}` is not solved (residual {row.linear_residual:.2g}, {error}): "
@@ -146,7 +151,7 @@ def of_answer(
         ], None
     if (active := _active(point)) and active > 0:
         return [
-            f"The inner optimiser projects, and {active} of {answer.y.size} constraints are active: `{name}` "
+            f"The inner optimiser projects, and {_count_active(active, answer.y.size)}: `{name}` "
             f"differentiates as if none were ({error})."
         ], None
     return [
@@ -185,8 +190,7 @@ def of_unsolved(
 def _active(point):
     if point.flat.project is None:
         return 0
-    with jax.enable_x64(True):
-        return active_constraints(point.flat, point.flat.x, point.reference.y)
+    return active_constraints(point.flat, point.flat.x, point.reference.y)
 
 
 def _needed(point):
@@ -226,18 +230,21 @@ def _projecting(name, answer, point):
     """Return a sentence if the solver rests at a y where g_y is not zero."""
     rest = answer.again(shaped(point.y, answer.y), point.batch).y
     moved = float(np.linalg.norm(answer.y - vector(point.y)))
-    with jax.enable_x64(True):
-        slope = point.flat.inner_slope(point.flat.x, answer.y)
-        start = point.flat.inner_slope(point.flat.x, vector(point.y))
+    slope = point.flat.inner_slope(point.flat.x, answer.y)
+    start = point.flat.inner_slope(point.flat.x, vector(point.y))
     still = np.linalg.norm(rest - answer.y) <= 1e-6 * moved
     if not (moved > 0 and still and np.linalg.norm(slope) > 1e-3 * np.linalg.norm(start)):
         return None
     active = int(np.sum(np.abs(slope) > 1e-3 * np.abs(slope).max()))
     return (
-        f"The inner optimiser projects, and {active} of {slope.size} constraints are active: `{name}` rests "
-        f"where |g_y| is {np.linalg.norm(slope):.2g}, and no response can see its projection. State the "
-        "set as Problem(..., inner_projection=)."
+        f"The inner optimiser projects, and {_count_active(active, slope.size)}: `{name}` rests where |g_y| "
+        f"is {np.linalg.norm(slope):.2g}, and no response can see its projection. State the set as "
+        "Problem(..., inner_projection=)."
     )
+
+
+def _count_active(active, size):
+    return f"{active} of {size} constraints {'is' if active == 1 else 'are'} active"
 
 
 def _stale(name, answer, got, point):
@@ -250,20 +257,18 @@ def _stale(name, answer, got, point):
         return None
     x, start = point.flat.x, vector(point.y)
     size = float(np.linalg.norm(answer.y - start))
-    with jax.enable_x64(True):
-        flat = flatten(point.problem, point.x, point.y, point.batch.outer[0], other)
-        expected = flat.inner_slope(x, answer.y) - point.flat.inner_slope(x, answer.y)
+    flat = flatten(point.problem, point.x, point.y, point.batch.outer[0], other)
+    expected = flat.inner_slope(x, answer.y) - point.flat.inner_slope(x, answer.y)
     sees_data = np.linalg.norm(expected) > 1e-6 * np.linalg.norm(flat.inner_slope(x, start))
     if size > 0 and sees_data and np.linalg.norm(again.y - answer.y) <= 1e-12 * size:
         return (
             f"`{name}` reads a stale batch: other inner data leave its y unchanged. It must read "
             "`batch.inner[i]` alone."
         )
-    with jax.enable_x64(True):
-        f_x, f_y = flat.outer_slopes(x, again.y)
-        before = implicit_pullback(point.flat, x, answer.y, f_y)[0]
-        after = implicit_pullback(flat, x, answer.y, f_y)[0]
-        size = float(np.linalg.norm(before)) or 1.0
+    f_x, f_y = flat.outer_slopes(x, again.y)
+    before = implicit_pullback(point.flat, x, answer.y, f_y)[0]
+    after = implicit_pullback(flat, x, answer.y, f_y)[0]
+    size = float(np.linalg.norm(before)) or 1.0
     linear = float(np.linalg.norm(after - before)) / size
     follows = float(np.linalg.norm(again.gradient - f_x - got)) / size
     if linear > 1e-3 and follows < 1e-3 * linear:

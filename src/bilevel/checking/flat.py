@@ -46,21 +46,28 @@ class Flat(NamedTuple):
 
 
 def flatten(problem: Problem, x: PyTree, y: PyTree, outer_data: Any, inner_data: Any) -> Flat:
-    """Return a problem on flat float64 vectors; call it inside `jax.enable_x64(True)`.
+    """Return a problem on flat float64 vectors, whatever the precision of the caller.
 
     Args:
       problem: the two losses.
       x, y: outer and inner variable.
       outer_data, inner_data: a minibatch of each level.
     """
-    x, y, outer_data, inner_data = as_float64((x, y, outer_data, inner_data))
-    flat_x, shaped_x = ravel_pytree(x)
-    flat_y, shaped_y = ravel_pytree(y)
+    with jax.enable_x64(True):
+        x, y, outer_data, inner_data = as_float64((x, y, outer_data, inner_data))
+        flat_x, shaped_x = ravel_pytree(x)
+        flat_y, shaped_y = ravel_pytree(y)
+        rounding = _rounding(problem, x, y, outer_data, inner_data)
 
     def compiled(function, data):
         # The data are an argument: a compiled program would keep a closure for ever.
         program = jax.jit(function)
-        return lambda *arguments: jax.tree.map(np.asarray, program(data, *arguments))
+
+        def call(*arguments):
+            with jax.enable_x64(True):
+                return jax.tree.map(np.asarray, program(data, *arguments))
+
+        return call
 
     def outer(data, x, y):
         return problem.outer(shaped_x(x), shaped_y(y), data)
@@ -111,7 +118,7 @@ def flatten(problem: Problem, x: PyTree, y: PyTree, outer_data: Any, inner_data:
         cross=compiled(cross, inner_data),
         moved=compiled(moved, inner_data),
         linear=linear,
-        rounding=_rounding(problem, x, y, outer_data, inner_data),
+        rounding=rounding,
         project=project,
         project_along=project_along,
     )

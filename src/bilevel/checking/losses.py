@@ -76,9 +76,10 @@ def _levels(problem, batch):
 
 
 def probes(flat: Flat, y: np.ndarray, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return points at which derivatives are compared: the given one and a random one near it.
+    """Return points at which derivatives are compared: near y and near the start, if the losses are finite.
 
-    A derivative may vanish at one point by symmetry, for example where y is zero.
+    One point does not do: a derivative may vanish there, for example where y is zero, or solves the inner
+    problem.
     """
     rng = np.random.default_rng(seed)
 
@@ -86,11 +87,9 @@ def probes(flat: Flat, y: np.ndarray, seed: int = 0) -> list[tuple[np.ndarray, n
         spread = 0.1 * (1 + np.linalg.norm(vector) / max(vector.size, 1) ** 0.5)
         return vector + spread * rng.normal(size=vector.shape)
 
-    moved = near(flat.x), near(y)
-    points = [(flat.x, y)]
-    if all(np.isfinite(value) for value in (flat.outer(*moved), flat.inner(*moved))):
-        points.append(moved)
-    return points
+    points = [(flat.x, y), (near(flat.x), near(y)), (near(flat.x), near(flat.y)), (flat.x, flat.y)]
+    finite = [at for at in points if np.isfinite(flat.outer(*at)) and np.isfinite(flat.inner(*at))]
+    return finite[:3]
 
 
 def dependence(
@@ -139,7 +138,7 @@ def dependence(
             found.append(
                 f"A stop_gradient lies between {part[0]} and {loss}: along a direction of {part} {what} "
                 f"changes by {difference:.3g} per unit, but its derivative is {derivative:.3g}. Remove the "
-                "stop_gradient, or the rounding or comparison that has the same effect."
+                "stop_gradient."
             )
     if not changes["y to f"].any:
         found.append(

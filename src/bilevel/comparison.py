@@ -80,8 +80,6 @@ def compare(
         "outer_optimizer": task.outer_step if outer_step is None else outer_step,
     }
     size = task.batch_size if batch_size is None else batch_size
-    if size and task.minibatches is None:
-        raise ValueError(f"batch_size must be 0 for {task.name}, which has no rows, got {size}; leave it out")
     data = task.minibatches(size) if size else task.data
     records = []
     for name in names:

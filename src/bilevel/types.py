@@ -127,6 +127,24 @@ class Result(NamedTuple):
     compile_seconds: float
 
 
+def no_minibatches(batch_size: int) -> Batch:
+    """Raise `ValueError`: the task has whole data only."""
+    raise ValueError(
+        f"a task without minibatches has whole data only, got the batch size {batch_size}; use None (0 in "
+        "`bilevel compare`), or give the task its `minibatches`"
+    )
+
+
+def no_start(key: Any) -> tuple[PyTree, PyTree]:
+    """Raise `ValueError`: the task has one start only."""
+    raise ValueError("a task without `start` has one start only, x and y; use them, or give it a `start`")
+
+
+def no_metrics(x: PyTree, y: PyTree, held: Any) -> dict[str, Any]:
+    """Return no metrics."""
+    return {}
+
+
 class Task(NamedTuple):
     """A problem with its data and a start.
 
@@ -138,12 +156,13 @@ class Task(NamedTuple):
       x, y: a start of the outer and of the inner variable.
       name: name of the task.
       dataset: name of its data.
-      minibatches: `batch_size -> Batch`, the same data by minibatch, or None.
+      minibatches: `batch_size -> Batch`, the same data by minibatch.
       batch_size: default batch size, None for the whole data.
-      start: `key -> (x, y)`, a random start, or None.
+      start: `key -> (x, y)`, a random start.
       metrics: `(x, y, held) -> dict` of scalars; the measurements of the task.
       held: arrays that only `metrics` reads.
-      inner_step, outer_step: step sizes that suit the curvature of the task.
+      inner_step, outer_step: step sizes that suit the curvature of the task, or None when they are not
+        known.
       inner_condition, outer_condition: condition numbers of g in y and of f(x, y*(x)), or None when
         they are not known. Accelerated algorithms compute their momentum from them.
     """
@@ -154,13 +173,13 @@ class Task(NamedTuple):
     y: PyTree
     name: str = "task"
     dataset: str = ""
-    minibatches: Callable[[int], Batch] | None = None
+    minibatches: Callable[[int], Batch] = no_minibatches
     batch_size: int | None = None
-    start: Callable[[Any], tuple[PyTree, PyTree]] | None = None
-    metrics: Callable[[PyTree, PyTree, Any], dict[str, Any]] | None = None
+    start: Callable[[Any], tuple[PyTree, PyTree]] = no_start
+    metrics: Callable[[PyTree, PyTree, Any], dict[str, Any]] = no_metrics
     held: Any = None
-    inner_step: float | None = None
-    outer_step: float | None = None
+    inner_step: Any = None
+    outer_step: Any = None
     inner_condition: float | None = None
     outer_condition: float | None = None
 

@@ -150,7 +150,7 @@ def test_instance_refuses_convexities_out_of_range_and_minibatches():
         tasks.worst_case(outer_convexity=2)
     with pytest.raises(ValueError, match=r"inner_convexity must be in \(0, 1\], got 0"):
         tasks.worst_case(inner_convexity=0)
-    with pytest.raises(ValueError, match="batch_size must be 0 for worst_case, which has no rows, got 10"):
+    with pytest.raises(ValueError, match="whole data only, got the batch size 10; use None"):
         compare(tasks.worst_case(), ["soba"], Budget(steps=1), batch_size=10, progress=False)
 
 

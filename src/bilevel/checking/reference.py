@@ -130,7 +130,7 @@ def implicit_pullback(flat: Flat, x: np.ndarray, y: np.ndarray, w: np.ndarray) -
     `(P H P + I - P) v = P w`: it holds v at zero where a constraint is active.
     """
     b, product = w, lambda v: flat.hessian(x, y, v)
-    along = _along_set(flat, x, y)
+    along = None if flat.project is None else _along_set(flat, x, y)
     if along is not None:
         b = along(w)
 
@@ -226,9 +226,7 @@ def _conjugate_gradients(product, b, tolerance, steps):
 
 
 def _along_set(flat, x, y):
-    """Return `w -> P w` at `y - s g_y`, or None without an inner set."""
-    if flat.project is None:
-        return None
+    """Return `w -> P w` at `y - s g_y`, with the derivative P of the projection onto the inner set."""
     moved = y - _step(flat, x, y) * flat.inner_slope(x, y)
     return lambda w: flat.project_along(moved, w)
 
@@ -272,9 +270,9 @@ def _minimise_on_set(flat, x, y):
 
 def active_constraints(flat: Flat, x: np.ndarray, y: np.ndarray) -> int:
     """Return the number of active constraints of the inner set: the rank of I - P."""
-    along = _along_set(flat, x, y)
-    if along is None:
+    if flat.project is None:
         return 0
+    along = _along_set(flat, x, y)
     rng, probes = np.random.default_rng(0), min(y.size, 64)
     vectors = np.eye(y.size) if y.size <= DENSE else rng.choice([-1.0, 1.0], size=(probes, y.size))
     # P is a projector for polyhedra, so its trace is its rank; random signs estimate it for a large y.

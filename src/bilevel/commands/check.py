@@ -51,8 +51,12 @@ def run(options: Namespace) -> None:
         "linear_steps": options.linear_steps,
         "tolerance": options.tolerance,
     }
-    result = (advise if options.advise else check)(task.problem, task.x, task.y, task.data, **arguments)
-    report = result.report if options.advise else result
+    given = task.problem, task.x, task.y, task.data
+    if options.advise:
+        result = advise(*given, **arguments)
+        report = result.report
+    else:
+        result = report = check(*given, **arguments)
     report.environment["command"] = options.command_line
     report.environment["subject"] = f"{Path(file).name}:{name}"
     paths = result.save(out)

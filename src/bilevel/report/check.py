@@ -76,10 +76,9 @@ def responses_table(report: Report) -> Table:
     columns = [Column(title, numeric=place > 0) for place, title in enumerate(COLUMNS)]
     rows = []
     for row in report.rows:
-        values = list(row)
         entries = [
-            Cell(text, value if is_number(value) else None)
-            for text, value in zip(cells(row), values, strict=True)
+            Cell(text, float(value) if isinstance(value, float | int) and is_number(value) else None)
+            for text, value in zip(cells(row), row, strict=True)
         ]
         if not row.relative_error <= report.settings["tolerance"]:
             entries[1] = entries[1]._replace(mark="alarm")

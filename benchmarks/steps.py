@@ -43,7 +43,7 @@ def synthetic(count):
 
 def ijcnn1():
     """Validation and training rows, labels as signs; as many as fill whole minibatches."""
-    sources = tasks.regularization("ijcnn1").data(None)
+    sources = tasks.regularization("ijcnn1").data
     pairs = [(np.asarray(s[0]["features"]), np.asarray(s[0]["labels"] * 2 - 1, np.float32)) for s in sources]
     return [[a[: len(a) // BATCH * BATCH] for a in pair] for pair in pairs]
 

@@ -63,13 +63,13 @@ def amigo(problem, *, inner_step=0.1, outer_step=0.01, inner_steps=10):
 task = tasks.quadratic()
 key = jax.random.key(0)
 x, y = task.start(key)
-check_algorithm(amigo(task.problem), x, y, task.data(task.batch_size), key)
+check_algorithm(amigo(task.problem), x, y, task.minibatches(task.batch_size), key)
 rivals = [
     amigo(task.problem, inner_step=task.inner_step, outer_step=task.outer_step),
     bilevel.soba(task.problem, inner_optimizer=task.inner_step, outer_optimizer=task.outer_step),
 ]
 for algorithm in rivals:
-    result = bilevel.run(algorithm, x, y, task.data(task.batch_size), steps=2000, key=key)
+    result = bilevel.run(algorithm, x, y, task.minibatches(task.batch_size), steps=2000, key=key)
     found = task.metrics(result.state.x, result.state.y, task.held)
     print(
         f"{algorithm.name:6} {algorithm.cost.total} calls a step, suboptimality {found['suboptimality']:.4f}"

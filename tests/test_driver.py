@@ -18,7 +18,7 @@ from bilevel.driver import _on_mesh as on_mesh
 from cases.algorithms import ALGORITHMS
 
 TASK = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
-DATA = TASK.data(8)
+DATA = TASK.minibatches(8)
 X, Y = TASK.start(jax.random.key(1))
 
 
@@ -532,7 +532,8 @@ task = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
 x, y = task.start(jax.random.key(1))
 algorithm = b.soba(task.problem, inner_optimizer=0.2, outer_optimizer=0.01)
 run = lambda steps: b.run(
-    algorithm, x, y, task.data(8), steps=steps, key=jax.random.key(0), log_every=5, checkpoint={folder!r}
+    algorithm, x, y, task.minibatches(8), steps=steps, key=jax.random.key(0), log_every=5,
+    checkpoint={folder!r}
 )
 run(10)
 rename = os.rename

@@ -23,7 +23,7 @@ import bilevel
 from bilevel import cli, tasks
 task = tasks.quadratic(rows=8)
 x, y = task.start(jax.random.key(0))
-result = bilevel.run(bilevel.soba(task.problem), x, y, task.data(None), steps=2, key=jax.random.key(0))
+result = bilevel.run(bilevel.soba(task.problem), x, y, task.data, steps=2, key=jax.random.key(0))
 errors = {}
 for arguments in (["clean"], ["compare", "quadratic"], ["fewshot"], ["list"]):
     with contextlib.redirect_stderr(io.StringIO()) as error:

@@ -17,6 +17,7 @@ LAYERS = [
     "widening",
     "sparse",
     "environment",
+    "text",
     "calculus",
     "feasible",
     "arrays",
@@ -37,6 +38,7 @@ LAYERS = [
     "divergence",
     "certificates",
     "driver",
+    "checking",
     "algorithms",
     "bilevel",  # bilevel/__init__.py
     "testing",

@@ -235,7 +235,7 @@ LOOPS = {
     ),
     "newton": lambda estimator: newton(estimator, estimator),
 }
-WHOLE, ROWS = TASK.data(None), TASK.data(4)
+WHOLE, ROWS = TASK.data, TASK.minibatches(4)
 DATA = {
     "full": WHOLE,
     "blocks": ROWS,

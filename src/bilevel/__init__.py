@@ -5,6 +5,7 @@ from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
 from bilevel.calculus import hessian_product, inner_gradient, products
 from bilevel.certificates import Certificate, Certify, certificate
+from bilevel.checking import Advice, Report, advise, check
 from bilevel.checkpoint import Checkpoint
 from bilevel.combinators import nested, single_loop
 from bilevel.directions import Oracle, Terms, implicit_direction, neumann_direction, penalty_direction
@@ -38,7 +39,18 @@ from bilevel.response import (
     zeroth_order,
 )
 from bilevel.sampling import BlockSource, Host, Source, full, minibatches
-from bilevel.types import Algorithm, Batch, Cost, DivergedError, Draws, Optimizer, Point, Problem, Result
+from bilevel.types import (
+    Algorithm,
+    Batch,
+    Cost,
+    DivergedError,
+    Draws,
+    Optimizer,
+    Point,
+    Problem,
+    Result,
+    Task,
+)
 
 __version__ = VERSION
 
@@ -53,6 +65,7 @@ __all__ = [
     "Point",
     "Problem",
     "Result",
+    "Task",
     # data and driver
     "Certificate",
     "Certify",
@@ -76,6 +89,11 @@ __all__ = [
     "unified_hypergradient",
     "unrolled",
     "zeroth_order",
+    # checking
+    "Advice",
+    "Report",
+    "advise",
+    "check",
     # parts
     "accelerate",
     "adam_derivative",

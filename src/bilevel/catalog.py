@@ -5,7 +5,7 @@ from typing import Any
 
 from bilevel import algorithms, datasets, tasks
 
-TASKS = tuple(name for name in tasks.__all__ if name != "Task")
+TASKS = tuple(tasks.__all__)
 
 
 def catalog() -> dict[str, list[dict[str, Any]]]:

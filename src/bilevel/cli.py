@@ -1,4 +1,4 @@
-"""The command line: `bilevel clean | compare | fewshot | reproduce | list`."""
+"""The command line: `bilevel clean | check | compare | fewshot | reproduce | list`."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from bilevel.commands import COMMANDS
 from bilevel.extras import explain
 
 # The extra that installs the packages of a command; other commands need `all`.
-EXTRAS = {"clean": "clean", "compare": "report", "fewshot": "fewshot"}
+EXTRAS = {"clean": "clean", "check": "report", "compare": "report", "fewshot": "fewshot"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,8 +24,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    The code is 0 for success, 1 for a diverged or failed run, 2 for bad input or a missing package, and
-    130 for an interrupt.
+    The code is 0 for success, 1 for a diverged or failed run or a fault that `check` found, 2 for bad
+    input or a missing package, and 130 for an interrupt.
 
     Args:
       arguments: arguments of the command line; default: `sys.argv[1:]`.
@@ -67,8 +67,8 @@ def _fail(message, code):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="bilevel",
-        description="Bilevel optimisation: find wrong labels, learn from few images, compare algorithms, "
-        "and reproduce the claims of papers.",
+        description="Bilevel optimisation: find wrong labels, check hypergradients, learn from few images, "
+        "compare algorithms, and reproduce the claims of papers.",
     )
     parser.add_argument("--version", action="version", version=f"bilevel {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="name_of_command")

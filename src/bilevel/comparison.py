@@ -11,8 +11,7 @@ from bilevel import algorithms
 from bilevel.driver import initial_state, run
 from bilevel.environment import environment
 from bilevel.keys import key_for
-from bilevel.tasks.types import Task
-from bilevel.types import Algorithm, require
+from bilevel.types import Algorithm, Task, require
 
 __all__ = ["Budget", "build", "compare"]
 
@@ -83,7 +82,7 @@ def compare(
         "outer_optimizer": task.outer_step if outer_step is None else outer_step,
     }
     size = task.batch_size if batch_size is None else batch_size
-    data = task.data(size or None)
+    data = task.minibatches(size) if size else task.data
     records = []
     for name in names:
         algorithm, chosen = build(name, task, steps | (settings or {}).get(name, {}))

@@ -82,7 +82,7 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
     >>> def last_x(rate):
     ...     algorithm = bilevel.soba(task.problem, outer_optimizer=rate)
     ...     state = algorithm.init(*task.start(jax.random.key(0)))
-    ...     return advance(algorithm, state, task.data(None), jax.random.key(0), start=0, steps=10).x
+    ...     return advance(algorithm, state, task.data, jax.random.key(0), start=0, steps=10).x
     >>> jax.vmap(last_x)(jnp.array([0.1, 0.01])).shape
     (2, 10)
     """
@@ -105,7 +105,7 @@ def initial_state(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch) -> An
     >>> import bilevel
     >>> from bilevel import tasks
     >>> task = tasks.quadratic()
-    >>> data = task.data(batch_size=8)
+    >>> data = task.minibatches(8)
     >>> state = initial_state(bilevel.saba(task.problem), *task.start(jax.random.key(0)), data)
     """
     if not algorithm.draws.fixed:
@@ -178,7 +178,7 @@ def run(
     >>> from bilevel import tasks
     >>> task = tasks.quadratic()
     >>> x, y = task.start(jax.random.key(0))
-    >>> result = run(bilevel.soba(task.problem), x, y, task.data(None), steps=50, key=jax.random.key(0))
+    >>> result = run(bilevel.soba(task.problem), x, y, task.data, steps=50, key=jax.random.key(0))
     >>> [int(step) for step in result.history["step"]]
     [0, 50]
     """

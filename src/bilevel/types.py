@@ -166,6 +166,63 @@ class Result(NamedTuple):
     solved: bool | None = None
 
 
+def no_minibatches(batch_size: int) -> Batch:
+    """Raise `ValueError`: the task has whole data only."""
+    raise ValueError(
+        f"a task without minibatches has whole data only, got the batch size {batch_size}; use None (0 in "
+        "`bilevel compare`), or give the task its `minibatches`"
+    )
+
+
+def no_start(key: Any) -> tuple[PyTree, PyTree]:
+    """Raise `ValueError`: the task has one start only."""
+    raise ValueError("a task without `start` has one start only, x and y; use them, or give it a `start`")
+
+
+def no_metrics(x: PyTree, y: PyTree, held: Any) -> dict[str, Any]:
+    """Return no metrics."""
+    return {}
+
+
+class Task(NamedTuple):
+    """A problem with its data and a start.
+
+    `bilevel check` reads the first four fields and the inner step; `bilevel compare` needs the others too.
+
+    Attributes:
+      problem: the two losses.
+      data: the whole data, from `full`, or from `minibatches` if there is no other form.
+      x, y: a start of the outer and of the inner variable.
+      name: name of the task.
+      dataset: name of its data.
+      minibatches: `batch_size -> Batch`, the same data by minibatch.
+      batch_size: default batch size, None for the whole data.
+      start: `key -> (x, y)`, a random start.
+      metrics: `(x, y, held) -> dict` of scalars; the measurements of the task.
+      held: arrays that only `metrics` reads.
+      inner_step, outer_step: step sizes that suit the curvature of the task, or None when they are not
+        known.
+      inner_condition, outer_condition: condition numbers of g in y and of f(x, y*(x)), or None when
+        they are not known. Accelerated algorithms compute their momentum from them.
+    """
+
+    problem: Problem
+    data: Batch
+    x: PyTree
+    y: PyTree
+    name: str = "task"
+    dataset: str = ""
+    minibatches: Callable[[int], Batch] = no_minibatches
+    batch_size: int | None = None
+    start: Callable[[Any], tuple[PyTree, PyTree]] = no_start
+    metrics: Callable[[PyTree, PyTree, Any], dict[str, Any]] = no_metrics
+    held: Any = None
+    inner_step: Any = None
+    outer_step: Any = None
+    inner_condition: float | None = None
+    outer_condition: float | None = None
+
+
 class DivergedError(ArithmeticError):
     """Error of a run whose numbers are no longer finite.
 

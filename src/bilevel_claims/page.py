@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from bilevel.report.files import write_files
-from bilevel.report.numerals import ABSENT, duration, is_number, numeral
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
 from bilevel.report.tables import Cell, Column, Table
+from bilevel.text import ABSENT, duration, is_number, numeral
 from bilevel_claims.types import VERDICTS, Run, Search
 
 UNRUN, FAILED = "not run", "failed"

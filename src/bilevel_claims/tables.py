@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from bilevel.report.numerals import duration
 from bilevel.report.tables import Cell, Column, Table
+from bilevel.text import duration
 from bilevel_claims.experiment import Axis, Trajectory
 
 

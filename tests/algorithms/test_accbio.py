@@ -19,7 +19,7 @@ KAPPA_Y, KAPPA_X, INNER_STEPS, LINEAR_STEPS = 6.0, 9.0, 4, 3
 
 def gaps(algorithm, task, steps):
     """Return the relative gap of Phi after 0, 1, .. steps, computed from its quadratic form."""
-    data = task.data(None)
+    data = task.data
 
     def step(state, _):
         state, _ = algorithm.step(state, data, None)
@@ -100,7 +100,7 @@ def test_closed_forms_of_the_instance_agree_with_its_losses():
 
 def test_metrics_of_the_instance_are_exact(key):
     task = tasks.worst_case(dim=20, outer_convexity=0.1)
-    x, data = jax.random.normal(key, (20,)), task.data(None)
+    x, data = jax.random.normal(key, (20,)), task.data
     fit = b.solution(b.implicit(task.problem, b.descend(task.problem, task.inner_step, 300), b.cg(20)))
     phi, slope = jax.value_and_grad(lambda x: task.problem.outer(x, fit(x, 0 * x, data), None))(x)
     metrics = task.metrics(x, None, task.held)
@@ -150,8 +150,8 @@ def test_instance_refuses_convexities_out_of_range_and_minibatches():
         tasks.worst_case(outer_convexity=2)
     with pytest.raises(ValueError, match=r"inner_convexity must be in \(0, 1\], got 0"):
         tasks.worst_case(inner_convexity=0)
-    with pytest.raises(ValueError, match="worst_case has no rows"):
-        tasks.worst_case().data(10)
+    with pytest.raises(ValueError, match="whole data only, got the batch size 10; use None"):
+        compare(tasks.worst_case(), ["soba"], Budget(steps=1), batch_size=10, progress=False)
 
 
 # Rates of convergence
@@ -225,7 +225,7 @@ def test_each_step_reaches_only_a_few_more_coordinates():
     task = tasks.worst_case(dim=200)
     algorithm = fitted(b.accbio, task, 3)
     state, reached = algorithm.init(*task.start(None)), []
-    step = jax.jit(lambda state: algorithm.step(state, task.data(None), None)[0])
+    step = jax.jit(lambda state: algorithm.step(state, task.data, None)[0])
     for _ in range(6):
         state = step(state)
         reached.append(1 + int(np.max(np.nonzero(np.abs(state.x) > 1e-14))))

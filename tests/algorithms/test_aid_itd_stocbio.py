@@ -27,7 +27,7 @@ TASK = tasks.worst_case(dim=60, outer_convexity=0.1, inner_convexity=0.05)
 
 def last_stationarity(algorithm, steps, task=TASK):
     """Return `|grad Phi|`, by its closed form, after `steps` steps from zero."""
-    data = task.data(None)
+    data = task.data
 
     def step(state, _):
         return algorithm.step(state, data, None)[0], None
@@ -386,7 +386,7 @@ def hoag_path(steps, **settings):
 
     def measured(state, _):
         before = state.x
-        state, metrics = algorithm.step(state, TASK.data(None), None)
+        state, metrics = algorithm.step(state, TASK.data, None)
         f_y = jax.grad(TASK.problem.outer, argnums=1)(before, state.y, None)
         slope = TASK.metrics(state.x, state.y, TASK.held)["stationarity"]
         return state, (metrics["inner_residual"], metrics["linear_residual"] * jnp.linalg.norm(f_y), slope)
@@ -421,7 +421,7 @@ def test_hoag_with_tolerance_zero_is_aid():
     )
     states = [algorithm.init(*TASK.start(None)) for algorithm in pair]
     for _ in range(3):
-        states = [jax.jit(a.step)(s, TASK.data(None), None)[0] for a, s in zip(pair, states, strict=True)]
+        states = [jax.jit(a.step)(s, TASK.data, None)[0] for a, s in zip(pair, states, strict=True)]
     np.testing.assert_allclose(states[0].x, states[1].x, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(states[0].v, states[1].v, rtol=1e-12, atol=1e-15)
 

@@ -29,7 +29,7 @@ LANES = [(1.0, np.inf, np.inf), (0.5, np.inf, np.inf), (1.0, 0.1, np.inf), (1.0,
 FREE, HALVED, BOXED, Y_BOXED = range(4)
 # A finite sum in minibatches of 8, the last one ragged.
 TASK = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
-DATA = TASK.data(8)
+DATA = TASK.minibatches(8)
 # One of each kind: double and single loop, tables, refreshes, a coin, Newton steps, stored pairs.
 SAMPLE = ("aid_bio", "soba", "saba", "srba", "ufo_blo", "nbo", "shine")
 START = jnp.full(4, 0.25), TASK.start(jax.random.key(1))[1]

@@ -237,7 +237,7 @@ def test_ma_soba_averages_the_outer_direction_alone():
 def test_saba_direction_is_unbiased_for_any_table(batch_size):
     """Its mean over the minibatches, weighted by their rows, is the full direction."""
     task = tasks.quadratic(rows=24, outer_dim=3, inner_dim=4)
-    data = task.data(batch_size)
+    data = task.minibatches(batch_size)
     blocks = b.count_blocks(data)
     oracle = b.implicit_direction(task.problem)
     estimator = b.saga()
@@ -266,7 +266,7 @@ def test_saba_direction_is_unbiased_for_any_table(batch_size):
 
 def test_tables_and_refreshes_remove_the_noise_that_soba_keeps(key):
     task = tasks.quadratic(rows=50, outer_dim=4, inner_dim=6)
-    data = task.data(8)  # a ragged last minibatch of two rows
+    data = task.minibatches(8)  # a ragged last minibatch of two rows
     x, y = task.start(key)
     ends = {}
     for name, extra in (
@@ -293,8 +293,8 @@ def test_saba_refuses_a_state_of_another_size_and_data_from_a_host():
         ValueError, match=r"\(3, 3\) outer and inner minibatches, got \(2, 3\); make the state"
     ):
         state = algorithm.init(x, y, (2, 3))
-        b.run(algorithm, x, y, task.data(8), steps=1, key=jax.random.key(0), state=state)
-    rows = task.data(24).whole()
+        b.run(algorithm, x, y, task.minibatches(8), steps=1, key=jax.random.key(0), state=state)
+    rows = task.minibatches(24).whole()
     host = b.Batch(*(b.Host(lambda i, source=source: jax.device_get(source[0])) for source in rows))
     for keeper in (algorithm, b.srba(task.problem)):
         with pytest.raises(

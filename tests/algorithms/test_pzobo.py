@@ -304,7 +304,7 @@ def test_pzobo_s_is_pzobo_whose_paths_read_minibatches(key):
     for factory, settings in ((b.pzobo, chosen), (b.pzobo_s, chosen), (b.pzobo_s, {})):
         algorithm = factory(task.problem, inner_optimizer=0.2, outer_optimizer=0.001, **settings)
         state = algorithm.init(x, y)
-        ends.append(b.advance(algorithm, state, task.data(8), key, start=0, steps=2).x)
+        ends.append(b.advance(algorithm, state, task.minibatches(8), key, start=0, steps=2).x)
     np.testing.assert_array_equal(ends[0], ends[1])
     assert not np.allclose(ends[0], ends[2])
     assert algorithm.name == "pzobo_s" and b.pzobo_s(task.problem, **chosen).cost == b.Cost(gradients=10)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.checking import Report, Row
 from bilevel.cleaning.result import Cleaning
 from bilevel.report.contact_sheet import picture_png
 from bilevel.report.tables import Cell, Column, Table
@@ -231,3 +232,21 @@ CLEANINGS = {
     "hostile names": {"classes": [HOSTILE] * 10},
     "no test rows, no truth": {"truth": False, "tested": False, "warnings": []},
 }
+
+
+def example_report(text="mine", findings=()):
+    """Return a report of two responses, the second with an error above the tolerance."""
+    rows = (
+        Row("implicit(cg)", 1e-6, 1.0, 1e-7, 1e-8, 0.0012, 20_000, 120),
+        Row(text, 0.4, None, 0.2, float("nan"), 0.003, None, 36),
+    )
+    return Report(
+        findings=tuple(findings),
+        notes=(f"Reference: dense. {text}",),
+        rows=rows,
+        reference={"method": "dense", "solved": True, "gradient_norm": 1.5},
+        spectrum={"smallest": 0.1, "largest": 1.0, "exact": True, "condition": 10.0},
+        curves={"inner_steps": {"unrolled": [(1, 0.5), (10, 0.0)]}, "linear_steps": {}},
+        settings={"inner_steps": 100, "tolerance": 0.01},
+        environment={"device": text, "command": f"bilevel check {text}", "subject": text},
+    )

@@ -20,7 +20,7 @@ def test_a_trajectory_is_the_path_of_run():
     algorithm = soba(task.problem, inner_optimizer=0.3, outer_optimizer=1e-3)
     x, y = task.start(jax.random.key(0))
     experiment = Experiment(
-        data=task.data(4),
+        data=task.minibatches(4),
         start=lambda key: (x, y),
         measure=lambda state, held: {"x": state.x[0]},
         seeds=(3, 5),
@@ -28,7 +28,7 @@ def test_a_trajectory_is_the_path_of_run():
     found = trajectory("soba", algorithm, experiment, [0, 1, 7, 20])
     path = {}
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(jnp.array(experiment.seeds))
-    run(algorithm, x, y, task.data(4), steps=20, key=keys, log_every=1, progress=False,
+    run(algorithm, x, y, task.minibatches(4), steps=20, key=keys, log_every=1, progress=False,
         callback=lambda step, state, metrics: path.update({step: state.x[:, 0]}))  # fmt: skip
     # The loop is compiled with the measure inside: the last digits may differ.
     np.testing.assert_allclose(found.values["x"], np.stack([path[k] for k in (0, 1, 7, 20)], 1), rtol=1e-12)
@@ -90,7 +90,7 @@ def test_tables_of_costs_and_of_values():
 def last_of(algorithm):
     task = tasks.quadratic()
     x, y = task.start(jax.random.key(0))
-    return run(algorithm(task.problem), x, y, task.data(8), steps=20, key=jax.random.key(1)).state
+    return run(algorithm(task.problem), x, y, task.minibatches(8), steps=20, key=jax.random.key(1)).state
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def test_any_optax_optimiser_at_both_levels(name, key):
                 inner_optimizer=OPTIMIZERS[name](0.2),
                 outer_optimizer=OPTIMIZERS[name](task.outer_step),
             )
-            result = b.run(algorithm, x, y, task.data(None), steps=600, key=key, log_every=600)
+            result = b.run(algorithm, x, y, task.data, steps=600, key=key, log_every=600)
             before, after = (task.metrics(v, None, task.held)["suboptimality"] for v in (x, result.state.x))
             assert after < 0.5 * before
 

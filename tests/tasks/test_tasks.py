@@ -15,7 +15,7 @@ from cases.fewshot import noisy_prototypes
 
 def test_quadratic_metrics_are_the_exact_value_and_its_gradient(key):
     task = tasks.quadratic(rows=30, outer_dim=4, inner_dim=6)
-    data = task.data(None)
+    data = task.data
     response = b.implicit(task.problem, b.descend(task.problem, 1.0, 400), b.cg(12))
     x, y = task.start(key)
     fit = b.solution(response)
@@ -48,7 +48,7 @@ def test_regularization_of_sparse_rows_equals_that_of_dense_rows(classes, key):
     values = []
     for sparse in (False, True):
         task = tasks.regularization(toy(classes, sparse))
-        data = task.data(None)
+        data = task.data
         x, y = task.start(key)
         y = y + jax.random.normal(key, y.shape)
         values.append(
@@ -66,7 +66,7 @@ def test_regularization_of_sparse_rows_equals_that_of_dense_rows(classes, key):
 
 def test_regularization_of_two_classes_is_logistic_regression_with_one_strength_per_feature(key):
     task = tasks.regularization(toy(2))
-    rows = task.data(None).inner[0]
+    rows = task.data.inner[0]
     x, y = jnp.linspace(-1, 1, 7), jax.random.normal(key, (7, 1))
     signs = 2.0 * rows["labels"].astype(float) - 1
     want = jnp.mean(jnp.log1p(jnp.exp(-signs * (rows["features"] @ y)[:, 0]))) + 0.5 * jnp.exp(x) @ (
@@ -78,7 +78,7 @@ def test_regularization_of_two_classes_is_logistic_regression_with_one_strength_
 @pytest.mark.parametrize("sparse", [False, True])
 def test_regularization_minibatches_visit_every_row(sparse, key):
     task = tasks.regularization(toy(4, sparse))
-    source = task.data(8).inner
+    source = task.minibatches(8).inner
     blocks = -(-45 // 8)
     view = source.view(source.plan(key, 0, blocks))
     assert sum(view[i]["labels"].size for i in range(blocks)) == 48
@@ -88,7 +88,7 @@ def test_regularization_learns_which_features_matter(key):
     task = tasks.regularization("breast_cancer")
     algorithm = b.aid_bio(task.problem, inner_optimizer=task.inner_step, outer_optimizer=task.outer_step)
     x, y = task.start(key)
-    result = b.run(algorithm, x, y, task.data(None), steps=500, key=key, log_every=500)
+    result = b.run(algorithm, x, y, task.data, steps=500, key=key, log_every=500)
     found = task.metrics(result.state.x, result.state.y, task.held)
     assert found["outer_loss"] < 0.3 and found["test_accuracy"] > 0.92
 
@@ -98,7 +98,7 @@ def test_few_shot_keeps_a_head_for_each_task_and_its_features_serve_new_classes(
         data = noisy_prototypes(side=16)
         task = tasks.few_shot(data, tasks=6, ways=3, shots=2, queries=2, network="lenet")
         x, y = task.start(key)
-        whole, part = task.data(None), task.data(2)
+        whole, part = task.data, task.minibatches(2)
         assert y["kernel"].shape == (6, 84, 3) and task.held.query.pixels.shape == (50, 6, 16, 16, 1)
         # A minibatch of tasks moves their heads alone, and the mean over all is that over the parts.
         part = b.Batch(*(source.view(source.plan(key, 0, 3)) for source in part))

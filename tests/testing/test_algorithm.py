@@ -13,7 +13,7 @@ from bilevel.testing import check_algorithm
 
 TASK = tasks.quadratic(rows=12, outer_dim=2, inner_dim=3)
 X, Y = TASK.start(jax.random.key(1))
-DATA = TASK.data(4)
+DATA = TASK.minibatches(4)
 
 
 # One algorithm, with a table. `test_all_algorithms.py` tests the same facts for all algorithms.

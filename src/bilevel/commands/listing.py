@@ -20,7 +20,7 @@ def run(options: Namespace) -> None:
     if options.json:
         print(strict_json(entries))
         return
-    from bilevel.report.tables import text_table
+    from bilevel.text import text_table
 
     for kind, rows in entries.items():
         cells = [[_brief(value) for value in row.values()] for row in rows]

@@ -42,7 +42,7 @@ def run(options: Namespace) -> None:
 
 def _list(options, claims):
     from bilevel.report.strict import strict_json
-    from bilevel.report.tables import text_table
+    from bilevel.text import text_table
 
     if options.json:
         print(strict_json([{"name": c.name, "title": c.title, "paper": c.paper} for c in claims]))

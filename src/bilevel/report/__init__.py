@@ -3,15 +3,17 @@
 from bilevel.extras import extra
 
 with extra("report"):
+    from bilevel.report.check import check_page, write_check
     from bilevel.report.clean import clean_page, cleaning_table, write_cleaning
     from bilevel.report.compare import compare_page, comparison_table, write_comparison
     from bilevel.report.fewshot import fewshot_table, write_fewshot
     from bilevel.report.files import check_folder, write_files
     from bilevel.report.strict import strict_json
-    from bilevel.report.tables import text_table
+    from bilevel.text import text_table
 
 __all__ = [
     "check_folder",
+    "check_page",
     "clean_page",
     "cleaning_table",
     "compare_page",
@@ -19,6 +21,7 @@ __all__ = [
     "fewshot_table",
     "strict_json",
     "text_table",
+    "write_check",
     "write_cleaning",
     "write_comparison",
     "write_fewshot",

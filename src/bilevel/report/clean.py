@@ -14,10 +14,10 @@ from bilevel.report.clean_figures import clean_figures
 from bilevel.report.contact_sheet import SHOWN, picture_png, pictures
 from bilevel.report.files import write_files
 from bilevel.report.labels import labels_csv, suspects
-from bilevel.report.numerals import ABSENT, duration, is_number, numeral, share
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
-from bilevel.report.tables import Cell, Column, Table, text_table
+from bilevel.report.tables import Cell, Column, Table
+from bilevel.text import ABSENT, duration, is_number, numeral, share, text_table
 
 LISTED = 500  # flagged rows on the page
 WEIGHTS = {"shared": "one weighting net shared by all rows", "per-row": "one free weight per row"}

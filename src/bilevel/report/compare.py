@@ -10,10 +10,10 @@ import numpy as np
 from bilevel.report.compare_figures import AXES, compare_figures
 from bilevel.report.compare_statistics import Record, by_algorithm, last, quantities
 from bilevel.report.files import write_files
-from bilevel.report.numerals import ABSENT, duration, numeral
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
-from bilevel.report.tables import Cell, Column, Table, text_table
+from bilevel.report.tables import Cell, Column, Table
+from bilevel.text import ABSENT, duration, numeral, text_table
 
 CAPTIONS = {
     "step": "Against steps: the progress of each step.",

@@ -9,10 +9,10 @@ import numpy as np
 
 from bilevel.report.fewshot_figures import drawn, fewshot_figures, spread
 from bilevel.report.files import write_files
-from bilevel.report.numerals import ABSENT, duration, is_number, numeral
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
-from bilevel.report.tables import Cell, Column, Table, text_table
+from bilevel.report.tables import Cell, Column, Table
+from bilevel.text import ABSENT, duration, is_number, numeral, text_table
 
 if TYPE_CHECKING:  # at run time it would import flax, which pages do not need
     from bilevel.fewshot import AnsweredEpisode, FewShotResult

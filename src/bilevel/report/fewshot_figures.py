@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, panel, png, spans_decades, styled
-from bilevel.report.numerals import ABSENT, is_number
+from bilevel.text import ABSENT, is_number
 
 if TYPE_CHECKING:  # at run time it would import flax, which figures do not need
     from bilevel.fewshot import AnsweredEpisode

@@ -1,9 +1,8 @@
-"""Tables as data: the page shows them sortable, the terminal as aligned text."""
+"""Tables as data, which the page shows sortable."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from bilevel.report.numerals import is_number, numeral
+from bilevel.text import is_number, numeral
 
 
 class Column(NamedTuple):
@@ -42,23 +41,3 @@ class Table(NamedTuple):
 
     columns: list[Column]
     rows: list[list[Cell]]
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[str] = ()) -> str:
-    """Return a table for the terminal, with two spaces between columns.
-
-    Args:
-      header: titles of the columns.
-      rows: texts of the cells.
-      words: titles of the columns aligned to the left, as the first is; others are aligned to the right.
-    """
-    lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = {header[0], *words}
-    columns = [
-        [cell.ljust(width) if column[0] in left else cell.rjust(width) for cell in column]
-        for column, width in zip(zip(*lines, strict=True), widths, strict=True)
-    ]
-    body = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
-    body.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join(body)

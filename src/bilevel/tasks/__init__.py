@@ -4,7 +4,6 @@ from bilevel.tasks.few_shot import few_shot
 from bilevel.tasks.hyperclean import hyperclean
 from bilevel.tasks.quadratic import quadratic
 from bilevel.tasks.regularization import regularization
-from bilevel.tasks.types import Task
 from bilevel.tasks.worst_case import worst_case
 
-__all__ = ["Task", "few_shot", "hyperclean", "quadratic", "regularization", "worst_case"]
+__all__ = ["few_shot", "hyperclean", "quadratic", "regularization", "worst_case"]

@@ -7,8 +7,7 @@ import optax
 
 from bilevel.datasets import ImageClasses, load_classes
 from bilevel.sampling import full, minibatches
-from bilevel.tasks.types import Task
-from bilevel.types import Problem, require
+from bilevel.types import Problem, Task, require
 
 TEST_TASKS, TEST_STEPS = 50, 50
 
@@ -117,16 +116,18 @@ def few_shot(
         hits = jnp.mean((found == held.query.labels).astype(jnp.float32))
         return {"outer_loss": outer(x, y, batch), "test_accuracy": hits}
 
-    def data(batch_size):
-        if batch_size is None:
-            return full(*jax.tree.map(jnp.asarray, (training, training)))
+    def by_minibatch(batch_size):
         return minibatches(training, training, batch_size=batch_size, seed=seed)
 
+    x, y = start(jax.random.key(seed))
     return Task(
         name="few_shot",
         dataset=source.name,
         problem=Problem(outer, inner),
-        data=data,
+        data=full(*jax.tree.map(jnp.asarray, (training, training))),
+        x=x,
+        y=y,
+        minibatches=by_minibatch,
         batch_size=min(4, tasks),
         start=start,
         metrics=metrics,

@@ -10,7 +10,7 @@ from bilevel.cleaning.losses import per_row
 from bilevel.cleaning.split import split
 from bilevel.datasets import Dataset, load
 from bilevel.sampling import full, minibatches
-from bilevel.tasks.types import Task
+from bilevel.types import Task
 
 
 def hyperclean(
@@ -58,9 +58,7 @@ def hyperclean(
     columns, dtype = training["features"].shape[1], training["features"].dtype
     problem = per_row(lambda y, features: features @ y, penalty)
 
-    def data(batch_size):
-        if batch_size is None:
-            return full(*jax.tree.map(jnp.asarray, (trusted, training)))
+    def by_minibatch(batch_size):
         return minibatches(trusted, training, batch_size=batch_size, seed=seed)
 
     def start(key):
@@ -82,11 +80,15 @@ def hyperclean(
     # The Hessian of the cross entropy is at most half the Gram matrix, and weights are below 1.
     largest = float(np.linalg.norm(training["features"].astype(np.float64), 2))
     curvature = 0.5 * largest**2 / rows + 2 * penalty
+    x, y = start(jax.random.key(seed))
     return Task(
         name="hyperclean",
         dataset=source.name,
         problem=problem,
-        data=data,
+        data=full(*jax.tree.map(jnp.asarray, (trusted, training))),
+        x=x,
+        y=y,
+        minibatches=by_minibatch,
         batch_size=min(100, len(trusted["labels"])),
         start=start,
         metrics=metrics,

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bilevel.sampling import full, minibatches
-from bilevel.tasks.types import Task
-from bilevel.types import Problem
+from bilevel.types import Problem, Task
 
 
 def quadratic(
@@ -54,20 +53,23 @@ def quadratic(
     best = np.linalg.solve(curvature, response.T @ (target - offset))
     lowest = 0.5 * np.mean(np.sum((response @ best + offset - b) ** 2, axis=1)) + 0.05 * best @ best
 
-    def data(batch_size):
-        arrays = jax.tree.map(jnp.asarray, (A, C, a))
-        if batch_size is None:
-            return full(jnp.asarray(b), arrays)
+    arrays = jax.tree.map(jnp.asarray, (A, C, a))
+
+    def by_minibatch(batch_size):
         return minibatches(b.astype(arrays[0].dtype), arrays, batch_size=batch_size, seed=seed)
 
     def start(key):
         return jax.random.normal(key, (outer_dim,)), jnp.zeros(inner_dim)
 
+    x, y = start(jax.random.key(seed))
     return Task(
         name="quadratic",
         dataset=f"quadratic-{seed}",
         problem=Problem(outer, inner),
-        data=data,
+        data=full(jnp.asarray(b), arrays),
+        x=x,
+        y=y,
+        minibatches=by_minibatch,
         batch_size=min(32, rows),
         start=start,
         metrics=exact_metrics,

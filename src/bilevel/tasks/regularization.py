@@ -11,8 +11,7 @@ import scipy.sparse
 from bilevel.datasets import Dataset, load
 from bilevel.sampling import full, minibatches
 from bilevel.sparse import sparse_blocks, times
-from bilevel.tasks.types import Task
-from bilevel.types import Problem, require
+from bilevel.types import Problem, Task, require
 
 # Outer step sizes at which the outer loss falls steadily, found by trial.
 OUTER_STEPS = {"breast_cancer": 0.3, "ijcnn1": 0.3, "newsgroups": 100.0}
@@ -63,9 +62,7 @@ def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -
     def part(rows):
         return _rows(features[rows], source.labels[rows])
 
-    def data(batch_size):
-        if batch_size is None:
-            return full(part(halves["outer"]), part(halves["inner"]))
+    def by_minibatch(batch_size):
         if scipy.sparse.issparse(features):
             blocks = [_blocks(source, halves[level], batch_size, seed) for level in ("outer", "inner")]
             return minibatches(*blocks, batch_size=1, seed=seed)
@@ -90,14 +87,19 @@ def regularization(dataset: str | Dataset = "breast_cancer", *, seed: int = 0) -
         hits = jnp.mean((predicted == test["labels"]).astype(y.dtype))
         return {"outer_loss": loss(y, validation), "test_accuracy": hits}
 
-    held = part(halves["outer"]), _rows(source.test_features, source.test_labels)
+    data = full(part(halves["outer"]), part(halves["inner"]))
+    held = data.outer[0], _rows(source.test_features, source.test_labels)
     # The Hessian of the cross entropy is at most a quarter of the Gram matrix, half of it for more classes.
     curvature = _largest_square(features[halves["inner"]]) * (0.25 if classes == 2 else 0.5)
+    x, y = start(jax.random.key(seed))
     return Task(
         name="regularization",
         dataset=source.name,
         problem=Problem(outer, inner),
         data=data,
+        x=x,
+        y=y,
+        minibatches=by_minibatch,
         batch_size=64 if classes == 2 else 256,
         start=start,
         metrics=metrics,

@@ -6,8 +6,7 @@ import numpy as np
 
 from bilevel.sampling import full
 from bilevel.tasks.quadratic import exact_metrics
-from bilevel.tasks.types import Task
-from bilevel.types import Problem, require
+from bilevel.types import Problem, Task, require
 
 
 def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity: float = 0.2) -> Task:
@@ -31,8 +30,8 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
 
     Returns:
       A `Task` with the exact metrics of `quadratic`, and with step sizes and condition numbers for
-      `accbio`: 1 / L and L / mu of g in y, and of Phi. It has no rows, so `data` accepts full data
-      only.
+      `accbio`: 1 / L and L / mu of g in y, and of Phi. It has no rows, and so no
+      minibatches.
 
     Raises:
       ValueError: when a convexity is out of its range.
@@ -65,19 +64,13 @@ def worst_case(*, dim: int = 100, outer_convexity: float = 0.01, inner_convexity
     lowest = 0.5 * last @ over @ over @ last - last @ over @ last + 0.5 * slope @ best
     inner_top, outer_top = (float(np.linalg.eigvalsh(matrix)[-1]) for matrix in (M, curvature))
 
-    def data(batch_size):
-        require(
-            batch_size is None,
-            "batch_size must be None (0 in `bilevel compare`), since worst_case has no rows",
-            batch_size,
-        )
-        return full(None, None)
-
     return Task(
         name="worst_case",
         dataset=f"worst_case-{dim}",
         problem=Problem(outer, inner),
-        data=data,
+        data=full(None, None),
+        x=jnp.zeros(dim),
+        y=jnp.zeros(dim),
         batch_size=None,
         start=lambda key: (jnp.zeros(dim), jnp.zeros(dim)),
         metrics=exact_metrics,

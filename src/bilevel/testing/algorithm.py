@@ -32,7 +32,7 @@ def check_algorithm(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch, key
     >>> from bilevel import tasks
     >>> task = tasks.quadratic(rows=20, outer_dim=2, inner_dim=3)
     >>> x, y = task.start(jax.random.key(0))
-    >>> check_algorithm(bilevel.soba(task.problem), x, y, task.data(4), jax.random.key(1))
+    >>> check_algorithm(bilevel.soba(task.problem), x, y, task.minibatches(4), jax.random.key(1))
     """
     state = initial_state(algorithm, x, y, data)
     assert_true(hasattr(state, "x") and hasattr(state, "y"), "the state must have the fields x and y")

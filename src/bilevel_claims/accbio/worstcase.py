@@ -63,7 +63,7 @@ def _experiment(task):
         reach = jnp.max(jnp.where(jnp.abs(state.x) > 1e-14, jnp.arange(1, state.x.size + 1), 0))
         return {"above": above, GAP: above / first, "entries reached": reach}
 
-    return Experiment(task.data(None), task.start, measure, held=task.held)
+    return Experiment(task.data, task.start, measure, held=task.held)
 
 
 def _equal_calls(task, calls):

@@ -22,7 +22,7 @@ def run(size: str) -> Finding:
     dim, convexity, steps = (60, 0.05, 3000) if size == "small" else (200, 0.02, 20_000)
     task = worst_case(dim=dim, outer_convexity=0.1, inner_convexity=convexity)
     rates = {"inner_optimizer": task.inner_step, "outer_optimizer": 0.5 * task.outer_step}
-    data, points = task.data(None), np.union1d(log_points(steps), [steps // 2])
+    data, points = task.data, np.union1d(log_points(steps), [steps // 2])
     experiment = Experiment(data, task.start, lambda s, held: task.metrics(s.x, s.y, held), held=task.held)
 
     def aid(label, y, v):

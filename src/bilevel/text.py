@@ -1,6 +1,7 @@
-"""Formatting of numbers as text, for the terminal and the page."""
+"""Numbers and tables as text, for the terminal and the page."""
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -53,3 +54,23 @@ def duration(value: Any) -> str:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[str] = ()) -> str:
+    """Return a table for the terminal, with two spaces between columns.
+
+    Args:
+      header: titles of the columns.
+      rows: texts of the cells.
+      words: titles of the columns aligned to the left, as the first is; others are aligned to the right.
+    """
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = {header[0], *words}
+    columns = [
+        [cell.ljust(width) if column[0] in left else cell.rjust(width) for cell in column]
+        for column, width in zip(zip(*lines, strict=True), widths, strict=True)
+    ]
+    body = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    body.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(body)

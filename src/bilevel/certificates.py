@@ -10,7 +10,9 @@ import optax
 from jax import lax
 
 from bilevel.calculus import gradient_and_hessian, products
-from bilevel.linear import cg
+from bilevel.feasible import face, projected_gradient
+from bilevel.hypergradient import stationarity
+from bilevel.linear import cg, relative_norm
 from bilevel.sampling import Host
 from bilevel.types import Batch, Problem, PyTree, require
 
@@ -25,10 +27,10 @@ class Certificate(NamedTuple):
     """The gradient of Phi at one x, and how well it is known.
 
     Attributes:
-      gradient_norm: norm of the gradient of Phi.
+      gradient_norm: norm of the gradient of Phi, of the projected gradient with an outer projection.
       error: estimate of the error of this gradient: its change by one more Newton step on g and by one
         refinement of the adjoint.
-      inner_residual: `||g_y||` where the gradient was computed.
+      inner_residual: norm of the (projected) g_y where the gradient was computed.
       linear_residual: `||f_y - H v|| / ||f_y||` there.
       scale: `||f_x|| + ||J v||`, the size of the two terms whose sum is the gradient.
       bias: norm of the difference to the gradient that implicit differentiation gives at the y of the
@@ -203,24 +205,25 @@ def _certificate(problem, x, y, outer, inner, accuracy, inner_steps, linear_step
     def gradient(y, refined):
         """Return the gradient of Phi with y in place of y*, its residual, and its scale."""
         f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, y, outer)
-        _, matvec = gradient_and_hessian(problem.inner, x, y, inner)
+        free = face(problem, x, y, inner)
+        _, hessian = gradient_and_hessian(problem.inner, x, y, inner)
+        matvec, f_y = free.restrict(hessian), free.project(f_y)
         v = solve(matvec, f_y)
         if refined:
             v = tree.add(v, solve(matvec, tree.sub(f_y, matvec(v))))
-        cross, image = products(problem.inner, x, y, inner, v)
-        norm = tree.norm(f_y)
-        residual = tree.norm(tree.sub(f_y, image)) / jnp.where(norm > 0, norm, 1)
+        residual = relative_norm(tree.sub(f_y, matvec(v)), f_y)
+        cross = products(problem.inner, x, y, inner, free.project(v)).cross
         return tree.sub(f_x, cross), residual, tree.norm(f_x) + tree.norm(cross)
 
-    solved, g_y, direction = _newton(problem.inner, x, y, inner, solve, inner_steps)
+    solved, g_y, direction = _newton(problem, x, y, inner, solve, inner_steps)
     best, residual, scale = gradient(solved, True)
     # One more step shows how far the gradient still moves; where no step lowers g, it is not taken.
-    moved, _, _ = gradient(tree.sub(solved, direction), False)
+    moved, _, _ = gradient(_stepped(problem, solved, direction, 1.0), False)
     error = tree.norm(tree.sub(best, moved))
     return Certificate(
-        gradient_norm=tree.norm(best),
+        gradient_norm=stationarity(problem, x, best),
         error=error,
-        inner_residual=tree.norm(g_y),
+        inner_residual=tree.norm(projected_gradient(problem.inner_projection, solved, g_y)),
         linear_residual=residual,
         scale=scale,
         bias=tree.norm(tree.sub(gradient(y, False)[0], best)),
@@ -228,35 +231,53 @@ def _certificate(problem, x, y, outer, inner, accuracy, inner_steps, linear_step
     )
 
 
-def _newton(inner, x, y, batch, solve, steps):
-    """Return the last y of Newton's method with backtracking, its g_y, and the Newton step there."""
+def _stepped(problem, y, step, length):
+    """Return the feasible point `project(y - length step)`."""
+    moved = tree.add_scale(y, -length, step)
+    return moved if problem.inner_projection is None else problem.inner_projection(moved)
+
+
+def _newton(problem, x, y, batch, solve, steps):
+    """Return the last y of Newton's method with backtracking, its g_y, and the Newton step there.
+
+    With an inner projection the step is a Newton step in the free directions, and the gradient in the others.
+    """
+    inner = problem.inner
 
     def look(y):
-        g_y, matvec = gradient_and_hessian(inner, x, y, batch)
-        step = solve(matvec, g_y)
+        g_y, hessian = gradient_and_hessian(inner, x, y, batch)
+        free = face(problem, x, y, batch)
+        along = free.project(g_y)
+        newton = free.project(solve(free.restrict(hessian), along))
+        step = tree.add(newton, tree.sub(g_y, along))
         # Where the first curvature is not positive, CG gives no step, and the gradient is one.
-        return g_y, tree.where(jnp.greater(tree.vdot(step, g_y), 0), step, g_y)
+        return g_y, tree.where(jnp.greater(tree.vdot(newton, along), 0), step, g_y)
+
+    def residual(y, g_y):
+        return tree.norm(projected_gradient(problem.inner_projection, y, g_y))
 
     def advance(carry):
         y, g_y, step, count, _ = carry
-        value, slope = inner(x, y, batch), tree.vdot(step, g_y)
+        value = inner(x, y, batch)
         # Below the rounding error of g its value says nothing; the residual then decides.
         slack = 10 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
         def too_long(length):
-            value_there = inner(x, tree.add_scale(y, -length, step), batch)
-            return ~(value_there <= value - 1e-4 * length * slope + slack) & (length > 1e-9)
+            there = _stepped(problem, y, step, length)
+            bound = value - 1e-4 * tree.vdot(g_y, tree.sub(y, there)) + slack
+            return ~(inner(x, there, batch) <= bound) & (length > 1e-9)
 
         length = lax.while_loop(too_long, lambda length: 0.5 * length, jnp.ones((), value.dtype))
-        new = tree.add_scale(y, -length, step)
+        new = _stepped(problem, y, step, length)
         new_g_y, new_step = look(new)
-        fell = (inner(x, new, batch) < value - slack) | (tree.norm(new_g_y) < 0.9 * tree.norm(g_y))
+        fell = (inner(x, new, batch) < value - slack) | (residual(new, new_g_y) < 0.9 * residual(y, g_y))
         new, new_g_y, new_step = tree.where(fell, (new, new_g_y, new_step), (y, g_y, step))
         return new, new_g_y, new_step, count + 1, fell
 
     def unsolved(carry):
         return (carry[3] < steps) & carry[4]
 
+    y = _stepped(problem, y, tree.zeros_like(y), 0.0)
     g_y, step = look(y)
-    start = y, g_y, step, jnp.zeros((), jnp.int32), tree.norm(g_y) > 0
+    start = y, g_y, step, jnp.zeros((), jnp.int32), residual(y, g_y) > 0
     return lax.while_loop(unsolved, advance, start)[:3]

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from bilevel.calculus import inner_gradient
-from bilevel.checking.flat import Flat, inner_projection, vector
+from bilevel.checking.flat import Flat, vector
 from bilevel.checking.reference import DENSE, Reference, hypergradient_at
 from bilevel.checking.rows import relative_error
 from bilevel.checking.usual import Settings
@@ -149,7 +149,7 @@ def broken_step(problem: Problem, settings: Settings, x: PyTree, y: PyTree, batc
 def _inner_step(problem, settings):
     """Return `init(y)` and one step of the usual inner solver, as `descend` makes them."""
     optimizer, gradient = as_optimizer(settings.inner_optimizer), inner_gradient(problem.inner)
-    project = inner_projection(problem)
+    project = problem.inner_projection
 
     def init(y):
         return y, optimizer.init(y)

@@ -97,7 +97,7 @@ def flatten(problem: Problem, x: PyTree, y: PyTree, outer_data: Any, inner_data:
         return compiled(solve, inner_data)(x, y, b)
 
     project = project_along = None
-    if (projection := inner_projection(problem)) is not None:
+    if (projection := problem.inner_projection) is not None:
 
         def projected(data, y):
             return ravel_pytree(projection(shaped_y(y)))[0]
@@ -148,11 +148,6 @@ def equations(program: Any) -> Iterator[Any]:
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(inner, "consts") and hasattr(inner, "jaxpr"):
                     yield from equations(inner)
-
-
-def inner_projection(problem: Problem) -> Callable[[PyTree], PyTree] | None:
-    """Return the projection onto the inner set of a problem, or None."""
-    return getattr(problem, "inner_projection", None)
 
 
 def as_float64(pytree: PyTree) -> PyTree:

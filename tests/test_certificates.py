@@ -11,10 +11,12 @@ from jax.flatten_util import ravel_pytree
 import bilevel as b
 from bilevel import tasks
 from bilevel.certificates import Certificate, judge
+from cases.feasible import SETS, case
+from cases.problems import central_difference
 
 NOTHING = b.full(None, None)
 GOAL = jnp.array([1.0, 2.0])
-# y* = GOAL / (1 + e^x), and the gradient of Phi at .3 is -.306936 (design.md, trap 4).
+# y* = GOAL / (1 + e^x), and the gradient of Phi at .3 is -.306936.
 SHRINK = b.Problem(
     lambda x, y, batch: jnp.sum((y - 0.5) ** 2),
     lambda x, y, batch: 0.5 * jnp.sum((y - GOAL) ** 2) + 0.5 * jnp.exp(x) * jnp.sum(y**2),
@@ -189,3 +191,16 @@ def test_a_certified_run_resumes_with_its_history(tmp_path):
         )  # fmt: skip
     for name in ("step", "certified_gradient_norm"):
         np.testing.assert_array_equal(parts.history[name], whole.history[name])
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_certificate_on_a_feasible_set_is_the_finite_difference(name):
+    problem, x, solver = case(name)
+
+    @jax.jit
+    def phi(x):
+        return problem.outer(x, solver.solve(x, jnp.zeros(3), NOTHING), None)
+
+    found = b.certificate(problem, x, jnp.array([0.3, 0.2, 0.1]), NOTHING)
+    assert found.accurate and found.inner_residual < 1e-12
+    assert found.gradient_norm == pytest.approx(np.linalg.norm(central_difference(phi, x)), rel=1e-6)

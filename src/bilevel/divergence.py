@@ -230,13 +230,32 @@ def _first_seed(metrics, state):
 def _causal(state):
     """Return the floating-point leaves of a state with their paths, in the order of `MOVERS`."""
     leaves = [
-        (path, leaf) for path, leaf in tree_leaves_with_path(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        (path, leaf)
+        for path, leaf in tree_leaves_with_path(_without_infinities(state))
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
     places = {name: place for place, name in enumerate(MOVERS)}
     return sorted(leaves, key=lambda pair: places.get(keystr(pair[0][:1], simple=True), len(places)))
 
 
+def _without_infinities(state):
+    """Return the state with zeros in place of infinite numbers of its optimisers.
+
+    An optimiser may start with an infinite best value, so only NaN is a fault there.
+    """
+    if not hasattr(state, "optimizer"):
+        return state
+
+    def leaf(value):
+        inexact = jnp.issubdtype(value.dtype, jnp.inexact)
+        return jnp.where(jnp.isinf(value), jnp.zeros_like(value), value) if inexact else value
+
+    return state._replace(optimizer=jax.tree.map(leaf, state.optimizer))
+
+
 @jax.jit
 def _finite(tree):
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    leaves = [
+        leaf for leaf in jax.tree.leaves(_without_infinities(tree)) if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))

@@ -20,6 +20,7 @@ from bilevel.divergence import FACTOR, LEAST_FACTOR, Steps, builder, diagnose, f
 from bilevel.estimators import count_blocks
 from bilevel.sampling import Host, require_sources
 from bilevel.types import Algorithm, Batch, DivergedError, Draws, PyTree, Result, require
+from bilevel.whole_models import closed, opened
 
 
 class Plan(NamedTuple):
@@ -87,7 +88,7 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
     (2, 10)
     """
     require_sources(data, table=algorithm.name if algorithm.draws.fixed else None)
-    return _follow(algorithm, state, data, make_plan(algorithm.draws, data, key, start, steps), steps)
+    return _follow(algorithm, closed(state), data, make_plan(algorithm.draws, data, key, start, steps), steps)
 
 
 def initial_state(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch) -> Any:
@@ -201,7 +202,7 @@ def run(
         state = initial_state(current, x, y, data)
         if seeds:
             state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*np.shape(key), *leaf.shape)), state)
-    record = _History()
+    state, record = closed(state), _History()
     saved = Checkpoint(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
     if saved is not None and (found := saved.restore(current.name, state, key)):
         start, state, record.entries = found
@@ -243,7 +244,7 @@ def run(
             if add:
                 record.add(step, seconds if step > start else 0.0, metrics)
             if callback is not None:
-                stop |= bool(callback(step, state, {**metrics, "seconds": seconds}))
+                stop |= bool(callback(step, opened(state), {**metrics, "seconds": seconds}))
         return stop
 
     metrics, compile_seconds = compiled()
@@ -284,7 +285,7 @@ def run(
     if faults:
         warnings.warn(f"{current.name}: {'; '.join(faults)}", RuntimeWarning, stacklevel=2)
     return Result(
-        state=state,
+        state=opened(state),
         history=record.arrays(),
         compile_seconds=compile_seconds,
         certificate=certified,

@@ -132,3 +132,32 @@ def test_a_solver_inside_a_larger_program(key):
         got = jax.jit(jax.vmap(derivative(validation), in_axes=(None, 0)))(-1.0, shifts)
         want = jax.vmap(derivative(closed_form), in_axes=(None, 0))(-1.0, shifts)
         np.testing.assert_allclose(got, want, rtol=1e-8)
+
+
+def test_a_whole_equinox_module_works_as_y():
+    model = eqx.nn.MLP(3, "scalar", 4, 1, activation=jnp.tanh, key=jax.random.key(0))
+    arrays, static = eqx.partition(model, eqx.is_inexact_array)
+    rows = jax.random.normal(jax.random.key(1), (6, 3))
+
+    def loss(x, y, batch):
+        return jnp.mean((jax.vmap(y)(rows) - x) ** 2) + 0.1 * optax.tree.norm(eqx.filter(y, eqx.is_array)) ** 2
+
+    def partitioned(x, y, batch):
+        return loss(x, eqx.combine(y, static), batch)
+
+    x, data, key = jnp.array(0.3), b.full(None, None), jax.random.key(0)
+    ends = []
+    for function, y in ((loss, model), (partitioned, arrays)):
+        problem = b.Problem(function, function)
+        response = b.implicit(problem, b.descend(problem, 0.1, 5), b.cg(3))
+        gradient, trained, _ = b.hypergradient(problem, response, x, y, data)
+        fit = b.solution(response)
+        slope = jax.grad(lambda x, y=y, fit=fit: fit(x, y, data).layers[0].bias.sum())(x)
+        state = b.run(b.soba(problem), x, y, data, steps=5, key=key).state
+        ends.append((gradient, trained, slope, state.y))
+        if y is model:
+            assert jnp.isfinite(trained(rows[0])) and jnp.isfinite(state.y(rows[0]))
+    for whole, parts in zip(*ends, strict=True):
+        leaves = jax.tree.leaves(eqx.filter(whole, eqx.is_array)), jax.tree.leaves(parts)
+        for one, other in zip(*leaves, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12)

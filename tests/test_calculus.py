@@ -70,6 +70,16 @@ def test_the_inner_gradient_cannot_be_differentiated_with_respect_to_data():
         jax.grad(lambda data: solution(response)(CASE.x, Y, full(None, data)).sum())(Y)
 
 
+def test_the_inner_gradient_cannot_be_differentiated_with_respect_to_a_value_that_its_loss_closes_over():
+    def slope(theta):
+        return inner_gradient(lambda x, y, batch: theta * x * y**2)(1.0, 2.0, None)
+
+    for derivative in (jax.grad(slope), jax.grad(jax.jit(slope)), jax.jit(jax.grad(slope))):
+        with pytest.raises(ValueError, match="a value that its loss closes over; put the quantity"):
+            derivative(3.0)
+    np.testing.assert_array_equal(jax.vmap(slope)(jnp.arange(3.0)), [0, 4, 8])
+
+
 def test_products_equal_explicit_second_derivatives():
     H = jax.hessian(CASE.problem.inner, argnums=1)(CASE.x, Y, None)
     J = jax.jacfwd(jax.grad(CASE.problem.inner), argnums=1)(CASE.x, Y, None)

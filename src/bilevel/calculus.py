@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from bilevel.types import PyTree
@@ -35,27 +36,31 @@ def inner_gradient(inner: Callable) -> Callable:
       A function of `(x, y, batch)` with reverse derivatives of every order in `x` and `y`.
 
     Raises:
-      ValueError: if it is differentiated with respect to `batch`, which is data.
+      ValueError: if it is differentiated with respect to `batch`, which is data, or to a value that `inner`
+        closes over.
 
     Cost: 1 gradient; its backward pass 1 Hessian product and 1 cross product.
     """
 
-    @jax.custom_vjp
-    def gradient(x, y, batch):
-        return jax.grad(inner, argnums=1)(x, y, batch)
+    def mixed(x, y, batch):
+        explicit, held = hoisted(inner, x, y, batch)
 
-    def forward(x, y, batch):
-        x, y, batch = untagged((x, y, batch), data=batch)
-        return gradient(x, y, batch), (x, y, batch)
+        @jax.custom_vjp
+        def gradient(x, y, data):
+            return jax.grad(explicit, argnums=1)(x, y, data)
 
-    def backward(point, w):
-        x, y, batch = point
-        w = dense(w)
-        product = products(inner, x, y, batch, w)
-        return product.cross, product.hessian, None
+        def forward(x, y, data):
+            x, y, data = untagged((x, y, data), data=data[0], held=data[1])
+            return gradient(x, y, data), (x, y, data)
 
-    gradient.defvjp(forward, backward, symbolic_zeros=True)
-    return gradient
+        def backward(point, w):
+            product = products(explicit, *point, dense(w))
+            return product.cross, product.hessian, None
+
+        gradient.defvjp(forward, backward, symbolic_zeros=True)
+        return gradient(x, y, (batch, held))
+
+    return mixed
 
 
 def products(inner: Callable, x: PyTree, y: PyTree, batch: Any, w: PyTree) -> Products:
@@ -123,21 +128,61 @@ def hessian_operator(
     return lambda i: lambda w: hessian_product(inner, x, y, source[i], w)
 
 
-def untagged(arguments: Any, data: Any) -> Any:
+def hoisted(function: Callable, x: PyTree, y: PyTree, batch: Any) -> tuple[Callable, list]:
+    """Return `function` with the traced values that it closes over as an argument, and these values.
+
+        function(x, y, batch) = explicit(x, y, (batch, held))
+
+    A `custom_vjp` knows whether an argument is differentiated, but not so for what its function closes over.
+
+    Args:
+      function: a function of `(x, y, batch)`; it is traced once.
+      x, y, batch: its arguments.
+
+    Returns:
+      `(explicit, held)`. Call `explicit` with arguments of the same shapes only.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(x, y, batch)
+    is_held = [isinstance(value, Tracer) for value in closed.consts]
+
+    def explicit(x, y, data):
+        batch, held = data
+        values = iter(held)
+        constants = [next(values) if h else value for h, value in zip(is_held, closed.consts, strict=True)]
+        leaves = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves((x, y, batch)))
+        return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+
+    return explicit, [value for h, value in zip(is_held, closed.consts, strict=True) if h]
+
+
+def untagged(arguments: Any, data: Any, held: Any = ()) -> Any:
     """Return the plain values of the arguments of a `custom_vjp` forward rule.
 
     The rule is defined with `symbolic_zeros`.
 
+    Args:
+      arguments: arguments of the rule.
+      data: those that are data.
+      held: those that a loss closes over, see `hoisted`.
+
     Raises:
-      ValueError: if one of `data` is differentiated; its cotangent would silently be zero.
+      ValueError: if one of `data` or `held` is differentiated; its cotangent would silently be zero.
     """
 
     def is_tagged(leaf):
         return isinstance(leaf, CustomVJPPrimal)
 
-    if any(leaf.perturbed for leaf in jax.tree.leaves(data, is_leaf=is_tagged)):
+    def differentiated(part):
+        return any(leaf.perturbed for leaf in jax.tree.leaves(part, is_leaf=is_tagged))
+
+    if differentiated(data):
         raise ValueError(
             "a solver cannot be differentiated with respect to its data; "
+            "put the quantity that you differentiate in `x`"
+        )
+    if differentiated(held):
+        raise ValueError(
+            "a solver cannot be differentiated with respect to a value that its loss closes over; "
             "put the quantity that you differentiate in `x`"
         )
     return jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=is_tagged)

@@ -111,6 +111,78 @@ def test_cg_on_an_indefinite_matrix_stays_finite_and_reports_a_large_residual():
     assert np.all(np.isfinite(v)) and residual > 0.1
 
 
+def singular_system(rank, size, seed, dtype=np.float64):
+    """Return H of low rank, and a right-hand side outside its range."""
+    rng = np.random.default_rng(seed)
+    rows = (rng.normal(size=(rank, size)) / np.sqrt(rank)).astype(dtype)
+    return rows.T @ rows, rng.normal(size=size).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("rank, size", [(5, 10), (3, 40), (20, 50)])
+def test_cg_on_an_inconsistent_singular_system_ends_at_a_least_squares_solution(rank, size, dtype):
+    for seed in range(3):
+        H, b = singular_system(rank, size, seed, dtype)
+        least = np.linalg.lstsq(H.astype(float), np.asarray(b, float), rcond=1e-5)[0]
+        norm = np.linalg.norm(b)
+        want = np.linalg.norm(b - H @ least) / norm
+        for solver in (cg(rank + 1), cg(100), cg(100, tolerance=1e-9)):
+            v, residual = solve(solver, b=b, operator=lambda i: lambda w: jnp.asarray(H) @ w)  # noqa: B023
+            # The solution of least norm is at most 25 long; a part in the null space of H remains.
+            assert np.linalg.norm(v) < 200
+            assert residual == pytest.approx(np.linalg.norm(b - H @ v) / norm, rel=1e-5)
+            assert residual == pytest.approx(want, rel=1e-3)
+
+
+def test_cg_from_v0_on_an_inconsistent_singular_system_does_not_drift():
+    H, b = singular_system(5, 10, 0)
+
+    @jax.jit
+    def again(v):
+        return solve(cg(10), b=b, v0=v, operator=lambda i: lambda w: jnp.asarray(H) @ w)
+
+    v = jnp.zeros(10)
+    for _ in range(100):
+        v, residual = again(v)
+    assert np.linalg.norm(v) < 200 and residual < 1
+
+
+def test_cg_on_a_consistent_singular_system_solves_it():
+    H, b = singular_system(5, 10, 1)
+    b = H @ b
+    v, residual = solve(cg(50), b=b, operator=lambda i: lambda w: jnp.asarray(H) @ w)
+    np.testing.assert_allclose(v, np.linalg.pinv(H) @ b, rtol=1e-9)
+    assert residual < 1e-12
+
+
+def test_cg_never_returns_a_larger_residual_than_the_start_when_it_stops():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        basis = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+        indefinite = jnp.asarray(basis * rng.normal(size=30) @ basis.T)
+        v, residual = solve(cg(100), operator=lambda i: lambda w: indefinite @ w)  # noqa: B023
+        assert residual <= 1 and np.linalg.norm(v) < 1e3
+
+
+def test_cg_at_a_saddle_stays_at_zero_and_reports_it():
+    for solver in (cg(5), cg(5, tolerance=1e-6)):
+        v, residual = solver.solve(lambda i: lambda w: -0.5 * w, jnp.ones(2), None)
+        assert not np.any(v) and residual == 1
+    damped, residual = cg(5, damping=1.5).solve(lambda i: lambda w: -0.5 * w, jnp.ones(2), None)
+    np.testing.assert_allclose(damped, 1)
+    assert residual < 1e-15
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6])
+def test_cg_solves_ill_conditioned_systems_to_rounding(condition):
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 30)))[0]
+    matrix = basis * np.linspace(1 / condition, 1, 30) @ basis.T
+    v, residual = solve(cg(60), operator=lambda i: lambda w: jnp.asarray(matrix) @ w)
+    # Rounding errors grow with the condition number.
+    assert residual < 1e-15 * condition
+    np.testing.assert_allclose(v, np.linalg.solve(matrix, B), rtol=1e-14 * condition)
+
+
 def test_neumann_error_falls_with_the_terms_and_stays_below_the_bound():
     for terms, error, bound in (
         (3, 0.732, 1.633),

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -12,7 +13,15 @@ from bilevel.response import Response, orthogonal, stepwise
 from bilevel.response.shared_inverse import shared_inverse
 from bilevel.sampling import Stacked
 from bilevel.testing import check_response
-from cases.problems import CASES, central_difference, flat, quadratic_case, quartic_case, relative_error
+from cases.problems import (
+    CASES,
+    central_difference,
+    flat,
+    quadratic_case,
+    quartic_case,
+    relative_error,
+    unread,
+)
 
 
 def responses(case, steps=400):
@@ -113,6 +122,76 @@ def test_second_derivative_through_the_solution(problem, name):
     ]
     # Central differences of a closed form: step^2 plus rounding / step, both about 1e-10.
     np.testing.assert_allclose(hessian, np.stack(columns, axis=1), atol=1e-7)
+
+
+LINEAR_SOLVERS = {
+    "cg": b.cg(3),
+    "cg, tolerance": b.cg(3, tolerance=1e-12),
+    "richardson": b.richardson(3, 1.0),
+    "richardson, fresh": b.richardson(3, 1.0, fresh=True),
+    "heavy_ball": b.heavy_ball(3, 1.0, 1.0),
+    "nesterov": b.nesterov(3, 1.0, 0.0),
+    "neumann": b.neumann(3, 1.0),
+    "random_product": b.random_product(1, 1.0),
+    "lineax": b.lineax_solver(lx.CG(rtol=1e-12, atol=1e-12)),
+}
+# One inner step and one term solve the problems of the next two tests.
+DIFFERENTIABLE = {
+    f"implicit, {name}": lambda p, linear=linear: b.implicit(p, descent(p), linear)
+    for name, linear in LINEAR_SOLVERS.items()
+} | {
+    "implicit, cold": lambda p: b.implicit(p, descent(p), b.cg(3), warm=False),
+    "unrolled": lambda p: b.unrolled(descent(p)),
+    "truncated": lambda p: b.unrolled(b.descend(p, 1.0, 3, last=2)),
+    "accelerated": lambda p: b.unrolled(b.accelerate(p, 1.0, 3, condition=1.0)),
+    "stepwise": lambda p: stepwise(p, 1.0, 3),
+    "zeroth_order": lambda p: b.zeroth_order(descent(p), 1, smoothing=1e-6, law=orthogonal),
+    "first_order": lambda p: b.first_order(descent(p)),
+    "unbiased": lambda p: b.unbiased(b.first_order(descent(p)), b.implicit(p, descent(p), b.cg(3)), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_second_derivative_when_f_reads_a_part_of_y(name):
+    problem = b.Problem(
+        unread, lambda x, y, batch: 0.5 * jnp.sum((y["a"] - x**2) ** 2) + 0.5 * jnp.sum(y["b"] ** 2)
+    )
+    fit = b.solution(DIFFERENTIABLE[name](problem))
+
+    def phi(x):
+        y = fit(x, {"a": jnp.zeros(()), "b": jnp.zeros(2)}, b.full(None, None), jax.random.key(0))
+        return y["a"] ** 2
+
+    # Phi = x^4. The error of a finite difference is of first order in the smoothing.
+    want, tolerance = (0, 0) if name == "first_order" else (12, 1e-4 if name == "zeroth_order" else 1e-12)
+    assert jax.jit(jax.jacrev(jax.grad(phi)))(jnp.ones(())) == pytest.approx(want, rel=tolerance)
+
+
+def test_second_derivative_when_f_is_linear_in_a_part_of_y_and_the_hessian_depends_on_x():
+    def inner(x, y, batch):
+        return 0.5 * x * (y["a"] - x**2) ** 2 + 0.5 * y["b"] ** 2
+
+    problem = b.Problem(unread, inner)
+    for data in (b.full(None, None), b.Batch(None, Stacked(jnp.ones(9)))):
+        fit = b.solution(b.implicit(problem, descent(problem), b.cg(3)))
+
+        def phi(x, fit=fit, data=data):
+            return 3 * fit(x, {"a": jnp.zeros(()), "b": jnp.zeros(())}, data)["a"]
+
+        assert jax.jit(jax.grad(jax.grad(phi)))(1.0) == pytest.approx(6, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_a_loss_that_closes_over_a_differentiated_value_raises_an_error_with_the_remedy(name):
+    def phi(theta):
+        problem = b.Problem(unread, lambda x, y, batch: 0.5 * jnp.sum((y - theta * x) ** 2))
+        fit = b.solution(DIFFERENTIABLE[name](problem))
+        return fit(jnp.ones(()), jnp.zeros(()), b.full(None, None), jax.random.key(0))
+
+    for derivative in (jax.grad(phi), jax.grad(jax.jit(phi)), jax.grad(jax.grad(phi))):
+        with pytest.raises(ValueError, match="a value that its loss closes over; put the quantity .* in `x`"):
+            derivative(2.0)
+    np.testing.assert_allclose(jax.vmap(phi)(jnp.array([1.0, 2.0])), [1, 2])
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from bilevel.calculus import dense, untagged
+from bilevel.calculus import dense, hoisted, untagged
 from bilevel.types import Batch, Cost, PyTree
 
 
@@ -71,25 +71,26 @@ def with_pullback(
       respect to y0 is zero, as it is for an exact inner solution.
     """
 
-    @jax.custom_vjp
-    def solved(x, y0, batch, key):
-        return solve(x, y0, batch)
-
-    def forward(x, y0, batch, key):
-        x, y0, batch, key = untagged((x, y0, batch, key), data=(batch, key))
-        # `solved`, not `solve`: if y were a constant, second derivatives would be wrong.
-        y = solved(x, y0, batch, key)
-        return y, (x, y0, y, batch, key)
-
-    def backward(saved, w):
-        y0, w = saved[1], dense(w)
-        pulled = pullback_at(*saved)(w, optax.tree.zeros_like(w))
-        return pulled.x, optax.tree.zeros_like(y0), None, None
-
-    solved.defvjp(forward, backward, symbolic_zeros=True)
-
     def respond(x, y0, batch, key):
-        y = solved(x, y0, batch, key)
+        explicit, held = hoisted(solve, x, y0, batch)
+
+        @jax.custom_vjp
+        def solved(x, y0, data, key):
+            return explicit(x, y0, data)
+
+        def forward(x, y0, data, key):
+            x, y0, data, key = untagged((x, y0, data, key), data=(data[0], key), held=data[1])
+            # `solved`, not `explicit`: if y were a constant, second derivatives would be wrong.
+            y = solved(x, y0, data, key)
+            return y, (x, y0, y, data[0], key)
+
+        def backward(saved, w):
+            y0, w = saved[1], dense(w)
+            pulled = pullback_at(*saved)(w, optax.tree.zeros_like(w))
+            return pulled.x, optax.tree.zeros_like(y0), None, None
+
+        solved.defvjp(forward, backward, symbolic_zeros=True)
+        y = solved(x, y0, (batch, held), key)
         return y, pullback_at(x, y0, y, batch, key)
 
     return respond
@@ -139,13 +140,13 @@ def following(
     """
 
     @jax.custom_vjp
-    def tied(x, y, y0, batch, key):
+    def tied(x, y, y0, data, key):
         return y
 
-    def forward(x, y, y0, batch, key):
-        x, y, y0, batch, key = untagged((x, y, y0, batch, key), data=(batch, key))
+    def forward(x, y, y0, data, key):
+        x, y, y0, data, key = untagged((x, y, y0, data, key), data=(data[0], key), held=data[1])
         # As in `with_pullback`: second derivatives would see y itself as a constant.
-        return tied(x, y, y0, batch, key), (x, y0, batch, key)
+        return tied(x, y, y0, data, key), (x, y0, data[0], key)
 
     def backward(saved, w):
         x, y0, batch, key = saved
@@ -157,6 +158,7 @@ def following(
 
     def followed(x, y0, batch, key):
         y, pullback = respond(x, y0, batch, key)
-        return tied(x, jax.lax.stop_gradient(y), y0, batch, key), pullback
+        _, held = hoisted(lambda x, y0, batch: respond(x, y0, batch, key)[0], x, y0, batch)
+        return tied(x, jax.lax.stop_gradient(y), y0, (batch, held), key), pullback
 
     return followed

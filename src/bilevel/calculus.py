@@ -155,7 +155,7 @@ def hoisted(function: Callable, x: PyTree, y: PyTree, batch: Any) -> tuple[Calla
     return explicit, [value for h, value in zip(is_held, closed.consts, strict=True) if h]
 
 
-def untagged(arguments: Any, data: Any, held: Any = ()) -> Any:
+def untagged(arguments: Any, data: Any, held: Any = (), start: Any = ()) -> Any:
     """Return the plain values of the arguments of a `custom_vjp` forward rule.
 
     The rule is defined with `symbolic_zeros`.
@@ -164,9 +164,10 @@ def untagged(arguments: Any, data: Any, held: Any = ()) -> Any:
       arguments: arguments of the rule.
       data: those that are data.
       held: those that a loss closes over, see `hoisted`.
+      start: those that an inner solve starts from.
 
     Raises:
-      ValueError: if one of `data` or `held` is differentiated; its cotangent would silently be zero.
+      ValueError: if one of `data`, `held` or `start` is differentiated; its cotangent would silently be zero.
     """
 
     def is_tagged(leaf):
@@ -184,6 +185,11 @@ def untagged(arguments: Any, data: Any, held: Any = ()) -> Any:
         raise ValueError(
             "a solver cannot be differentiated with respect to a value that its loss closes over; "
             "put the quantity that you differentiate in `x`"
+        )
+    if differentiated(start):
+        raise ValueError(
+            "this response has no derivative with respect to the start y0; use unrolled(..., start=...) to "
+            "learn a start, or pass jax.lax.stop_gradient(y0)"
         )
     return jax.tree.map(lambda leaf: leaf.value, arguments, is_leaf=is_tagged)
 

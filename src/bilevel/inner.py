@@ -29,12 +29,15 @@ class InnerSolver(NamedTuple):
       cost: oracle calls of one solve; the largest number where the solver may stop earlier.
       back_cost: oracle calls of one reverse pass through `solve`. An empty `Cost()` means that `solve`
         need not have a reverse derivative; `unrolled` then cannot use it.
+      residual: `(x, y, batch) -> scalar`, the norm of the (projected) gradient g_y on the last minibatch, for
+        diagnostics; None if it is not known.
     """
 
     solve: Callable[[PyTree, PyTree, Batch], PyTree]
     draws: int
     cost: Cost
     back_cost: Cost
+    residual: Callable[[PyTree, PyTree, Batch], Any] | None = None
 
 
 def descend(
@@ -101,6 +104,7 @@ def descend(
         draws=steps,
         cost=Cost(gradients=steps),
         back_cost=Cost(gradients=recompute * last, hessian_products=last, cross_products=last),
+        residual=residual_on(problem, max(1, steps) - 1),
     )
 
 
@@ -150,7 +154,11 @@ def embedded(solver: InnerSolver, embed: Callable[[PyTree, Any], PyTree]) -> Inn
     def solve(x, y0, batch):
         return solver.solve(embed(x, batch.inner[0]), y0, batch)
 
-    return solver._replace(solve=solve)
+    def residual(x, y, batch):
+        assert solver.residual is not None
+        return solver.residual(embed(x, batch.inner[0]), y, batch)
+
+    return solver._replace(solve=solve, residual=None if solver.residual is None else residual)
 
 
 def accelerate(problem: Problem, optimizer: Optimizer, steps: int, *, condition: float) -> InnerSolver:
@@ -192,7 +200,13 @@ def accelerate(problem: Problem, optimizer: Optimizer, steps: int, *, condition:
         carry = y0, y0, optimizer.init(y0)
         return lax.scan(step, carry, jnp.arange(steps))[0][0]
 
-    return InnerSolver(solve=solve, draws=steps, cost=Cost(gradients=steps), back_cost=Cost(0, steps, steps))
+    return InnerSolver(
+        solve=solve,
+        draws=steps,
+        cost=Cost(gradients=steps),
+        back_cost=Cost(0, steps, steps),
+        residual=residual_on(problem, max(1, steps) - 1),
+    )
 
 
 def momentum_weight(condition: float) -> float:
@@ -248,10 +262,21 @@ def descend_until(problem: Problem, optimizer: Optimizer, steps: int, *, toleran
         carry = y0, optimizer.init(y0), jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         return lax.while_loop(unsolved, step, carry)[0]
 
-    return InnerSolver(solve=solve, draws=1, cost=Cost(gradients=steps), back_cost=Cost())
+    return InnerSolver(
+        solve=solve,
+        draws=1,
+        cost=Cost(gradients=steps),
+        back_cost=Cost(),
+        residual=residual_on(problem, 0),
+    )
 
 
 def inner_residual(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> jax.Array:
     """Return the norm of the projected `g_y(x, y)` on one minibatch, 0 where the inner problem is solved."""
     g_y = jax.grad(problem.inner, argnums=1)(x, y, minibatch)
     return optax.tree.norm(projected_gradient(problem.inner_projection, y, g_y))
+
+
+def residual_on(problem: Problem, number: int) -> Callable[[PyTree, PyTree, Batch], Any]:
+    """Return the function `(x, y, batch) -> inner_residual` on one inner minibatch."""
+    return lambda x, y, batch: inner_residual(problem, x, y, batch.inner[number])

@@ -40,5 +40,9 @@ def first_order(solver: InnerSolver, *, start: Callable[[PyTree], PyTree] | None
         return pullback
 
     return Response(
-        respond=with_pullback(solve, pullback_at), adjoint=no_adjoint, draws=solver.draws, cost=solver.cost
+        respond=with_pullback(solve, pullback_at),
+        adjoint=no_adjoint,
+        draws=solver.draws,
+        cost=solver.cost,
+        residual=solver.residual,
     )

@@ -1,10 +1,12 @@
 """The response by implicit differentiation."""
 
+from functools import partial
+
 import optax
 
 from bilevel.calculus import hessian_operator, products
 from bilevel.feasible import face
-from bilevel.inner import InnerSolver
+from bilevel.inner import InnerSolver, residual_on
 from bilevel.linear import LinearSolver
 from bilevel.response.types import Pulled, Response, no_adjoint, with_pullback
 from bilevel.sampling import Shifted
@@ -56,6 +58,8 @@ def implicit(problem: Problem, solver: InnerSolver, linear: LinearSolver, *, war
     hessian_products = linear.products - (0 if warm else linear.start_products)
     return Response(
         respond=with_pullback(solver.solve, pullback_at),
+        watched=partial(with_pullback, solver.solve, pullback_at),
+        residual=residual_on(problem, solver.draws + linear.draws),
         adjoint=tree.zeros_like if warm else no_adjoint,
         draws=solver.draws + linear.draws + 1,
         cost=solver.cost.plus(Cost(0, hessian_products, 1)),

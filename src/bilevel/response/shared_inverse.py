@@ -6,9 +6,10 @@ import optax
 from jax import lax
 
 from bilevel.calculus import hessian_operator, products
+from bilevel.inner import residual_on
 from bilevel.linear import Operator, relative_norm
 from bilevel.quasi_newton import Memory, QuasiNewtonSolver
-from bilevel.response.types import Pulled, Response, no_adjoint
+from bilevel.response.types import Pulled, Response, following, no_adjoint
 from bilevel.sampling import Shifted
 from bilevel.types import Cost, Problem, PyTree
 
@@ -27,8 +28,6 @@ def shared_inverse(
     """Return the implicit response that uses the inverse Hessian of the inner solver.
 
         x_bar = -J v,   v = adjoint(memory, operator, w, last v)
-
-    Use it with `nested` or `hypergradient`: `jax.grad` sees its y as a constant.
 
     Args:
       problem: the two losses.
@@ -57,9 +56,11 @@ def shared_inverse(
 
         return y, pullback
 
+    start = tree.zeros_like if warm else no_adjoint
     return Response(
-        respond=respond,
-        adjoint=tree.zeros_like if warm else no_adjoint,
+        respond=following(respond, start),
+        adjoint=start,
         draws=solver.draws + draws + 1,
         cost=solver.cost.plus(Cost(0, hessian_products, 1)),
+        residual=residual_on(problem, solver.draws + draws),
     )

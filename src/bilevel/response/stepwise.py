@@ -96,4 +96,5 @@ def stepwise(
         adjoint=no_adjoint,
         draws=(1 + independent) * steps,
         cost=solver.cost.plus(solver.back_cost).plus(again),
+        residual=solver.residual,
     )

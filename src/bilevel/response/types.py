@@ -1,13 +1,16 @@
 """Responses: rules that map a cotangent on the inner solution to one on `x`."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bilevel.calculus import dense, hoisted, untagged
 from bilevel.types import Batch, Cost, PyTree
+from bilevel.whole_models import closed, opened
 
 
 class Pulled(NamedTuple):
@@ -42,13 +45,18 @@ class Response(NamedTuple):
       adjoint: `y -> v`, the adjoint before the first step; `()` for responses that carry none. The
         `v` of every `Pulled` has the same structure, shapes and dtypes.
       draws: number of inner minibatches that `respond` and one pullback read, from `batch.inner[0]` on.
-      cost: oracle calls of `respond` and one pullback, without a product that only `residual` reads.
+      cost: oracle calls of `respond` and one pullback, without a product that only `Pulled.residual` reads.
+      residual: `(x, y, batch) -> scalar`, the norm of the (projected) gradient g_y; None if it is not known.
+      watched: `watch -> respond`, the same function, which calls `watch(residual)` with the relative
+        residual of the linear solve when y is differentiated; None if there is no linear solve.
     """
 
     respond: Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]]
     adjoint: Callable[[PyTree], PyTree]
     draws: int
     cost: Cost
+    residual: Callable[[PyTree, PyTree, Batch], Any] | None = None
+    watched: Callable[[Callable[[Any], None]], Callable] | None = None
 
 
 def no_adjoint(y: PyTree) -> tuple:
@@ -59,16 +67,17 @@ def no_adjoint(y: PyTree) -> tuple:
 def with_pullback(
     solve: Callable[[PyTree, PyTree, Batch], PyTree],
     pullback_at: Callable[[PyTree, PyTree, PyTree, Batch, Any], Pullback],
+    watch: Callable[[Any], None] = lambda residual: None,
 ) -> Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]]:
     """Return the `respond` of a `Response` from a solver and a rule at its solution.
 
     Args:
       solve: `(x, y0, batch) -> y`.
       pullback_at: `(x, y0, y, batch, key) -> pullback`.
+      watch: called with the residual of each pullback that differentiates y.
 
     Returns:
-      `respond(x, y0, batch, key) -> (y, pullback)` with a differentiable y. The derivative with
-      respect to y0 is zero, as it is for an exact inner solution.
+      `respond(x, y0, batch, key) -> (y, pullback)` with a y that is differentiable in x.
     """
 
     def respond(x, y0, batch, key):
@@ -79,7 +88,7 @@ def with_pullback(
             return explicit(x, y0, data)
 
         def forward(x, y0, data, key):
-            x, y0, data, key = untagged((x, y0, data, key), data=(data[0], key), held=data[1])
+            x, y0, data, key = untagged((x, y0, data, key), data=(data[0], key), held=data[1], start=y0)
             # `solved`, not `explicit`: if y were a constant, second derivatives would be wrong.
             y = solved(x, y0, data, key)
             return y, (x, y0, y, data[0], key)
@@ -87,6 +96,7 @@ def with_pullback(
         def backward(saved, w):
             y0, w = saved[1], dense(w)
             pulled = pullback_at(*saved)(w, optax.tree.zeros_like(w))
+            watch(pulled.residual)
             return pulled.x, optax.tree.zeros_like(y0), None, None
 
         solved.defvjp(forward, backward, symbolic_zeros=True)
@@ -96,20 +106,40 @@ def with_pullback(
     return respond
 
 
-def solution(response: Response) -> Callable:
+class SolutionInfo(NamedTuple):
+    """Diagnostics of one inner solution.
+
+    Attributes:
+      inner_residual: norm of the (projected) gradient g_y at y, 0 if the inner problem is solved; NaN if the
+        inner solver does not know it.
+    """
+
+    inner_residual: Any
+
+
+def solution(response: Response, *, has_info: bool = False, tolerance: float | None = None) -> Callable:
     """Return a function `(x, y0, batch, key=None) -> y*` that `jax.grad` sees through.
 
     First and second reverse derivatives (`jax.grad`, `jax.jacrev(jax.grad(...))`) follow the rule of
     the response, anywhere inside a larger JAX program. The function is differentiable in x, not in its
-    data: put every quantity that you differentiate into x. The derivative with respect to the starting point
-    y0 is zero, except with `unrolled`. To learn an initialisation (MAML), use `unrolled`, with its `start` if
-    x is that initialisation.
+    data: put every quantity that you differentiate into x. Only `unrolled` has a derivative with respect to
+    the starting point y0. To learn an initialisation (MAML), use `unrolled`, with its `start` if x is that
+    initialisation; otherwise pass `jax.lax.stop_gradient(y0)` where y0 depends on x.
 
     Args:
       response: how y is trained and differentiated, for example `implicit(...)`.
+      has_info: whether to return `(y*, SolutionInfo)`.
+      tolerance: warn once, from the host, when `||g_y||` at y*, or the relative residual of a linear solve,
+        is above this number or not finite. None never warns.
 
     Returns:
       `(x, y0, batch, key=None) -> y*`.
+
+    Raises:
+      ValueError: in the function, if it is differentiated with respect to its data, or to a y0 without
+        derivative.
+
+    Cost: the cost of the response; 1 gradient more with `has_info` or `tolerance`.
 
     >>> import jax, jax.numpy as jnp
     >>> from bilevel import Problem, cg, descend, full, implicit
@@ -118,11 +148,50 @@ def solution(response: Response) -> Callable:
     >>> jax.grad(lambda x: fit(x, jnp.zeros(2), full(None, None)).sum())(0.0)
     Array(-0.5, dtype=float32, weak_type=True)
     """
+    watch = None if tolerance is None else _Watch(tolerance)
+    respond = response.respond
+    if watch is not None and response.watched is not None:
+        respond = response.watched(watch.linear)
 
     def solve(x, y0, batch, key=None):
-        return response.respond(x, y0, batch, key)[0]
+        x, y0 = closed((x, y0))
+        y = respond(x, y0, batch, key)[0]
+        if not has_info and watch is None:
+            return opened(y)
+        residual = jnp.asarray(jnp.nan, jnp.result_type(*jax.tree.leaves(y)))
+        if response.residual is not None:
+            residual = response.residual(*jax.lax.stop_gradient((x, y, batch)))
+            if watch is not None:
+                watch.inner(residual)
+        return (opened(y), SolutionInfo(residual)) if has_info else opened(y)
 
     return solve
+
+
+class _Watch:
+    """Warnings about residuals, each given once."""
+
+    def __init__(self, tolerance):
+        self.tolerance, self.warned = tolerance, set()
+
+    def inner(self, residual):
+        """Warn if the inner problem is not solved."""
+        remedy = "take more or larger inner steps, or unroll"
+        self._report("the inner problem is not solved: |g_y| is", remedy, residual)
+
+    def linear(self, residual):
+        """Warn if the adjoint system is not solved."""
+        remedy = "take more linear steps, or use damping where the Hessian of g is singular or indefinite"
+        self._report("the adjoint system is not solved: its relative residual is", remedy, residual)
+
+    def _report(self, fault, remedy, residual):
+        def report(residual):
+            if fault not in self.warned and not residual <= self.tolerance:
+                self.warned.add(fault)
+                warning = f"{fault} {residual:.2g}, above the tolerance {self.tolerance:g}; {remedy}"
+                warnings.warn(warning, RuntimeWarning, stacklevel=1)
+
+        jax.debug.callback(report, residual)
 
 
 def following(
@@ -144,7 +213,7 @@ def following(
         return y
 
     def forward(x, y, y0, data, key):
-        x, y, y0, data, key = untagged((x, y, y0, data, key), data=(data[0], key), held=data[1])
+        x, y, y0, data, key = untagged((x, y, y0, data, key), data=(data[0], key), held=data[1], start=y0)
         # As in `with_pullback`: second derivatives would see y itself as a constant.
         return tied(x, y, y0, data, key), (x, y0, data[0], key)
 

@@ -65,6 +65,7 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
         adjoint=exact.adjoint,
         draws=max(cheap.draws, exact.draws),
         cost=exact.cost.plus(own),
+        residual=exact.residual,
     )
 
 

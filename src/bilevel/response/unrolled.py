@@ -41,5 +41,9 @@ def unrolled(solver: InnerSolver, *, start: Callable[[PyTree], PyTree] | None = 
         return y, lambda w, v: Pulled(vjp(w)[0], (), 0.0)
 
     return Response(
-        respond=respond, adjoint=no_adjoint, draws=solver.draws, cost=solver.cost.plus(solver.back_cost)
+        respond=respond,
+        adjoint=no_adjoint,
+        draws=solver.draws,
+        cost=solver.cost.plus(solver.back_cost),
+        residual=solver.residual,
     )

@@ -151,4 +151,5 @@ def zeroth_order(
         adjoint=no_adjoint,
         draws=solver.draws,
         cost=solver.cost.times(directions + 1),
+        residual=solver.residual,
     )

@@ -179,7 +179,7 @@ def _whole(batch) -> tuple[Batch, list[str]]:
 
     def on_device(leaf):
         # In the precision of the variables: NumPy arrays are often float64 where JAX computes in float32.
-        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc" else leaf
 
     return jax.tree.map(on_device, Batch(*sources)), notes
 

@@ -297,7 +297,7 @@ def _notes(flat, reference: Reference, spectrum: Spectrum) -> list[str]:
         )
     if flat.project is not None:
         active = active_constraints(flat, flat.x, reference.y)
-        notes.append(f"The inner set has {active} active constraints; the reference is exact on the others.")
+        notes.append(f"Active constraints of the inner set: {active}. The reference holds them fixed.")
     return notes
 
 

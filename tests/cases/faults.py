@@ -24,6 +24,7 @@ class Projected(NamedTuple):
     outer: Any
     inner: Any
     inner_projection: Any
+    outer_projection: Any = None
 
 
 class Case(NamedTuple):

@@ -20,6 +20,7 @@ class Projected(NamedTuple):
     outer: Any
     inner: Any
     inner_projection: Any
+    outer_projection: Any = None
 
 
 @pytest.fixture(params=["dense", "conjugate gradients"])

@@ -179,7 +179,7 @@ def _whole(batch) -> tuple[Batch, list[str]]:
 
     def on_device(leaf):
         # In the precision of the variables: NumPy arrays are often float64 where JAX computes in float32.
-        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc" else leaf
 
     return jax.tree.map(on_device, Batch(*sources)), notes
 
@@ -297,7 +297,7 @@ def _notes(flat, reference: Reference, spectrum: Spectrum) -> list[str]:
         )
     if flat.project is not None:
         active = active_constraints(flat, flat.x, reference.y)
-        notes.append(f"The inner set has {active} active constraints; the reference is exact on the others.")
+        notes.append(f"Active constraints of the inner set: {active}. The reference holds them fixed.")
     return notes
 
 

@@ -78,7 +78,7 @@ def test_a_problem_that_is_not_quadratic_agrees_with_finite_differences():
 
 def test_minibatch_data_are_read_whole(key):
     x, y = TASK.start(key)
-    found = b.certificate(TASK.problem, x, y, TASK.data(8))
+    found = b.certificate(TASK.problem, x, y, TASK.minibatches(8))
     want = jax.grad(lambda x: TASK.metrics(x, y, TASK.held)["outer_loss"])(x)
     np.testing.assert_allclose(found.gradient_norm, jnp.linalg.norm(want), rtol=1e-10)
 

@@ -174,7 +174,9 @@ def stationarity(problem: Problem, x: PyTree, gradient: PyTree) -> jax.Array:
 
 
 def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
-    """Convert x and y to strongly typed JAX arrays; functions, booleans and texts become fixed nodes.
+    """Convert x and y to strongly typed JAX arrays.
+
+    Functions, booleans and texts in them become fixed nodes.
 
     Raises:
       ValueError: if a leaf is not a floating-point number or array.

@@ -100,9 +100,8 @@ def test_solution_warns_at_a_saddle():
         warnings.simplefilter("always")
         jax.block_until_ready(jax.grad(lambda x: fit(x, jnp.zeros(()), NOTHING))(0.0))
         jax.effects_barrier()
-    assert "its relative residual is 1, above" in str(caught[-1].message) and "damping" in str(
-        caught[-1].message
-    )
+    message = str(caught[-1].message)
+    assert "its relative residual is 1, above" in message and "damping" in message
 
 
 NO_START = [name for name in RESPONSES if name != "unrolled"] + ["stepwise"]

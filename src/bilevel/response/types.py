@@ -154,7 +154,7 @@ def solution(response: Response, *, has_info: bool = False, tolerance: float | N
         respond = response.watched(watch.linear)
 
     def solve(x, y0, batch, key=None):
-        x, y0 = closed((x, y0))
+        x, y0 = jax.tree.map(jnp.asarray, closed((x, y0)))
         y = respond(x, y0, batch, key)[0]
         if not has_info and watch is None:
             return opened(y)

@@ -128,20 +128,26 @@ def hessian_operator(
     return lambda i: lambda w: hessian_product(inner, x, y, source[i], w)
 
 
-def hoisted(function: Callable, x: PyTree, y: PyTree, batch: Any) -> tuple[Callable, list]:
+def hoisted(
+    function: Callable, x: PyTree, y: PyTree, batch: Any, *, needed: bool = True
+) -> tuple[Callable, list]:
     """Return `function` with the traced values that it closes over as an argument, and these values.
 
         function(x, y, batch) = explicit(x, y, (batch, held))
 
-    A `custom_vjp` knows whether an argument is differentiated, but not so for what its function closes over.
+    A `custom_vjp` knows whether an argument is differentiated, but not so for what its function closes over;
+    and its backward pass may run when a `vmap` whose values it closes over has ended.
 
     Args:
       function: a function of `(x, y, batch)`; it is traced once.
       x, y, batch: its arguments.
+      needed: False if it is known that `function` closes over no traced value; it is then not traced.
 
     Returns:
       `(explicit, held)`. Call `explicit` with arguments of the same shapes only.
     """
+    if not needed:
+        return lambda x, y, data: function(x, y, data[0]), []
     closed, shape = jax.make_jaxpr(function, return_shape=True)(x, y, batch)
     is_held = [isinstance(value, Tracer) for value in closed.consts]
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from bilevel.linear.cg import GROWTH, is_convex, largest_curvature
 from bilevel.optimizers import as_optimizer
 from bilevel.types import Batch, Cost, Optimizer, Problem, PyTree, require
 
@@ -205,7 +206,8 @@ def solve_quadratic(
         d = B^-1 (b - H v),   v <- v + t d,   then the pair (d, H d) enters B
 
     With an empty memory these are the iterates of conjugate gradients. Pairs of earlier solves
-    precondition the system.
+    precondition the system. As in `cg`, v stops at a direction of non-positive curvature. The solution is
+    then the point with the smallest residual on the lines between the iterates (residual smoothing).
 
     Args:
       memory: pairs that define B.
@@ -221,14 +223,26 @@ def solve_quadratic(
     """
 
     def step(carry, _):
-        v, residual, pairs = carry
+        v, residual, pairs, largest, best, best_residual, _ = carry
         direction = apply_inverse(pairs, residual)
         image = matvec(direction)
         curvature = tree.vdot(direction, image)
-        convex = jnp.greater(curvature, 0)
+        largest = largest_curvature(largest, curvature, image)
+        convex = is_convex(curvature, tree.norm(direction, squared=True), largest)
         length = jnp.where(convex, tree.vdot(direction, residual) / jnp.where(convex, curvature, 1), 0)
         v, residual = tree.add_scale(v, length, direction), tree.add_scale(residual, -length, image)
-        return (v, residual, remember_pair(pairs, direction, image)), None
+        pairs = tree.where(convex, remember_pair(pairs, direction, image), pairs)
 
-    (v, _, memory), _ = lax.scan(step, (v0, tree.sub(b, matvec(v0)), memory), length=steps)
-    return v, memory
+        gap = tree.sub(residual, best_residual)
+        square = tree.norm(gap, squared=True)
+        share = jnp.where(square > 0, -tree.vdot(best_residual, gap) / jnp.where(square > 0, square, 1), 0)
+        best = tree.add_scale(best, share, tree.sub(v, best))
+        best_residual = tree.add_scale(best_residual, share, gap)
+        stopped = ~convex & (tree.norm(residual) > 0)
+        return (v, residual, pairs, largest, best, best_residual, stopped), None
+
+    first = tree.sub(b, matvec(v0))
+    carry = v0, first, memory, jnp.zeros_like(memory.scale), v0, first, jnp.zeros((), bool)
+    (v, residual, memory, _, best, best_residual, stopped), _ = lax.scan(step, carry, length=steps)
+    grown = tree.norm(residual) > GROWTH * tree.norm(best_residual)
+    return tree.where(stopped | grown, best, v), memory

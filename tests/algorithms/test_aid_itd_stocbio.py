@@ -491,3 +491,37 @@ def test_hyper_cleaning_oracles_equal_automatic_differentiation():
     np.testing.assert_allclose(got, g_y, atol=1e-12)
     np.testing.assert_allclose(products.hessian, H_V + 2 * penalty * V, atol=1e-12)
     np.testing.assert_allclose(products.cross, J_V, atol=1e-12)
+
+
+@pytest.mark.parametrize("unknown", ["labels", "weights"])
+def test_aid_bio_with_fewer_rows_than_weights_does_not_diverge_and_reports_the_residual(unknown):
+    """H has rank 5 of 10 and f_y lies outside its range: |v| once grew to 1e33."""
+    rng = np.random.default_rng(0)
+    rows, held_out = jnp.asarray(rng.normal(size=(5, 10))), jnp.asarray(rng.normal(size=(20, 10)))
+    truth = jnp.asarray(rng.normal(size=10))
+    targets, wanted = rows @ truth + 0.3, held_out @ truth
+
+    def inner(x, y, batch):
+        if unknown == "labels":
+            return 0.5 * jnp.mean((rows @ y - targets - x) ** 2)
+        return 0.5 * jnp.mean(jax.nn.sigmoid(x) * (rows @ y - targets) ** 2)
+
+    def outer(x, y, batch):
+        return 0.5 * jnp.mean((held_out @ y - wanted) ** 2)
+
+    problem = b.Problem(outer, inner)
+
+    def run_for(damping):
+        algorithm = b.aid_bio(
+            problem, inner_optimizer=0.3, outer_optimizer=0.1, linear_solver=b.cg(10, damping=damping)
+        )
+        key = jax.random.key(0)
+        data = b.full(None, None)
+        return b.run(algorithm, jnp.zeros(5), jnp.zeros(10), data, steps=300, key=key, log_every=100)
+
+    for damping in (0.0, 0.1):
+        state, history, _ = run_for(damping)
+        assert np.isfinite(state.x).all() and history["outer_loss"][-1] < 1.1 * history["outer_loss"][0]
+        assert np.linalg.norm(state.v) < (1e6 if damping == 0 else 100)
+        residual = history["linear_residual"][-1]
+        assert residual > 0.5 if damping == 0 else residual < 1e-6

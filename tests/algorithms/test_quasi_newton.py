@@ -114,6 +114,17 @@ def test_steps_of_qnbo_on_v_are_conjugate_gradients_from_an_empty_memory():
         np.testing.assert_allclose(v, want[steps - 1], atol=1e-12)
 
 
+def test_steps_of_qnbo_on_v_stay_moderate_on_an_inconsistent_singular_system():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        rows, right = rng.normal(size=(5, 10)), jnp.asarray(rng.normal(size=10))
+        low = jnp.asarray(rows.T @ rows / 5)
+        v, _ = solve_quadratic(empty_memory(right, 30), lambda w: low @ w, right, jnp.zeros(10), 20)  # noqa: B023
+        least = low @ jnp.linalg.lstsq(low, right)[0]
+        assert np.linalg.norm(v) < 200
+        assert np.linalg.norm(right - low @ v) == pytest.approx(np.linalg.norm(right - least), rel=1e-3)
+
+
 def test_steps_of_qnbo_on_v_make_the_inverse_accurate_for_f_y():
     _, memory = jax.jit(quasi_newton(QUADRATIC, 0.1, 3, memory=20).solve)(
         0.0, jnp.zeros(SIZE), b.full(None, None)

@@ -80,27 +80,34 @@ def with_pullback(
       `respond(x, y0, batch, key) -> (y, pullback)` with a y that is differentiable in x.
     """
 
+    def pull(x, y, batch):
+        (y0, y, w), (batch, key) = y, batch
+        pulled = pullback_at(x, y0, y, batch, key)(w, optax.tree.zeros_like(w))
+        return pulled.x, jnp.asarray(pulled.residual, float)
+
     def respond(x, y0, batch, key):
         explicit, held = hoisted(solve, x, y0, batch)
+        explicit_pull, pull_held = hoisted(pull, x, (y0, y0, y0), (batch, key), needed=bool(held))
 
         @jax.custom_vjp
-        def solved(x, y0, data, key):
-            return explicit(x, y0, data)
+        def solved(x, y0, data, held, key):
+            return explicit(x, y0, (data, held[0]))
 
-        def forward(x, y0, data, key):
-            x, y0, data, key = untagged((x, y0, data, key), data=(data[0], key), held=data[1], start=y0)
+        def forward(x, y0, data, held, key):
+            arguments = x, y0, data, held, key
+            x, y0, data, held, key = untagged(arguments, data=(data, key), held=held, start=y0)
             # `solved`, not `explicit`: if y were a constant, second derivatives would be wrong.
-            y = solved(x, y0, data, key)
-            return y, (x, y0, y, data[0], key)
+            y = solved(x, y0, data, held, key)
+            return y, (x, y0, y, data, held, key)
 
         def backward(saved, w):
-            y0, w = saved[1], dense(w)
-            pulled = pullback_at(*saved)(w, optax.tree.zeros_like(w))
-            watch(pulled.residual)
-            return pulled.x, optax.tree.zeros_like(y0), None, None
+            x, y0, y, data, held, key = saved
+            x_bar, residual = explicit_pull(x, (y0, y, dense(w)), ((data, key), held[1]))
+            watch(residual)
+            return x_bar, optax.tree.zeros_like(y0), None, None, None
 
         solved.defvjp(forward, backward, symbolic_zeros=True)
-        y = solved(x, y0, (batch, held), key)
+        y = solved(x, y0, batch, (held, pull_held), key)
         return y, pullback_at(x, y0, y, batch, key)
 
     return respond
@@ -208,26 +215,34 @@ def following(
       adjoint: `y -> v`, the adjoint that the pullback starts from.
     """
 
-    @jax.custom_vjp
-    def tied(x, y, y0, data, key):
-        return y
+    def end(x, y, batch):
+        return respond(x, y, *batch)[0]
 
-    def forward(x, y, y0, data, key):
-        x, y, y0, data, key = untagged((x, y, y0, data, key), data=(data[0], key), held=data[1], start=y0)
-        # As in `with_pullback`: second derivatives would see y itself as a constant.
-        return tied(x, y, y0, data, key), (x, y0, data[0], key)
-
-    def backward(saved, w):
-        x, y0, batch, key = saved
-        w = dense(w)
-        pulled = respond(x, y0, batch, key)[1](w, adjoint(w))
-        return pulled.x, optax.tree.zeros_like(w), optax.tree.zeros_like(y0), None, None
-
-    tied.defvjp(forward, backward, symbolic_zeros=True)
+    def pull(x, y, batch):
+        y0, w = y
+        return respond(x, y0, *batch)[1](w, adjoint(w)).x
 
     def followed(x, y0, batch, key):
+        _, held = hoisted(end, x, y0, (batch, key))
+        explicit_pull, pull_held = hoisted(pull, x, (y0, y0), (batch, key), needed=bool(held))
+
+        @jax.custom_vjp
+        def tied(x, y, y0, data, held):
+            return y
+
+        def forward(x, y, y0, data, held):
+            x, y, y0, data, held = untagged((x, y, y0, data, held), data=data, held=held, start=y0)
+            # As in `with_pullback`: second derivatives would see y itself as a constant.
+            return tied(x, y, y0, data, held), (x, y0, data, held)
+
+        def backward(saved, w):
+            x, y0, data, held = saved
+            w = dense(w)
+            x_bar = explicit_pull(x, (y0, w), (data, held[1]))
+            return x_bar, optax.tree.zeros_like(w), optax.tree.zeros_like(y0), None, None
+
+        tied.defvjp(forward, backward, symbolic_zeros=True)
         y, pullback = respond(x, y0, batch, key)
-        _, held = hoisted(lambda x, y0, batch: respond(x, y0, batch, key)[0], x, y0, batch)
-        return tied(x, jax.lax.stop_gradient(y), y0, (batch, held), key), pullback
+        return tied(x, jax.lax.stop_gradient(y), y0, (batch, key), (held, pull_held)), pullback
 
     return followed

@@ -173,6 +173,14 @@ def test_cg_at_a_saddle_stays_at_zero_and_reports_it():
     assert residual < 1e-15
 
 
+def test_stationary_solvers_report_a_large_residual_at_a_saddle():
+    saddle = jnp.diag(jnp.array([1.0, -0.5]))
+    for solver in (richardson(9, 0.5), heavy_ball(9, 1.0, 0.5), nesterov(9, 0.5, 0.5), neumann(9, 0.5)):
+        v, residual = solver.solve(lambda i: lambda w: saddle @ w, jnp.ones(2), None)
+        assert residual > 1
+        assert residual == pytest.approx(np.linalg.norm(1 - saddle @ v) / 2**0.5, rel=1e-12)
+
+
 @pytest.mark.parametrize("condition", [1e2, 1e6])
 def test_cg_solves_ill_conditioned_systems_to_rounding(condition):
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 30)))[0]

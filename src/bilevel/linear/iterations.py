@@ -19,6 +19,7 @@ def richardson(
         v <- v - step_size ((H + damping I) v - b)
 
     From `v0 = 0` and on one minibatch this is the sum of the first `steps` terms of the Neumann series.
+    If H + damping I has a negative eigenvalue, v and the reported residual grow with the steps.
 
     Args:
       steps: number of iterations, at least 1.
@@ -73,7 +74,8 @@ def heavy_ball(steps: int, smoothness: float, convexity: float, *, damping: floa
         step = 4 / (sqrt L + sqrt mu)^2,   momentum = ((sqrt L - sqrt mu) / (sqrt L + sqrt mu))^2
 
     Each step multiplies the error by about `1 - 2 sqrt(mu / L)`; a step of `richardson` multiplies it
-    by about `1 - mu / L`.
+    by about `1 - mu / L`. If H + damping I has a negative eigenvalue, v and the reported residual grow
+    with the steps.
 
     Args:
       steps: number of iterations, at least 1.
@@ -121,7 +123,8 @@ def nesterov(steps: int, step_size: float, momentum: float, *, damping: float = 
         p_{t+1} = v_{t+1} + momentum (v_{t+1} - v_t)
 
     `momentum=0` is `richardson`. With step 1 / L and momentum (sqrt L - sqrt mu) / (sqrt L + sqrt mu)
-    each step multiplies the error by about `1 - sqrt(mu / L)`.
+    each step multiplies the error by about `1 - sqrt(mu / L)`. If H + damping I has a negative eigenvalue,
+    v and the reported residual grow with the steps.
 
     Args:
       steps: number of iterations, at least 1.

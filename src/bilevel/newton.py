@@ -62,7 +62,7 @@ def newton_loop(
     *,
     inner_optimizer: Optimizer,
     outer_optimizer: Optimizer,
-    adjoint_optimizer: Optimizer | None,
+    adjoint_optimizer: Optimizer | None = None,
     draws: Draws,
     cost: Cost,
     damping: float = 0.0,

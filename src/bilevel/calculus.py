@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from bilevel.types import PyTree
 
@@ -54,7 +55,8 @@ def inner_gradient(inner: Callable) -> Callable:
             return gradient(x, y, data), (x, y, data)
 
         def backward(point, w):
-            product = products(explicit, *point, dense(w))
+            x, y, data = point
+            product = products(explicit, x, y, data, dense(w))
             return product.cross, product.hessian, None
 
         gradient.defvjp(forward, backward, symbolic_zeros=True)
@@ -155,7 +157,8 @@ def hoisted(
         batch, held = data
         values = iter(held)
         constants = [next(values) if h else value for h, value in zip(is_held, closed.consts, strict=True)]
-        leaves = jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves((x, y, batch)))
+        evaluate = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))
+        leaves = evaluate(*jax.tree.leaves((x, y, batch)))
         return jax.tree.unflatten(jax.tree.structure(shape), leaves)
 
     return explicit, [value for h, value in zip(is_held, closed.consts, strict=True) if h]

@@ -20,9 +20,15 @@ def as_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
     return optax.sgd(optimizer)
 
 
-def is_step_size(optimizer: Optimizer) -> bool:
-    """Return whether the optimiser is gradient descent with a constant step size."""
-    return not (callable(optimizer) or isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps))
+def step_size_of(optimizer: Optimizer, rule: str) -> float:
+    """Return the step size of gradient descent.
+
+    Raises:
+      ValueError: with the rule, if the optimiser is not a constant step size.
+    """
+    if callable(optimizer) or isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
+        raise ValueError(rule)
+    return optimizer
 
 
 def as_rate(rate: float | None, optimizer: Optimizer) -> float:
@@ -31,11 +37,8 @@ def as_rate(rate: float | None, optimizer: Optimizer) -> float:
     Raises:
       ValueError: when neither is a number.
     """
-    if rate is not None:
-        return rate
-    if not is_step_size(optimizer):
-        raise ValueError("rate must be given (at most 1 / L) when inner_optimizer is not a step size")
-    return optimizer  # pyright: ignore[reportReturnType]
+    rule = "rate must be given (at most 1 / L) when inner_optimizer is not a step size"
+    return step_size_of(optimizer, rule) if rate is None else rate
 
 
 def move(

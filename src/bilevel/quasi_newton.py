@@ -226,7 +226,7 @@ def solve_quadratic(
         v, residual, pairs, largest, best, best_residual, _ = carry
         direction = apply_inverse(pairs, residual)
         image = matvec(direction)
-        curvature = tree.vdot(direction, image)
+        curvature = jnp.asarray(tree.vdot(direction, image))
         largest = largest_curvature(largest, curvature, image)
         convex = is_convex(curvature, tree.norm(direction, squared=True), largest)
         length = jnp.where(convex, tree.vdot(direction, residual) / jnp.where(convex, curvature, 1), 0)
@@ -235,7 +235,8 @@ def solve_quadratic(
 
         gap = tree.sub(residual, best_residual)
         square = tree.norm(gap, squared=True)
-        share = jnp.where(square > 0, -tree.vdot(best_residual, gap) / jnp.where(square > 0, square, 1), 0)
+        slope = jnp.asarray(tree.vdot(best_residual, gap))
+        share = jnp.where(square > 0, -slope / jnp.where(square > 0, square, 1), 0)
         best = tree.add_scale(best, share, tree.sub(v, best))
         best_residual = tree.add_scale(best_residual, share, gap)
         stopped = ~convex & (tree.norm(residual) > 0)

@@ -53,7 +53,7 @@ def _has_singular(jaxpr):
     )
 
 
-def _inner_jaxprs(eqn):
+def _inner_jaxprs(eqn) -> tuple[Any, ...]:
     if eqn.primitive.name in ("jit", "pjit"):
         return (eqn.params["jaxpr"],)
     return eqn.params["branches"] if eqn.primitive.name == "cond" else ()

@@ -520,7 +520,8 @@ def test_aid_bio_with_fewer_rows_than_weights_does_not_diverge_and_reports_the_r
         return b.run(algorithm, jnp.zeros(5), jnp.zeros(10), data, steps=300, key=key, log_every=100)
 
     for damping in (0.0, 0.1):
-        state, history, _ = run_for(damping)
+        result = run_for(damping)
+        state, history = result.state, result.history
         assert np.isfinite(state.x).all() and history["outer_loss"][-1] < 1.1 * history["outer_loss"][0]
         assert np.linalg.norm(state.v) < (1e6 if damping == 0 else 100)
         residual = history["linear_residual"][-1]

@@ -386,6 +386,6 @@ def test_a_loss_that_is_not_finite_counts_as_infinite():
     assert chosen(1.0, np.inf, 3.0, 2.0) == 3
     assert chosen(np.nan) == 0
     outputs = np.array([[np.nan, 1.0], [2.0, 1.0], [np.nan, np.nan]])
-    assert accuracy(outputs, [0, 0, 0]) == pytest.approx(1 / 3)
+    assert accuracy(outputs, np.zeros(3, int)) == pytest.approx(1 / 3)
     unknown = {"inner_residual": np.nan, "linear_residual": np.nan}
     assert len(list(_warn_of_residuals(unknown))) == 2

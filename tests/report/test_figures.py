@@ -195,7 +195,7 @@ def test_the_runs_of_an_algorithm_that_diverged_are_drawn_to_their_ends():
     records = example_records(["soba"], seeds=3, diverged=[("soba", 1)])
     records[1]["history"] = {name: values[:4] for name, values in records[1]["history"].items()}
     axes = curves(records, "outer_loss", "step").axes[0]
-    assert sorted(line.get_xdata()[-1] for line in axes.lines) == [30, 30, 100, 100]
+    assert sorted(np.asarray(line.get_xdata())[-1] for line in axes.lines) == [30, 30, 100, 100]
     assert axes.get_ylim()[0] < np.exp(-5)
 
 

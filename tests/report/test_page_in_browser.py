@@ -31,7 +31,7 @@ LONG = "a_class_name_without_any_blank_that_is_longer_than_a_telephone_is_wide"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
-CURVES = dict.fromkeys(("error_by_inner_steps", "error_by_linear_steps"), PIXEL)
+CURVES: dict[str, bytes] = {f"error_by_{kind}_steps": PIXEL for kind in ("inner", "linear")}
 
 # One page has its figures. The others have a pixel for each: drawing takes most of the time.
 PAGES = {

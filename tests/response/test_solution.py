@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bilevel as b
+from bilevel.response import stepwise
 from cases.problems import unread
 
 NOTHING = b.full(None, None)
@@ -109,7 +110,7 @@ NO_START = [name for name in RESPONSES if name != "unrolled"] + ["stepwise"]
 
 @pytest.mark.parametrize("name", NO_START)
 def test_the_derivative_with_respect_to_the_start_is_refused_and_not_zero(name, key):
-    response = b.response.stepwise(SHRINK, 0.05, 3) if name == "stepwise" else RESPONSES[name]()
+    response = stepwise(SHRINK, 0.05, 3) if name == "stepwise" else RESPONSES[name]()
     fit = b.solution(response)
 
     def loss(y0):

@@ -9,7 +9,7 @@ from bilevel.algorithms.record import describe
 from bilevel.calculus import cross_difference
 from bilevel.combinators import move_outer
 from bilevel.hypergradient import as_variables, measures
-from bilevel.optimizers import as_optimizer, is_step_size, move
+from bilevel.optimizers import as_optimizer, move, step_size_of
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
@@ -72,13 +72,11 @@ def darts(
     >>> darts(tasks.quadratic().problem).cost
     Cost(gradients=5, hessian_products=0, cross_products=0)
     """
-    if virtual_step is None:
-        if not is_step_size(inner_optimizer):
-            raise ValueError("virtual_step must be given when inner_optimizer is not a step size")
-        virtual_step = inner_optimizer
-    require(virtual_step >= 0, "virtual_step must be at least 0", virtual_step)
+    rule = "virtual_step must be given when inner_optimizer is not a step size"
+    length = step_size_of(inner_optimizer, rule) if virtual_step is None else virtual_step
+    require(length >= 0, "virtual_step must be at least 0", length)
     require(difference > 0, "difference must be positive", difference)
-    first_order = isinstance(virtual_step, int | float) and virtual_step == 0
+    first_order = isinstance(length, int | float) and length == 0
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
     g_y, project = jax.grad(problem.inner, argnums=1), problem.inner_projection
 
@@ -87,12 +85,12 @@ def darts(
         return DartsState(x=x, y=y, optimizer=(outer_optimizer.init(x), inner_optimizer.init(y)))
 
     def unrolled_direction(x, y, batch):
-        ahead = tree.add_scale(y, -virtual_step, g_y(x, y, batch.inner[0]))
+        ahead = tree.add_scale(y, -length, g_y(x, y, batch.inner[0]))
         ahead, pull = (ahead, None) if project is None else jax.vjp(project, ahead)
         f_x, f_y = jax.grad(problem.outer, argnums=(0, 1))(x, ahead, batch.outer[0])
         f_y = f_y if pull is None else pull(f_y)[0]
         cross = cross_difference(problem.inner, x, y, batch.inner[0], f_y, difference)
-        return tree.add_scale(f_x, -virtual_step, cross)
+        return tree.add_scale(f_x, -length, cross)
 
     def step(state, batch, key):
         x, y = state.x, state.y

@@ -9,7 +9,7 @@ import optax
 from bilevel.algorithms.record import describe
 from bilevel.inner import descend
 from bilevel.many_tasks import drawn_by, from_start, nested_over_tasks, over_tasks, whole_task
-from bilevel.optimizers import is_step_size
+from bilevel.optimizers import step_size_of
 from bilevel.response import stepwise, unrolled
 from bilevel.types import Algorithm, Cost, Optimizer, Problem, PyTree, require
 
@@ -94,11 +94,10 @@ def maml(
 
     rate = None
     if smoothness is not None:
-        if not is_step_size(inner_optimizer):
-            rule = "inner_optimizer must be a step size when smoothness is given"
-            raise ValueError(f"{rule}, got {inner_optimizer}; pass a number")
+        rule = "inner_optimizer must be a step size when smoothness is given"
+        step_size = step_size_of(inner_optimizer, f"{rule}, got {inner_optimizer}; pass a number")
         require(smoothness > 0, "smoothness must be positive", smoothness)
-        terms = smoothness_terms(inner_optimizer, inner_steps, smoothness, hessian_smoothness)
+        terms = smoothness_terms(step_size, inner_steps, smoothness, hessian_smoothness)
         rate = _inverse_smoothness(problem, terms, caution, vectorize, source)
 
     algorithm = nested_over_tasks(

@@ -84,7 +84,7 @@ def cg(steps: int, *, damping: float = 0.0, tolerance: Any = None) -> LinearSolv
     def iterate(matvec, b, v0):
         residual = b if v0 is None else tree.sub(b, matvec(v0))
         v = tree.zeros_like(b) if v0 is None else v0
-        square = tree.vdot(residual, residual)
+        square = jnp.asarray(tree.vdot(residual, residual))
         state = CGState(
             v=v,
             residual=residual,
@@ -120,7 +120,7 @@ def cg(steps: int, *, damping: float = 0.0, tolerance: Any = None) -> LinearSolv
 
 def _step(matvec, state):
     image = matvec(state.direction)
-    curvature = tree.vdot(state.direction, image)
+    curvature = jnp.asarray(tree.vdot(state.direction, image))
     largest = largest_curvature(state.largest, curvature, image)
     # A solved system stays solved: its residual may underflow before its curvature does.
     solved = state.square == 0
@@ -128,7 +128,7 @@ def _step(matvec, state):
     length = jnp.where(convex, state.square / jnp.where(convex, curvature, 1), 0)
     v = tree.add_scale(state.v, length, state.direction)
     residual = tree.add_scale(state.residual, -length, image)
-    square = tree.vdot(residual, residual)
+    square = jnp.asarray(tree.vdot(residual, residual))
     grow = jnp.where(convex, square / jnp.where(convex, state.square, 1), 0)
     # Residuals of conjugate gradients are orthogonal. The smallest residual of their affine hull is the mean
     # with weights 1 / square.

@@ -8,7 +8,7 @@ import pytest
 
 import bilevel as b
 from bilevel.checking.advise import recommend
-from bilevel.report import check_page, write_files
+from bilevel.report import check_page, write_check, write_files
 from bilevel.report import figures as figure_module
 from cases.problems import flat, quadratic_case
 from cases.reports import example_report
@@ -81,7 +81,7 @@ def test_advice_respects_the_memory_and_says_when_nothing_fits(advice):
 
 def test_saved_files_are_whole(advice, tmp_path):
     found = advice[1]
-    paths = found.save(tmp_path / "out")
+    paths = write_check(found, tmp_path / "out")
     assert sorted(path.name for path in paths) == [
         "error_by_inner_steps.png", "error_by_linear_steps.png", "report.html", "results.json"
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def test_page_without_rows_states_the_findings(tmp_path):
     report = b.check(problem, 1.0, jnp.ones(2), b.full(None, None))
     assert report.findings == ("g is nan at the start, though x, y and the data are finite.",)
     assert not report.ok and not report.rows and "1 fault found" in str(report)
-    names = [path.name for path in report.save(tmp_path)]
+    names = [path.name for path in write_check(report, tmp_path)]
     assert names == ["results.json", "report.html"]
     assert report.findings[0] in (tmp_path / "report.html").read_text()
 
@@ -112,7 +112,7 @@ def test_a_failing_write_leaves_no_half_of_a_report(tmp_path):
     write_files(tmp_path, {"report.html": "old"})
     (tmp_path / "results.json").mkdir()
     with pytest.raises(ValueError, match="must be writable"):
-        example_report().save(tmp_path)
+        write_check(example_report(), tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"
 
 

@@ -1,9 +1,6 @@
 """Advice on which response to use, from measured time, memory and error."""
 
-import os
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from bilevel.checking.check import check
@@ -34,19 +31,6 @@ class Advice:
         """Return the advice and its report as nested dicts and lists, for JSON."""
         advice = {"recommended": self.recommended, "reasons": list(self.reasons)}
         return self.report.numbers() | {"advice": advice}
-
-    def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Write the files of `Report.save`, with the advice in them; return the paths.
-
-        Args:
-          folder: output folder, created if missing; other files in it are kept.
-
-        Raises:
-          ValueError: the folder cannot be created or written.
-          ModuleNotFoundError: the packages of `bilevel[report]` are not installed.
-        """
-        # See `Report.save`.
-        return import_module("bilevel.report").write_check(self.report, folder, self)
 
 
 def advise(

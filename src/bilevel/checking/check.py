@@ -66,7 +66,7 @@ def check(
       curves: whether to measure the error against inner and linear steps.
 
     Returns:
-      A `Report`. `print` shows its table, and `save` writes a page.
+      A `Report`. `print` shows its table, and `bilevel.report.write_check` writes a page.
 
     Raises:
       ValueError: if the losses cannot be evaluated, or a response fails.

@@ -1,9 +1,6 @@
 """The report of a check."""
 
-import os
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from bilevel.checking.rows import Row
@@ -59,19 +56,6 @@ class Report:
             "settings": self.settings,
             "environment": self.environment,
         }
-
-    def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Write `report.html`, `results.json` and the figures; return the paths.
-
-        Args:
-          folder: output folder, created if missing; other files in it are kept.
-
-        Raises:
-          ValueError: the folder cannot be created or written.
-          ModuleNotFoundError: the packages of `bilevel[report]` are not installed.
-        """
-        # The pages lie above this package and need Matplotlib: they are loaded when they are asked for.
-        return import_module("bilevel.report").write_check(self, folder)
 
 
 COLUMNS = (

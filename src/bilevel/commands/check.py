@@ -44,6 +44,7 @@ def run(options: Namespace) -> None:
     out = check_folder(options.out or f"bilevel-check-{name}")
     task = load_task(file, name)
     from bilevel.checking import advise, check
+    from bilevel.report import write_check
 
     arguments = {
         "inner_optimizer": task.inner_step if options.inner_step is None else options.inner_step,
@@ -59,7 +60,7 @@ def run(options: Namespace) -> None:
         result = report = check(*given, **arguments)
     report.environment["command"] = options.command_line
     report.environment["subject"] = f"{Path(file).name}:{name}"
-    paths = result.save(out)
+    paths = write_check(result, out)
     show(options, str(result), result.numbers(), paths)
     if not report.ok:
         count = len(report.findings)

@@ -20,20 +20,20 @@ CAPTIONS = {
 }
 
 
-def write_check(report: Report, out: str | os.PathLike, advice: Advice | None = None) -> list[Path]:
+def write_check(result: Report | Advice, out: str | os.PathLike) -> list[Path]:
     """Write `results.json`, `report.html` and figures; return the paths.
 
     Args:
-      report: from `bilevel.check`.
+      result: from `bilevel.check`, or from `bilevel.advise`.
       out: output folder, created if missing; other files in it are kept.
-      advice: from `bilevel.advise`, or None.
 
     Raises:
       ValueError: the folder cannot be created or written.
     """
+    report, advice = (result.report, result) if isinstance(result, Advice) else (result, None)
     figures = check_figures(report)
     files: dict[str, str | bytes] = {
-        "results.json": strict_json((advice or report).numbers()),
+        "results.json": strict_json(result.numbers()),
         "report.html": check_page(report, figures, advice),
     }
     return write_files(out, files | {f"{name}.png": png for name, png in figures.items()})

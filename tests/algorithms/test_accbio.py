@@ -102,7 +102,7 @@ def test_metrics_of_the_instance_are_exact(key):
     task = tasks.worst_case(dim=20, outer_convexity=0.1)
     x, data = jax.random.normal(key, (20,)), task.data
     fit = b.solution(b.implicit(task.problem, b.descend(task.problem, task.inner_step, 300), b.cg(20)))
-    phi, slope = jax.value_and_grad(lambda x: task.problem.outer(x, fit(x, 0 * x, data), None))(x)
+    phi, slope = jax.value_and_grad(lambda x: task.problem.outer(x, fit(x, jnp.zeros_like(x), data), None))(x)
     metrics = task.metrics(x, None, task.held)
     assert metrics["outer_loss"] == pytest.approx(float(phi), rel=1e-12)
     assert metrics["suboptimality"] == pytest.approx(float(phi - task.held[2]), rel=1e-12)

@@ -48,7 +48,7 @@ DEFAULTS = {
     # The authors' code of LancBiO: 5 inner steps, and a period that grows to 10 on MNIST.
     "lancbio": dict(inner_steps=5, period=10),
     # One extra step, as in NBO's experiments.
-    "ma_nsbo_saga": dict(extra_steps=1, weight=0.1),
+    "ma_nsbo_saga": dict(adjoint_optimizer=None, extra_steps=1, weight=0.1),
     "ma_soba": dict(adjoint_optimizer=None, weight=0.1),
     # caution = 4 is our choice.
     "maml": dict(
@@ -63,9 +63,9 @@ DEFAULTS = {
     "mrbo": dict(
         terms=10, rate=None, inner_weight=1.0, outer_weight=1.0, scale=2.0, offset=8.0, exponent=1 / 3
     ),
-    "nbo": dict(extra_steps=1, linear_solver=None, damping=0.0, warm_up=0),
-    "nsbo": dict(extra_steps=1, fresh=True, damping=0.0, warm_up=0),
-    "nsbo_saga": dict(extra_steps=1),
+    "nbo": dict(adjoint_optimizer=None, extra_steps=1, linear_solver=None, damping=0.0, warm_up=0),
+    "nsbo": dict(adjoint_optimizer=None, extra_steps=1, fresh=True, damping=0.0, warm_up=0),
+    "nsbo_saga": dict(adjoint_optimizer=None, extra_steps=1),
     "prox_aid": dict(inner_steps=10, linear_steps=10, rate=None, momentum=0.5, prox=None),
     "pzobo": dict(inner_steps=10, directions=10, smoothing=0.01, warm=True, law=gaussian),
     "pzobo_s": dict(inner_steps=10, directions=10, smoothing=0.01, warm=True, law=gaussian),

@@ -18,8 +18,9 @@ LINEAR = {
     "cg": b.cg(3),
     "richardson": b.richardson(800, 0.3),
     "neumann": b.neumann(800, 0.3),
-    "heavy ball": b.heavy_ball(300, 3.0, 0.05),
-    "nesterov": b.nesterov(600, 0.3, 0.7),
+    # The curvature of the ball adds to the Hessian.
+    "heavy ball": b.heavy_ball(600, 5.0, 0.05),
+    "nesterov": b.nesterov(800, 0.2, 0.7),
 }
 
 
@@ -130,3 +131,39 @@ def test_prox_and_projection_of_x_exclude_each_other():
     )
     with pytest.raises(ValueError, match="prox must be None when the problem has an outer_projection"):
         b.prox_aid(problem, prox=lambda x: x)
+
+
+@pytest.mark.parametrize("curvature", [0.0, 1e-4, 0.01, 10.0])
+@pytest.mark.parametrize("multiplier", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("steps", [10, 60])
+def test_a_blocked_entry_with_any_multiplier_and_curvature_leaves_the_free_entries_free(
+    curvature, multiplier, steps
+):
+    """y1 rests at its bound 0; its multiplier says nothing on the scale of y0."""
+
+    def inner(x, y, batch):
+        return 0.5 * (y[0] - x) ** 2 + 0.5 * curvature * y[1] ** 2 + multiplier * y[1]
+
+    problem = b.Problem(
+        lambda x, y, batch: 0.5 * (y[0] - 3) ** 2, inner, inner_projection=lambda y: jnp.clip(y, 0, 1)
+    )
+    response = b.implicit(problem, b.descend(problem, 0.1, steps), b.cg(5))
+    gradient, y, _ = b.hypergradient(problem, response, 0.6, jnp.array([0.5, 0.0]), NOTHING)
+    assert y[1] == 0 and float(gradient) == pytest.approx(float(y[0]) - 3, rel=1e-9)
+
+
+def test_certificate_and_runs_at_a_large_multiplier():
+    def inner(x, y, batch):
+        return 0.35 * (y[0] - x) ** 2 + y[1] + 0.3 * (y[2] - 1.1 * x) ** 2
+
+    def outer(x, y, batch):
+        return 0.5 * jnp.sum((y - 3) ** 2) + 0.05 * (x - 0.2) ** 2
+
+    problem = b.Problem(outer, inner, inner_projection=lambda y: jnp.clip(y, 0, 1))
+    x, y = 0.61, jnp.full(3, 0.5)
+    found = b.certificate(problem, x, y, NOTHING)
+    assert float(found.gradient_norm) == pytest.approx(2.39 + 1.1 * (3 - 1.1 * x) - 0.1 * (x - 0.2), rel=1e-9)
+    for factory in (b.aid_bio, b.soba, b.itd_bio):
+        algorithm = factory(problem, inner_optimizer=0.5, outer_optimizer=0.02)
+        state = b.run(algorithm, x, y, NOTHING, steps=20, key=jax.random.key(0), log_every=20).state
+        assert state.x > 0.85  # every step moves x by about 0.02 times 2 to 5

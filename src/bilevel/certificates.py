@@ -240,7 +240,7 @@ def _stepped(problem, y, step, length):
 def _newton(problem, x, y, batch, solve, steps):
     """Return the last y of Newton's method with backtracking, its g_y, and the Newton step there.
 
-    With an inner projection the step is a Newton step in the free directions, and the gradient in the others.
+    With an inner projection it is the Newton step in the free directions.
     """
     inner = problem.inner
 
@@ -248,10 +248,9 @@ def _newton(problem, x, y, batch, solve, steps):
         g_y, hessian = gradient_and_hessian(inner, x, y, batch)
         free = face(problem, x, y, batch)
         along = free.project(g_y)
-        newton = free.project(solve(free.restrict(hessian), along))
-        step = tree.add(newton, tree.sub(g_y, along))
+        step = free.project(solve(free.restrict(hessian), along))
         # Where the first curvature is not positive, CG gives no step, and the gradient is one.
-        return g_y, tree.where(jnp.greater(tree.vdot(newton, along), 0), step, g_y)
+        return g_y, tree.where(jnp.greater(tree.vdot(step, along), 0), step, g_y)
 
     def residual(y, g_y):
         return tree.norm(projected_gradient(problem.inner_projection, y, g_y))

@@ -51,8 +51,10 @@ EVERYWHERE = Face(project=lambda w: w, image=lambda u, product: product)
 def face(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> Face:
     """Return the face of the inner feasible set on which `y` lies.
 
-    A constraint is active where the projection stops the step `y - s g_y`; s is the inverse of the curvature
-    along g_y. On a minibatch the active constraints are those of its gradient, which noise can change.
+    A constraint is active where the projection stops the step `y - s g_y`. The step is short: at most the
+    inverse of the curvature along g_y, and no entry of y moves by more than a share eps^(1/3) of the largest
+    one. So a large multiplier of an active constraint does not carry free entries across their bounds. On a
+    minibatch the active constraints are those of its gradient, which noise can change.
 
     Args:
       problem: the two losses and the inner projection.
@@ -68,7 +70,7 @@ def face(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> Face:
     if problem.inner_projection is None:
         return EVERYWHERE
     g_y, hessian = gradient_and_hessian(problem.inner, x, y, minibatch)
-    step = jax.lax.stop_gradient(inverse_curvature(g_y, hessian(g_y)))
+    step = jax.lax.stop_gradient(_short_step(y, g_y, hessian(g_y)))
     _, project = jax.linearize(problem.inner_projection, tree.add_scale(y, -step, g_y))
 
     def image(u, product):
@@ -78,12 +80,13 @@ def face(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> Face:
     return Face(project, image)
 
 
-def inverse_curvature(vector: PyTree, image: PyTree) -> jax.Array:
-    """Return `||vector|| / ||H vector||`, or 1 where that is not a positive number."""
-    length, image_length = tree.norm(vector), tree.norm(image)
-    usable = (length > 0) & (image_length > 0)
-    ratio = length / jnp.where(usable, image_length, 1)
-    return jnp.where(usable & jnp.isfinite(ratio), ratio, jnp.ones_like(ratio))
+def _short_step(y, g_y, image):
+    """Return the step s of `face` from g_y and `H g_y`; 1 where both are zero."""
+    length, curved, largest = tree.norm(g_y), tree.norm(image), tree.max(jax.tree.map(jnp.abs, g_y))
+    size = tree.max(jax.tree.map(jnp.abs, y))
+    reach = jnp.finfo(size.dtype).eps ** (1 / 3) * jnp.where(size > 0, size, 1)
+    short = jnp.where(largest > 0, reach / jnp.where(largest > 0, largest, 1), 1)
+    return jnp.where(curved > 0, jnp.minimum(short, length / jnp.where(curved > 0, curved, 1)), short)
 
 
 def projected_gradient(

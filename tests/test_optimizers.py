@@ -142,6 +142,13 @@ def test_outer_optimisers_that_read_the_loss_move_x(name):
 
 
 @pytest.mark.usefixtures("standard_promotion")
+def test_a_line_search_cannot_be_unrolled_and_says_so():
+    response = b.unrolled(b.descend(toy(), optax.lbfgs(), 2))
+    with pytest.raises(ValueError, match="loop of unknown length, such as a line search"):
+        b.hypergradient(toy(), response, X, jnp.zeros(2), NOTHING)
+
+
+@pytest.mark.usefixtures("standard_promotion")
 def test_single_loops_give_the_value_and_refuse_a_line_search():
     algorithm = b.soba(toy(), inner_optimizer=0.3, outer_optimizer=optax.polyak_sgd(0.1))
     state = b.run(algorithm, X, jnp.zeros(2), NOTHING, steps=400, key=jax.random.key(0), log_every=400).state

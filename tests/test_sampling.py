@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from jax.experimental.sparse import BCOO
 
 import bilevel as b
 from bilevel import sampling, tasks
@@ -162,6 +163,7 @@ REFUSED = {
         scipy.sparse.csr_array(np.eye(2)),
         r"is a SciPy matrix \(csr_array\), which JAX cannot read; give",
     ),
+    "bcoo": (BCOO.fromdense(jnp.eye(2)), r"is a sparse JAX matrix \(BCOO\), whose rows cannot be cut; give"),
     "coo": (scipy.sparse.coo_matrix(np.eye(2)), r"is a SciPy matrix \(coo_matrix\)"),
     "masked": (
         np.ma.masked_equal([1, 2], 2),

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import JAXSparse
 from jax.tree_util import SequenceKey, keystr
 
 from bilevel.types import PyTree
@@ -23,7 +24,11 @@ def as_arrays(data: PyTree, name: str) -> PyTree:
     Raises:
       ValueError: if JAX has no such type, or its arrays of 32 bits cannot hold a value.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _as_array(name + keystr(path), leaf), data)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _as_array(name + keystr(path), leaf),
+        data,
+        is_leaf=lambda node: isinstance(node, JAXSparse),
+    )
 
 
 def rows_of(data: PyTree, name: str) -> int:
@@ -65,6 +70,11 @@ def _as_array(place, leaf):
         raise ValueError(
             f"{place} is a SciPy matrix ({type(leaf).__name__}), which JAX cannot read; give "
             "`bilevel.sparse.sparse_blocks(matrix)` of its CSR form, or the dense `matrix.toarray()`"
+        )
+    if isinstance(leaf, JAXSparse):
+        raise ValueError(
+            f"{place} is a sparse JAX matrix ({type(leaf).__name__}), whose rows cannot be cut; give "
+            "`bilevel.sparse.sparse_blocks(matrix)` of a SciPy CSR matrix, or the dense `matrix.todense()`"
         )
     if isinstance(leaf, np.ma.MaskedArray):
         raise ValueError(

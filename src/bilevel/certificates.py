@@ -11,7 +11,7 @@ from jax import lax
 
 from bilevel.calculus import gradient_and_hessian, products
 from bilevel.feasible import face, projected_gradient
-from bilevel.hypergradient import stationarity
+from bilevel.hypergradient import as_variables, stationarity
 from bilevel.linear import cg, relative_norm
 from bilevel.sampling import Host
 from bilevel.types import Batch, Problem, PyTree, require
@@ -93,7 +93,7 @@ def certificate(
     2.0
     """
     _require_whole(batch)
-    x, y = (jax.tree.map(jnp.asarray, variable) for variable in (x, y))
+    x, y = as_variables(x, y)
     return _measure(problem, x, y, batch, accuracy, inner_steps, linear_steps, False)
 
 

@@ -88,7 +88,8 @@ def advance(algorithm: Algorithm, state: Any, data: Batch, key: Any, *, start: A
     (2, 10)
     """
     require_sources(data, table=algorithm.name if algorithm.draws.fixed else None)
-    return _follow(algorithm, closed(state), data, make_plan(algorithm.draws, data, key, start, steps), steps)
+    plan = make_plan(algorithm.draws, data, key, start, steps)
+    return opened(_follow(algorithm, closed(state), data, plan, steps))
 
 
 def initial_state(algorithm: Algorithm, x: PyTree, y: PyTree, data: Batch) -> Any:

@@ -167,6 +167,7 @@ def accelerate(problem: Problem, optimizer: Optimizer, steps: int, *, condition:
         y_{t+1} = s_t - optimizer(g_y(x, s_t; batch.inner[t])),   s_0 = y_0,   t = 0 .. steps - 1
         s_{t+1} = y_{t+1} + m (y_{t+1} - y_t),   m = (sqrt(condition) - 1) / (sqrt(condition) + 1)
 
+    With an inner projection every y is projected, but s is not: the loss must be defined outside of the set.
     The solution is the last y. `descend` with `optax.sgd(..., nesterov=True)` computes the same s, but
     its solution is the last s.
 
@@ -193,8 +194,13 @@ def accelerate(problem: Problem, optimizer: Optimizer, steps: int, *, condition:
     def solve(x, y0, batch):
         def step(carry, i):
             y, ahead, state = carry
-            g_y = gradient(x, ahead, batch.inner[i])
-            new_y, state = move(optimizer, g_y, state, ahead, problem.inner_projection)
+            minibatch = batch.inner[i]
+
+            def loss(y):
+                return problem.inner(x, y, minibatch)
+
+            g_y = gradient(x, ahead, minibatch)
+            new_y, state = move(optimizer, g_y, state, ahead, problem.inner_projection, loss=loss)
             return (new_y, optax.tree.add_scale(new_y, weight, optax.tree.sub(new_y, y)), state), None
 
         carry = y0, y0, optimizer.init(y0)

@@ -83,7 +83,7 @@ def _updates(optimizer, gradient, state, variable, value, loss):
     if loss is None and value is None:
         raise ValueError(
             f"this optimiser needs the value of a loss ({needed}), which is not known here; use a step size "
-            "or another optimiser (for an adjoint: `adjoint_optimizer`)"
+            "or another optimiser (for an adjoint: `adjoint_optimizer` or `linear_solver`)"
         )
     extra: dict = {"value": loss(variable) if value is None and loss is not None else value}
     if loss is not None:

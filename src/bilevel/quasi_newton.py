@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 from bilevel.linear.cg import GROWTH, is_convex, largest_curvature
-from bilevel.optimizers import as_optimizer
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Batch, Cost, Optimizer, Problem, PyTree, require
 
 tree = optax.tree
@@ -163,8 +163,8 @@ def quasi_newton(
         def plain_step(carry, i):
             y, state = carry[:2]
             g_y = gradient(x, y, batch.inner[i])
-            step, state = optimizer.update(g_y, state, y)
-            return (optax.apply_updates(y, step), state, step, g_y), None
+            moved, state = move(optimizer, g_y, state, y, loss=lambda y: problem.inner(x, y, batch.inner[i]))
+            return (moved, state, tree.sub(moved, y), g_y), None
 
         def remember(pairs, y, step, change):
             # Over a shorter step the change of a gradient is lost in its rounding.

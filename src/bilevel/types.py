@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 from jax.core import Tracer
 
-from bilevel.whole_models import Opening
+from bilevel.whole_models import Opening, OpeningMap
 
 PyTree = Any
 Schedule = Callable[[Any], Any]
@@ -30,7 +30,7 @@ class Problem:
 
     Every algorithm projects x and y after their moves, and its metrics are norms of projected gradients.
     A variable is a pytree of floating-point arrays. It may also hold functions, booleans and texts, as an
-    Equinox module does; they stay fixed.
+    Equinox module does; they stay fixed, and so do its Python numbers.
 
     Attributes:
       outer, inner: f and g; x is the outer, y the inner variable.
@@ -54,10 +54,12 @@ class Problem:
     inner_projection: Callable[[PyTree], PyTree] | None = None
 
     def __post_init__(self):
-        for name in ("outer", "inner"):
-            loss = getattr(self, name)
-            if loss is not None and not isinstance(loss, Opening):
-                object.__setattr__(self, name, Opening(loss))
+        kinds = {"outer": Opening, "inner": Opening}
+        kinds |= {"outer_projection": OpeningMap, "inner_projection": OpeningMap}
+        for name, kind in kinds.items():
+            function = getattr(self, name)
+            if function is not None and not isinstance(function, kind):
+                object.__setattr__(self, name, kind(function))
 
 
 class Draws(NamedTuple):

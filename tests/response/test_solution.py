@@ -141,3 +141,31 @@ def test_the_solution_of_a_quasi_newton_response_is_not_a_constant(factory, monk
     factory(SHRINK, inner_optimizer=0.3, inner_steps=6)
     slope = jax.grad(lambda x: b.solution(seen[0])(x, jnp.zeros(2), NOTHING).sum())(0.3)
     assert float(slope) == pytest.approx(-3 * np.exp(0.3) / (1 + np.exp(0.3)) ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["implicit", "unbiased"])
+def test_every_response_with_a_linear_solve_warns_of_its_residual(name, key):
+    exact = b.implicit(SHRINK, b.descend(SHRINK, 0.3, 100), b.neumann(1, 0.01), warm=False)
+    cheap = b.first_order(b.descend(SHRINK, 0.3, 100))
+    response = exact if name == "implicit" else b.unbiased(cheap, exact, 1.0)
+    fit = b.solution(response, tolerance=1e-3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        jax.block_until_ready(jax.grad(lambda x: fit(x, jnp.zeros(2), NOTHING, key).sum())(0.3))
+        jax.effects_barrier()
+    assert [str(warning.message).startswith("the adjoint system is not solved") for warning in caught] == [
+        True
+    ]
+
+
+def test_second_derivatives_of_differences_work_under_a_vmap_that_the_loss_closes_over(key):
+    def total(x):
+        def square(a):
+            problem = b.Problem(unread, lambda x, y, batch: 0.5 * jnp.sum((y - a * x) ** 2))
+            response = b.zeroth_order(b.descend(problem, 1.0, 1), 400, smoothing=1e-4)
+            return jnp.sum(b.solution(response)(x, jnp.zeros(2), NOTHING, key) ** 2)
+
+        return jnp.sum(jax.vmap(square)(jnp.array([1.0, 2.0])))
+
+    hessian = jax.jacrev(jax.grad(total))(jnp.array([0.3, 0.4]))
+    np.testing.assert_allclose(hessian, 10 * np.eye(2), atol=3)  # 400 random directions

@@ -13,6 +13,7 @@ from bilevel.combinators import move_outer
 from bilevel.hypergradient import as_variables, measures
 from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
+from bilevel.whole_models import Opening
 
 tree = optax.tree
 
@@ -90,7 +91,7 @@ def constrained_first_order(
     require(dual_step > 0, "dual_step must be positive", dual_step)
     require(perturbation > 0, "perturbation must be positive", perturbation)
     outer_optimizer, inner_optimizer = as_optimizer(outer_optimizer), as_optimizer(inner_optimizer)
-    h = (lambda x, y: ()) if constraint is None else constraint
+    h = (lambda x, y: ()) if constraint is None else Opening(constraint)
 
     def init(x, y):
         x, y = as_variables(x, y)

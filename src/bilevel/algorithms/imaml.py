@@ -10,6 +10,7 @@ from bilevel.linear import cg
 from bilevel.many_tasks import from_start, nested_over_tasks
 from bilevel.response import implicit
 from bilevel.types import Algorithm, Optimizer, Problem, require
+from bilevel.whole_models import closed
 
 
 @describe(
@@ -87,7 +88,7 @@ def pulled_to_start(problem: Problem, pull: float) -> Problem:
     require(pull > 0, "pull must be positive", pull)
 
     def inner(x, y, batch):
-        squared_distance = optax.tree.norm(optax.tree.sub(y, x), squared=True)
+        squared_distance = optax.tree.norm(optax.tree.sub(closed(y), closed(x)), squared=True)
         return problem.inner(x, y, batch) + 0.5 * pull * squared_distance
 
     return replace(problem, inner=inner)

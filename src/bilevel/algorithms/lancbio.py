@@ -14,6 +14,7 @@ from bilevel.feasible import face
 from bilevel.hypergradient import as_variables, measures
 from bilevel.inner import descend
 from bilevel.linear import relative_norm
+from bilevel.linear.cg import ROUNDING
 from bilevel.optimizers import as_optimizer
 from bilevel.sampling import Shifted
 from bilevel.types import Algorithm, Cost, Draws, Optimizer, Problem, PyTree, require
@@ -198,9 +199,15 @@ def _dots(ring, leaf):
 def _solve_tridiagonal(diagonal, beside, right, used):
     """Solve `R s = right` on the places in use.
 
-    s is 0 elsewhere, and where a Lanczos vector is zero.
+    s is 0 elsewhere, and along eigenvectors of R whose eigenvalue is not positive: there H is singular or
+    indefinite, and the solution would grow without bound.
     """
-    diagonal = jnp.where(used & (diagonal != 0), diagonal, 1)
+    diagonal = jnp.where(used, diagonal, 0)
     beside = jnp.where(used, beside, 0)[1:]
-    matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-    return jnp.linalg.solve(widened(matrix), widened(jnp.where(used, right, 0))).astype(right.dtype)
+    matrix = widened(jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
+    values, vectors = jnp.linalg.eigh(matrix)
+    least = ROUNDING * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    convex = values > least
+    shares = vectors.T @ widened(jnp.where(used, right, 0))
+    shares = jnp.where(convex, shares / jnp.where(convex, values, 1), 0)
+    return (vectors @ shares).astype(right.dtype)

@@ -7,6 +7,7 @@ from bilevel.algorithms.record import describe
 from bilevel.combinators import nested
 from bilevel.inner import descend
 from bilevel.linear import LinearSolver, relative_norm
+from bilevel.linear.cg import is_convex, largest_curvature
 from bilevel.response import implicit
 from bilevel.types import Algorithm, Optimizer, Problem
 
@@ -68,11 +69,16 @@ def _plane(rate) -> LinearSolver:
         # If the two vectors are parallel, `across` is rounding error: the plane is then a line.
         second = _unit(across, jnp.sqrt(jnp.finfo(tree.norm(b).dtype).eps) * tree.norm(step))
         images = matvec(first), matvec(second)
-        a, c, d = tree.vdot(first, images[0]), tree.vdot(first, images[1]), tree.vdot(second, images[1])
-        # W'b = (||b||, 0). A zero second vector makes c = d = 0, which would divide by zero.
-        d = jnp.where(d == 0, 1, d)
-        determinant = a * d - c * c
-        scale = tree.norm(b) / jnp.where(determinant == 0, 1, determinant)
+        pairs = (first, images[0]), (first, images[1]), (second, images[1])
+        a, c, d = (jnp.asarray(tree.vdot(*pair)) for pair in pairs)
+        # W'b = (||b||, 0). Where H is not positive definite on the plane, as with a zero second vector, only
+        # the line of b is left, or nothing.
+        largest = largest_curvature(largest_curvature(jnp.zeros_like(a), a, images[0]), d, images[1])
+        line = is_convex(a, jnp.ones_like(a), largest)
+        plane = line & is_convex(d - c * c / jnp.where(line, a, 1), jnp.ones_like(a), largest)
+        c, d = jnp.where(plane, c, 0), jnp.where(plane, d, 1)
+        determinant = jnp.where(line, a * d - c * c, 1)
+        scale = jnp.where(line, tree.norm(b), 0) / determinant
         v = tree.add(tree.scale(scale * d, first), tree.scale(-scale * c, second))
         image = tree.add(tree.scale(scale * d, images[0]), tree.scale(-scale * c, images[1]))
         return v, relative_norm(tree.sub(b, image), b)

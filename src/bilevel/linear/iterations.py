@@ -5,7 +5,7 @@ import optax
 from jax import lax
 
 from bilevel.linear.types import LinearSolver, check_system, implicitly_differentiable, relative_norm
-from bilevel.optimizers import as_optimizer
+from bilevel.optimizers import as_optimizer, move
 from bilevel.types import Optimizer, require
 
 tree = optax.tree
@@ -40,18 +40,14 @@ def richardson(
     optimizer = as_optimizer(step_size)
 
     def iterate(operator, b, v0):
-        def advance(carry, slope):
-            v, state = carry
-            updates, state = optimizer.update(slope, state, v)
-            return optax.apply_updates(v, updates), state
-
         def step(carry, i):
-            return advance(carry, tree.sub(operator(i)(carry[0]), b)), None
+            v, state = carry
+            return move(optimizer, tree.sub(operator(i)(v), b), state, v), None
 
         start = tree.zeros_like(b) if v0 is None else v0
         carry, first = (start, optimizer.init(start)), 0
         if v0 is None:
-            carry, first = advance(carry, tree.scale(-1, b)), 1
+            carry, first = move(optimizer, tree.scale(-1, b), carry[1], start), 1
         return lax.scan(step, carry, jnp.arange(first, steps))[0][0]
 
     def solve(operator, b, v0, key=None):

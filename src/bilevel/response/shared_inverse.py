@@ -1,6 +1,7 @@
 """Implicit differentiation with the inverse Hessian of a quasi-Newton solver."""
 
 from collections.abc import Callable
+from functools import partial
 
 import optax
 from jax import lax
@@ -59,6 +60,7 @@ def shared_inverse(
     start = tree.zeros_like if warm else no_adjoint
     return Response(
         respond=following(respond, start),
+        watched=partial(following, respond, start),
         adjoint=start,
         draws=solver.draws + draws + 1,
         cost=solver.cost.plus(Cost(0, hessian_products, 1)),

@@ -204,6 +204,7 @@ class _Watch:
 def following(
     respond: Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]],
     adjoint: Callable[[PyTree], PyTree],
+    watch: Callable[[Any], None] = lambda residual: None,
 ) -> Callable[[PyTree, PyTree, Batch, Any], tuple[PyTree, Pullback]]:
     """Return the same `respond` with a `y` whose derivatives follow its pullback.
 
@@ -213,6 +214,7 @@ def following(
     Args:
       respond: `(x, y0, batch, key) -> (y, pullback)`.
       adjoint: `y -> v`, the adjoint that the pullback starts from.
+      watch: called with the residual of each pullback that differentiates y.
     """
 
     def end(x, y, batch):
@@ -220,7 +222,8 @@ def following(
 
     def pull(x, y, batch):
         y0, w = y
-        return respond(x, y0, *batch)[1](w, adjoint(w)).x
+        pulled = respond(x, y0, *batch)[1](w, adjoint(w))
+        return pulled.x, jnp.asarray(pulled.residual, float)
 
     def followed(x, y0, batch, key):
         _, held = hoisted(end, x, y0, (batch, key))
@@ -238,7 +241,8 @@ def following(
         def backward(saved, w):
             x, y0, data, held = saved
             w = dense(w)
-            x_bar = explicit_pull(x, (y0, w), (data, held[1]))
+            x_bar, residual = explicit_pull(x, (y0, w), (data, held[1]))
+            watch(residual)
             return x_bar, optax.tree.zeros_like(w), optax.tree.zeros_like(y0), None, None
 
         tied.defvjp(forward, backward, symbolic_zeros=True)

@@ -1,5 +1,6 @@
 """Random corrections of a cheap response that make its mean exact."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -66,6 +67,7 @@ def unbiased(cheap: Response, exact: Response, probability: Any) -> Response:
         draws=max(cheap.draws, exact.draws),
         cost=exact.cost.plus(own),
         residual=exact.residual,
+        watched=partial(following, respond, exact.adjoint),
     )
 
 

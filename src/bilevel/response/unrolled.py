@@ -38,7 +38,19 @@ def unrolled(solver: InnerSolver, *, start: Callable[[PyTree], PyTree] | None = 
             return solver.solve(x, y0 if start is None else start(x), batch)
 
         y, vjp = jax.vjp(path, x)
-        return y, lambda w, v: Pulled(vjp(w)[0], (), 0.0)
+
+        def pullback(w, v):
+            try:
+                return Pulled(vjp(w)[0], (), 0.0)
+            except ValueError as error:
+                if "while_loop" not in str(error):
+                    raise
+                raise ValueError(
+                    "this inner solver has a loop of unknown length, such as a line search, and no reverse "
+                    "derivative; use `implicit`, or an optimiser without it (`optax.lbfgs(linesearch=None)`)"
+                ) from error
+
+        return y, pullback
 
     return Response(
         respond=respond,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from bilevel.calculus import hoisted
 from bilevel.inner import InnerSolver
 from bilevel.response.types import Pulled, Response, no_adjoint, with_pullback
 from bilevel.types import PyTree, require
@@ -114,26 +115,30 @@ def zeroth_order(
     require(directions >= 1, "directions must be at least 1", directions)
     require(smoothing > 0, "smoothing must be positive", smoothing)
 
-    @jax.custom_vjp
-    def end(x, y0, y, batch):
+    def end_of_path(x, y0, y, batch):
         """Return y, the end of the path from y0, with the derivative of the path."""
-        return y
+        solve, held = hoisted(solver.solve, x, y0, batch)
 
-    def forward(x, y0, y, batch):
-        return end(x, y0, y, batch), (x, y0, batch)
+        @jax.custom_vjp
+        def end(x, y0, y, data):
+            return y
 
-    def backward(saved, w):
-        x, y0, batch = saved
-        x_bar = jax.vjp(lambda x: solver.solve(x, y0, batch), x)[1](w)[0]
-        return x_bar, tree.zeros_like(y0), tree.zeros_like(w), None
+        def forward(x, y0, y, data):
+            return end(x, y0, y, data), (x, y0, data)
 
-    end.defvjp(forward, backward)
+        def backward(saved, w):
+            x, y0, data = saved
+            x_bar = jax.vjp(lambda x: solve(x, y0, data), x)[1](w)[0]
+            return x_bar, tree.zeros_like(y0), tree.zeros_like(w), None
+
+        end.defvjp(forward, backward)
+        return end(x, y0, y, (batch, held))
 
     def pullback_at(x, y0, y, batch, key):
         along = law(key, x, directions)
         # Second derivatives take the difference of two derivatives. Both must be those of a path; the
         # estimate that `with_pullback` attaches to y would leave an error that does not shrink with mu.
-        y = end(x, y0, y, batch)
+        y = end_of_path(x, y0, y, batch)
 
         def projected(u, w):
             moved = solver.solve(tree.add_scale(x, smoothing, u), y0, batch)

@@ -123,6 +123,8 @@ def of_answer(
     want, _ = implicit_pullback(flat, flat.x, answer.y, f_y)
     got, length = answer.gradient - f_x, float(np.linalg.norm(want))
     error = f"relative error {row.relative_error:.2g}"
+    if point.ill_posed and row.linear_residual > tolerance:
+        return [], None
     if length > 0 and np.linalg.norm(got) <= 1e-6 * length:
         return [
             f"`{name}` ignores how y depends on x: its pullback returns zero ({error}). Look for a "
@@ -141,8 +143,6 @@ def of_answer(
             return [blocked], None
         return [], Unsolved(name, row.inner_residual, inner_error, cosine(best, point.reference.gradient))
     if path:
-        return [], None
-    if row.linear_residual > tolerance and point.ill_posed:
         return [], None
     if row.linear_residual > tolerance:
         return [
@@ -234,19 +234,42 @@ def shaped(y: PyTree, flat_y: np.ndarray) -> PyTree:
 
 
 def _projecting(name, answer, point):
-    """Return a sentence if the solver rests at a y where g_y is not zero."""
-    rest = answer.again(shaped(point.y, answer.y), point.batch).y
-    moved = float(np.linalg.norm(answer.y - vector(point.y)))
+    """Return a sentence if the solver, started where it ended, stays or returns though g_y is not zero.
+
+    A solver that projects rests at a fixed point, which it also reaches from near the minimum of g. One that
+    oscillates leaves the neighbourhood of the minimum in both directions, so it ends elsewhere in its cycle.
+    """
+
+    def end(y):
+        return answer.again(shaped(point.y, y), point.batch).y
+
+    begin = vector(point.y)
+    moved = float(np.linalg.norm(answer.y - begin))
     slope = point.flat.inner_slope(point.flat.x, answer.y)
-    start = point.flat.inner_slope(point.flat.x, vector(point.y))
-    still = np.linalg.norm(rest - answer.y) <= 1e-6 * moved
-    if not (moved > 0 and still and np.linalg.norm(slope) > 1e-3 * np.linalg.norm(start)):
+    start = point.flat.inner_slope(point.flat.x, begin)
+    if not (moved > 0 and np.linalg.norm(slope) > 1e-3 * np.linalg.norm(start)):
         return None
+
+    def same(y, share):
+        return bool(np.linalg.norm(y - answer.y) <= share * moved)
+
+    rest = end(answer.y)
+    if not same(rest, 1e-6):
+        return _oscillates(point) if not same(rest, 1e-2) and same(end(rest), 1e-6) else None
+    minimum = point.reference.y
+    if not all(same(end(minimum + side * (answer.y - minimum)), 1e-2) for side in (0.1, -0.1)):
+        return _oscillates(point)
     active = int(np.sum(np.abs(slope) > 1e-3 * np.abs(slope).max()))
     return (
         f"The inner optimiser projects, and {_count_active(active, slope.size)}: `{name}` rests where |g_y| "
         f"is {np.linalg.norm(slope):.2g}, and no response can see its projection. State the set as "
         "Problem(..., inner_projection=)."
+    )
+
+
+def _oscillates(point):
+    return (
+        f"The inner solve oscillates: lower the inner step size below {rounded(2 / point.spectrum.largest)}."
     )
 
 

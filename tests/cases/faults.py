@@ -55,6 +55,14 @@ def ridge(**responses):
     return Case(RIDGE, jnp.zeros(3), jnp.zeros(3), DATA, {"responses": responses})
 
 
+WITHOUT_X = b.Problem(lambda x, y, d: error(y, d), lambda x, y, d: error(y, d))
+
+
+def without_x(**responses):
+    """Return a problem that does not read x, which has the shape of y."""
+    return Case(WITHOUT_X, jnp.ones(3), jnp.ones(3), DATA, {"responses": responses})
+
+
 def quadratic(H, **arguments):
     """Return a case with `g = y'H y / 2 - x'y`, f = |y - 1|^2 / 2 and x = 1."""
     H = jnp.asarray(H)
@@ -327,14 +335,15 @@ FAULTS = {
         "g does not depend on x.",
     ),
     "x is the start": (
-        lambda: Case(
-            b.Problem(lambda x, y, d: error(y, d), lambda x, y, d: error(y, d)),
-            jnp.ones(3),
-            jnp.ones(3),
-            DATA,
-            NO_ROWS,
+        lambda: without_x(
+            implicit=b.implicit(WITHOUT_X, b.descend(WITHOUT_X, 0.2, 5), b.cg(3)),
+            unrolled=b.unrolled(b.descend(WITHOUT_X, 0.2, 5), start=lambda x: x),
         ),
         "x is the start: implicit responses return zero.",
+    ),
+    "x is not read": (
+        without_x,
+        "g does not depend on x. Does g read x? If x is the start of y: unrolled(solver, start=lambda x: x).",
     ),
     "projecting optimiser": (
         projecting_optimizer,

@@ -73,7 +73,7 @@ def of_spectrum(spectrum: Spectrum, at_solution: bool) -> list[str]:
     if spectrum.indefinite:
         return [
             f"The inner Hessian is indefinite (smallest eigenvalue about {smallest}): use damping "
-            f"{damping(spectrum)}, or unroll."
+            f"{damping(spectrum)}, or unroll. No minimum of g was found: is g bounded from below?"
         ]
     if spectrum.singular and spectrum.largest > 0:
         return [
@@ -123,12 +123,12 @@ def of_answer(
     want, _ = implicit_pullback(flat, flat.x, answer.y, f_y)
     got, length = answer.gradient - f_x, float(np.linalg.norm(want))
     error = f"relative error {row.relative_error:.2g}"
-    if point.ill_posed and row.linear_residual > tolerance:
-        return [], None
-    if length > 0 and np.linalg.norm(got) <= 1e-6 * length:
+    unsolved = answer.linear_residual > tolerance
+    # Conjugate gradients return zero where the Hessian is indefinite.
+    if length > 0 and np.linalg.norm(got) <= 1e-6 * length and not unsolved:
         return [
-            f"`{name}` ignores how y depends on x: its pullback returns zero ({error}). Look for a "
-            "stop_gradient in the inner solver."
+            f"`{name}` ignores how y depends on x ({error}), and its pullback returns zero: it is a "
+            "first-order response, or a stop_gradient lies in the inner solver."
         ], None
     if length > 0 and np.linalg.norm(got + want) <= 0.05 * length:
         return [
@@ -144,9 +144,11 @@ def of_answer(
         return [], Unsolved(name, row.inner_residual, inner_error, cosine(best, point.reference.gradient))
     if path:
         return [], None
-    if row.linear_residual > tolerance:
+    if unsolved and point.ill_posed:
+        return [], None
+    if unsolved:
         return [
-            f"The linear system of `{name}` is not solved (residual {row.linear_residual:.2g}, {error}): "
+            f"The linear system of `{name}` is not solved (residual {answer.linear_residual:.2g}, {error}): "
             f"use more linear steps, or conjugate gradients{_needed(point)}."
         ], None
     if (active := _active(point)) and _without_set(got, answer, f_y, point):
@@ -178,6 +180,7 @@ def of_unsolved(
     worst = max(unsolved, key=lambda answer: answer.error)
     after = "" if steps is None else f" after {steps} inner steps"
     angle = "" if worst.cosine is None else f", cosine {worst.cosine:.2f}"
+    angle = "" if angle.endswith("1.00") else angle
     need = "" if enough is None else f" (about {enough} reach an error of {point.tolerance:g})"
     return [
         "The inner problem is not solved: an implicit gradient may have the wrong sign. "

@@ -262,6 +262,8 @@ def _projecting(name, answer, point):
     minimum = point.reference.y
     if not all(same(end(minimum + side * (answer.y - minimum)), 1e-2) for side in (0.1, -0.1)):
         return _oscillates(point)
+    if point.flat.project is not None:  # the set is stated
+        return None
     active = int(np.sum(np.abs(slope) > 1e-3 * np.abs(slope).max()))
     return (
         f"The inner optimiser projects, and {_count_active(active, slope.size)}: `{name}` rests where |g_y| "
@@ -271,9 +273,9 @@ def _projecting(name, answer, point):
 
 
 def _oscillates(point):
-    return (
-        f"The inner solve oscillates: lower the inner step size below {rounded(2 / point.spectrum.largest)}."
-    )
+    largest = point.spectrum.largest
+    below = f" below {rounded(2 / largest)}" if largest > 0 else ""
+    return f"The inner solve oscillates: lower the inner step size{below}."
 
 
 def _count_active(active, size):

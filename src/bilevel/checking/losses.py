@@ -168,8 +168,8 @@ def _without_x(x, y, reads_x, follows_start):
 
     if not reads_x and follows_start:
         return (
-            "x is the start: implicit responses return zero. Neither f nor g reads x; use "
-            "unrolled(solver, start=...), with the start of the response that is not zero."
+            "x is the start: implicit responses return zero. Neither f nor g reads x, but a response "
+            "follows it: use unrolled(solver, start=...) with the same start."
         )
     if not reads_x and shapes(x) == shapes(y):
         return (

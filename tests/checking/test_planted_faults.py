@@ -92,10 +92,13 @@ def test_a_faulty_projection_is_one_finding(level, name):
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_projection_onto_a_convex_set_has_no_fault(name):
-    project = SETS[name][0]
-    assert of_projections(b.Problem(None, None, outer_projection=project), jnp.zeros(3), None) == []
-    sphere = b.Problem(None, None, inner_projection=lambda y: y / jnp.linalg.norm(y))
-    assert of_projections(sphere, None, jnp.zeros(3)) == []
+    on_x = replace(RIDGE, outer_projection=SETS[name][0])
+    assert of_projections(on_x, jnp.zeros(3), jnp.zeros(3)) == []
+
+
+def test_the_unit_sphere_is_no_fault():
+    sphere = replace(RIDGE, inner_projection=lambda y: y / jnp.linalg.norm(y))
+    assert of_projections(sphere, jnp.zeros(3), jnp.zeros(3)) == []
 
 
 def test_an_unbounded_g_whose_solver_diverges_is_one_finding():

@@ -139,9 +139,9 @@ def implicit_pullback(flat: Flat, x: np.ndarray, y: np.ndarray, w: np.ndarray) -
         along = _along_set(flat, x, y, step)
         b = along(w)
 
-        def product(u):
-            free = along(u)
-            return along(flat.hessian(x, y, free) + (u - free) / step)
+        def product(v):
+            free = along(v)
+            return along(flat.hessian(x, y, free) + (v - free) / step)
 
     if y.size <= DENSE:
         if along is None:

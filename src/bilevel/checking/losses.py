@@ -62,10 +62,10 @@ def not_repeatable(problem: Problem, x: PyTree, y: PyTree, batch: Batch) -> list
     """Return a sentence for each loss that gives two values at one point, at the start or near it."""
     found = []
     # A start at zero can hide a random factor.
-    points = (x, y), jax.tree.map(lambda leaf: leaf + 0.1, (x, y))
+    points = (x, y), tuple(jax.tree.map(lambda leaf: leaf + 0.1, one) for one in (x, y))
     for name, loss, minibatch in _levels(problem, batch):
-        for point in points:
-            first, second = (float(loss(*point, minibatch)) for _ in range(2))
+        for at_x, at_y in points:
+            first, second = (float(loss(at_x, at_y, minibatch)) for _ in range(2))
             if np.isfinite([first, second]).all() and first != second:
                 found.append(
                     f"The losses differ between two calls: {name} gives {first:.6g} and {second:.6g} at the "

@@ -55,6 +55,14 @@ def ridge(**responses):
     return Case(RIDGE, jnp.zeros(3), jnp.zeros(3), DATA, {"responses": responses})
 
 
+WITHOUT_X = b.Problem(lambda x, y, d: error(y, d), lambda x, y, d: error(y, d))
+
+
+def without_x(**responses):
+    """Return a problem that does not read x, which has the shape of y."""
+    return Case(WITHOUT_X, jnp.ones(3), jnp.ones(3), DATA, {"responses": responses})
+
+
 def quadratic(H, **arguments):
     """Return a case with `g = y'H y / 2 - x'y`, f = |y - 1|^2 / 2 and x = 1."""
     H = jnp.asarray(H)
@@ -116,6 +124,31 @@ def random_loss():
         RIDGE.outer, lambda x, y, batch: RIDGE.inner(x, y, batch) * (1 + 0.1 * (next(calls) % 2))
     )
     return Case(problem, jnp.zeros(3), jnp.zeros(3), DATA, {"responses": {}})
+
+
+def random_penalty():
+    """Return a problem whose g is random only where y is not zero."""
+    case = random_loss()
+    calls = itertools.count()
+
+    def inner(x, y, batch):
+        return error(y, batch) + jnp.sum(jnp.exp(x) * y**2) * (1 + 0.1 * (next(calls) % 2))
+
+    return case._replace(problem=b.Problem(RIDGE.outer, inner))
+
+
+def oscillating(**arguments):
+    """Return gradient descent on the root of an error with a step that ends in a cycle of two points."""
+    problem = b.Problem(
+        RIDGE.outer, lambda x, y, batch: jnp.sqrt(error(y, batch) + 0.3) + 0.01 * jnp.exp(x) * jnp.sum(y**2)
+    )
+    return Case(problem, jnp.array(0.0), jnp.zeros(3), DATA, arguments)
+
+
+def oscillating_response(steps):
+    case = oscillating()
+    response = b.implicit(case.problem, b.descend(case.problem, 1.2, steps), b.cg(4))
+    return case._replace(arguments={"responses": {"mine": response}})
 
 
 def cut(between):
@@ -229,6 +262,23 @@ FAULTS = {
     ),
     "stale batch, loss": (stale_loss, "g reads a stale batch: it closes over an array of the shape (12,)"),
     "losses differ": (random_loss, "The losses differ between two calls: g gives"),
+    "losses differ where y is not zero": (random_penalty, "The losses differ between two calls: g gives"),
+    "oscillating": (
+        lambda: oscillating_response(200),
+        "The inner solve oscillates: lower the inner step size",
+    ),
+    "oscillating, odd": (
+        lambda: oscillating_response(201),
+        "The inner solve oscillates: lower the inner step size",
+    ),
+    "oscillating, usual responses": (
+        lambda: oscillating(inner_optimizer=1.2, inner_steps=200),
+        "The inner solve oscillates: lower the inner step size",
+    ),
+    "saddle, usual responses": (
+        lambda: saddle()._replace(arguments={}),
+        "The inner solve ends at a saddle of g",
+    ),
     "stop_gradient, x to g": (
         lambda: cut("x and g"),
         "A stop_gradient lies between x and g: along a direction of x['b']",
@@ -285,14 +335,15 @@ FAULTS = {
         "g does not depend on x.",
     ),
     "x is the start": (
-        lambda: Case(
-            b.Problem(lambda x, y, d: error(y, d), lambda x, y, d: error(y, d)),
-            jnp.ones(3),
-            jnp.ones(3),
-            DATA,
-            NO_ROWS,
+        lambda: without_x(
+            implicit=b.implicit(WITHOUT_X, b.descend(WITHOUT_X, 0.2, 5), b.cg(3)),
+            unrolled=b.unrolled(b.descend(WITHOUT_X, 0.2, 5), start=lambda x: x),
         ),
         "x is the start: implicit responses return zero.",
+    ),
+    "x is not read": (
+        without_x,
+        "g does not depend on x. Does g read x? If x is the start of y: unrolled(solver, start=lambda x: x).",
     ),
     "projecting optimiser": (
         projecting_optimizer,

@@ -11,6 +11,8 @@ from bilevel.checking import reference as module
 from bilevel.checking.flat import flatten
 from bilevel.checking.lanczos import spectrum_edges
 from bilevel.checking.reference import active_constraints, inner_spectrum, solve_reference
+from cases.feasible import SETS
+from cases.feasible import case as feasible_case
 from cases.problems import CASES, logistic_case
 
 
@@ -72,3 +74,32 @@ def test_lanczos_finds_the_edges_of_a_known_spectrum(steps):
     basis = np.linalg.qr(np.random.default_rng(1).normal(size=(300, 300)))[0]
     smallest, largest = spectrum_edges(lambda w: basis @ (values * (basis.T @ w)), 300, steps=steps)
     assert (smallest, largest) == pytest.approx((-0.6, 4.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_reference_on_a_set_agrees_with_differences(name, method):
+    problem, x, _ = feasible_case(name)
+    flat = flatten(problem, x, jnp.zeros(3), None, None)
+    found = solve_reference(flat, flat.y)
+    assert found.solved and found.control < 1e-5 and found.linear_residual < 1e-8
+
+
+def test_a_right_response_on_a_ball_has_no_fault():
+    problem, x, solver = feasible_case("ball")
+    responses = {"implicit": b.implicit(problem, solver, b.cg(6)), "unrolled": b.unrolled(solver)}
+    report = b.check(problem, x, jnp.zeros(3), b.full(None, None), responses=responses, curves=False)
+    assert report.ok and max(row.relative_error for row in report.rows) < 1e-5
+    assert "Active constraints of the inner set: 1." in " ".join(report.notes)
+
+
+def test_responses_are_not_judged_where_differences_disagree_with_the_reference():
+    # The inner solution max(x, 0) has no derivative at x = 0.
+    problem = b.Problem(
+        lambda x, y, d: (y - 1) ** 2,
+        lambda x, y, d: 0.5 * (y - x) ** 2,
+        inner_projection=lambda y: jnp.where(y > 0, y, 0.0),
+    )
+    responses = {"none": b.first_order(b.descend(problem, 0.5, 60))}
+    report = b.check(problem, 0.0, jnp.array(0.0), b.full(None, None), responses=responses, curves=False)
+    assert len(report.findings) == 1 and report.findings[0].startswith("The reference is uncertain")
+    assert any("central differences differ by" in note for note in report.notes)

@@ -8,6 +8,7 @@ import pytest
 
 import bilevel as b
 from bilevel.checking.advise import recommend
+from bilevel.checking.faults import Unsolved, of_unsolved
 from bilevel.report import check_page, write_check, write_files
 from bilevel.report import figures as figure_module
 from cases.problems import flat, quadratic_case
@@ -77,6 +78,22 @@ def test_advice_respects_the_memory_and_says_when_nothing_fits(advice):
         nothing.recommended is None and "No response with an error of at most 0.01 fits" in nothing.reasons[0]
     )
     assert "No response reaches an error of 1e-12" in recommend(report, 1e-12).reasons[0]
+
+
+def test_advice_counts_the_faults():
+    def last(*faults):
+        return recommend(example_report(findings=faults), 0.01).reasons[-1]
+
+    assert last("a") == "The check found 1 fault: mend it first."
+    assert last("a", "b") == "The check found 2 faults: mend them first."
+
+
+def test_a_cosine_of_one_is_not_told():
+    def told(cosine):
+        unsolved = [Unsolved("mine", 0.1, 0.2, cosine)]
+        return of_unsolved(unsolved, 1.0, None, None, None)[0]  # pyright: ignore[reportArgumentType]
+
+    assert "cosine 0.97" in told(0.97) and "cosine" not in told(0.999)
 
 
 def test_saved_files_are_whole(advice, tmp_path):

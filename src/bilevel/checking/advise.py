@@ -118,7 +118,9 @@ def recommend(report: Report, tolerance: float, memory: int | None = None) -> Ad
     reasons += _enough(report, tolerance)
     if not report.ok:
         count = len(report.findings)
-        reasons.append(f"The check found {count} {'fault' if count == 1 else 'faults'}: mend them first.")
+        reasons.append(
+            f"The check found {count} {'fault: mend it' if count == 1 else 'faults: mend them'} first."
+        )
     return Advice(best.response, tuple(reasons), report)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from bilevel.checking import faults, losses
 from bilevel.checking.curves import broken_step, enough_steps, inner_curves, linear_curves
 from bilevel.checking.flat import Flat, flatten, vector
+from bilevel.checking.projections import of_projections
 from bilevel.checking.reference import (
     Reference,
     Spectrum,
@@ -88,10 +89,16 @@ def check(
     x, y = as_variables(x, y)
     key = jax.random.key(0) if key is None else key
     batch, notes = _whole(batch)
+    require(
+        responses is None or isinstance(responses, Mapping),
+        "responses must be a mapping of names to responses, such as {'mine': implicit(...)}",
+        type(responses).__name__,
+    )
     _require_losses(problem, x, y, batch)
 
     findings = losses.not_finite(problem, x, y, batch)
     findings += [] if findings else losses.not_repeatable(problem, x, y, batch)
+    findings += of_projections(problem, x, y)
     if findings:
         return _report(findings, [*notes, "Nothing else was checked."])
     findings = losses.unread_data(problem, x, y, batch)
@@ -107,7 +114,8 @@ def check(
     # A solver that diverges leaves a y at which differences are noise.
     far = 1e4 * (1 + float(np.abs(flat.y).max(initial=0)))
     begin = first if np.abs(first).max(initial=0) <= far else flat.y
-    unread = losses.dependence(flat, x, y, losses.probes(flat, begin))
+    follows = not usual and any(np.abs(answer.gradient).max(initial=0) > 0 for answer in answers.values())
+    unread = losses.dependence(flat, x, y, losses.probes(flat, begin), follows)
     reference = solve_reference(flat, begin)
     at = reference.y if reference.solved else begin
     spectrum = inner_spectrum(flat, flat.x, at)
@@ -117,8 +125,8 @@ def check(
         compared(name, chosen[name], answer, reference, residuals[name]) for name, answer in answers.items()
     ]
     if not unread:
-        spectral = [] if flat.project else _spectrum_findings(flat, spectrum, reference, begin)
-        diverged = usual and not np.isfinite(first).all()
+        spectral = [] if flat.project else faults.of_spectrum(spectrum, reference.solved)
+        diverged = not np.isfinite(first).all()
         point = faults.Point(
             problem=problem,
             flat=flat,
@@ -129,9 +137,13 @@ def check(
             spectrum=spectrum,
             tolerance=tolerance,
             ill_posed=bool(spectral),
-            broken_step=broken_step(problem, settings, x, y, batch) if diverged else "",
+            broken_step=broken_step(problem, settings, x, y, batch) if usual and diverged else "",
         )
-        found, remarks = _judge(answers, rows, point, usual, settings, start)
+        found, remarks = [], []
+        if diverged and spectrum.indefinite and not reference.solved:
+            spectral = []  # g has no minimum, and no setting of a response mends it
+        elif not reference.solved or _agrees(flat, reference):
+            found, remarks = _judge(answers, rows, point, usual, settings, start)
         if spectral and rows and not found and spectrum.singular and _sound(flat, reference):
             remarks.append(f"{spectral.pop()} Here f does not see it: its hypergradient is well defined.")
         findings += spectral + found
@@ -139,6 +151,8 @@ def check(
     if not findings:
         findings += _reference_findings(flat, reference)
     notes += _notes(flat, reference, spectrum)
+    if rows and any(text.startswith("A stop_gradient lies between") for text in unread):
+        notes.append("The reference has the same fault: the errors of the table mean nothing.")
     drawn: dict[str, Any] = {"inner_steps": {}, "linear_steps": {}}
     if curves and reference.solved and not unread:
         drawn["inner_steps"] = inner_curves(problem, flat, reference, settings, x, y, batch)
@@ -216,18 +230,14 @@ def _trained(problem, settings: Settings, x, y, batch) -> np.ndarray:
     return vector(jax.jit(inner_solver(problem, settings).solve)(x, y, batch))
 
 
-def _spectrum_findings(flat, spectrum: Spectrum, reference: Reference, begin) -> list[str]:
-    """Return the sentences on the Hessian at the solution, or else where the responses stop."""
-    found = faults.of_spectrum(spectrum, reference.solved)
-    if found or not reference.solved:
-        return found
-    return faults.of_spectrum(inner_spectrum(flat, flat.x, begin), False)
+def _agrees(flat, reference: Reference) -> bool:
+    """Return whether central differences agree with the reference."""
+    return reference.control <= max(0.02, 100 * flat.rounding ** (2 / 3))
 
 
 def _sound(flat, reference: Reference) -> bool:
     """Return whether the reference is consistent: a solved system, and differences that agree."""
-    agreement = max(0.02, 100 * flat.rounding ** (2 / 3))
-    return reference.solved and reference.control <= agreement and not reference.linear_residual > 1e-6
+    return reference.solved and _agrees(flat, reference) and not reference.linear_residual > 1e-6
 
 
 def _reference_findings(flat, reference: Reference) -> list[str]:
@@ -241,7 +251,7 @@ def _reference_findings(flat, reference: Reference) -> list[str]:
         return [
             "The reference is uncertain: central differences of f(x, y*(x)) differ from it by a share of "
             f"{reference.control:.2g}, and its linear residual is {reference.linear_residual:.2g}. y*(x) is "
-            "not smooth here, or the losses compute in low precision."
+            "not smooth here, or the losses compute in low precision. The responses are not judged."
         ]
     return [
         "No minimum of g was found from this y: Newton's method ends at |g_y| "
@@ -287,8 +297,8 @@ def _notes(flat, reference: Reference, spectrum: Spectrum) -> list[str]:
     )
     notes = [
         f"Reference: {reference.method}, float64, y of {size:,} {'entry' if size == 1 else 'entries'}, "
-        f"|g_y| {reference.inner_residual:.1g}; central differences agree to {reference.control:.1g}"
-        f"{condition}."
+        f"|g_y| {reference.inner_residual:.1g}; central differences "
+        f"{'agree to' if _agrees(flat, reference) else 'differ by'} {reference.control:.1g}{condition}."
     ]
     if flat.rounding > 1e-15:
         notes.append(

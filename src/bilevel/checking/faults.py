@@ -73,7 +73,7 @@ def of_spectrum(spectrum: Spectrum, at_solution: bool) -> list[str]:
     if spectrum.indefinite:
         return [
             f"The inner Hessian is indefinite (smallest eigenvalue about {smallest}): use damping "
-            f"{damping(spectrum)}, or unroll."
+            f"{damping(spectrum)}, or unroll. No minimum of g was found: is g bounded from below?"
         ]
     if spectrum.singular and spectrum.largest > 0:
         return [
@@ -123,10 +123,12 @@ def of_answer(
     want, _ = implicit_pullback(flat, flat.x, answer.y, f_y)
     got, length = answer.gradient - f_x, float(np.linalg.norm(want))
     error = f"relative error {row.relative_error:.2g}"
-    if length > 0 and np.linalg.norm(got) <= 1e-6 * length:
+    unsolved = answer.linear_residual > tolerance
+    # Conjugate gradients return zero where the Hessian is indefinite.
+    if length > 0 and np.linalg.norm(got) <= 1e-6 * length and not unsolved:
         return [
-            f"`{name}` ignores how y depends on x: its pullback returns zero ({error}). Look for a "
-            "stop_gradient in the inner solver."
+            f"`{name}` ignores how y depends on x ({error}), and its pullback returns zero: it is a "
+            "first-order response, or a stop_gradient lies in the inner solver."
         ], None
     if length > 0 and np.linalg.norm(got + want) <= 0.05 * length:
         return [
@@ -142,14 +144,14 @@ def of_answer(
         return [], Unsolved(name, row.inner_residual, inner_error, cosine(best, point.reference.gradient))
     if path:
         return [], None
-    if row.linear_residual > tolerance and point.ill_posed:
+    if unsolved and point.ill_posed:
         return [], None
-    if row.linear_residual > tolerance:
+    if unsolved:
         return [
-            f"The linear system of `{name}` is not solved (residual {row.linear_residual:.2g}, {error}): "
+            f"The linear system of `{name}` is not solved (residual {answer.linear_residual:.2g}, {error}): "
             f"use more linear steps, or conjugate gradients{_needed(point)}."
         ], None
-    if (active := _active(point)) and active > 0:
+    if (active := _active(point)) and _without_set(got, answer, f_y, point):
         return [
             f"The inner optimiser projects, and {_count_active(active, answer.y.size)}: `{name}` "
             f"differentiates as if none were ({error})."
@@ -178,6 +180,7 @@ def of_unsolved(
     worst = max(unsolved, key=lambda answer: answer.error)
     after = "" if steps is None else f" after {steps} inner steps"
     angle = "" if worst.cosine is None else f", cosine {worst.cosine:.2f}"
+    angle = "" if angle.endswith("1.00") else angle
     need = "" if enough is None else f" (about {enough} reach an error of {point.tolerance:g})"
     return [
         "The inner problem is not solved: an implicit gradient may have the wrong sign. "
@@ -191,6 +194,13 @@ def _active(point):
     if point.flat.project is None:
         return 0
     return active_constraints(point.flat, point.flat.x, point.reference.y)
+
+
+def _without_set(got, answer, f_y, point):
+    """Return whether a pullback is that of the problem without its inner set."""
+    free = point.flat._replace(project=None, project_along=None)
+    want = implicit_pullback(free, free.x, answer.y, f_y)[0]
+    return bool(np.linalg.norm(got - want) <= 0.05 * np.linalg.norm(want))
 
 
 def _needed(point):
@@ -227,13 +237,32 @@ def shaped(y: PyTree, flat_y: np.ndarray) -> PyTree:
 
 
 def _projecting(name, answer, point):
-    """Return a sentence if the solver rests at a y where g_y is not zero."""
-    rest = answer.again(shaped(point.y, answer.y), point.batch).y
-    moved = float(np.linalg.norm(answer.y - vector(point.y)))
+    """Return a sentence if the solver, started where it ended, stays or returns though g_y is not zero.
+
+    A solver that projects rests at a fixed point, which it also reaches from near the minimum of g. One that
+    oscillates leaves the neighbourhood of the minimum in both directions, so it ends elsewhere in its cycle.
+    """
+
+    def end(y):
+        return answer.again(shaped(point.y, y), point.batch).y
+
+    begin = vector(point.y)
+    moved = float(np.linalg.norm(answer.y - begin))
     slope = point.flat.inner_slope(point.flat.x, answer.y)
-    start = point.flat.inner_slope(point.flat.x, vector(point.y))
-    still = np.linalg.norm(rest - answer.y) <= 1e-6 * moved
-    if not (moved > 0 and still and np.linalg.norm(slope) > 1e-3 * np.linalg.norm(start)):
+    start = point.flat.inner_slope(point.flat.x, begin)
+    if not (moved > 0 and np.linalg.norm(slope) > 1e-3 * np.linalg.norm(start)):
+        return None
+
+    def same(y, share):
+        return bool(np.linalg.norm(y - answer.y) <= share * moved)
+
+    rest = end(answer.y)
+    if not same(rest, 1e-6):
+        return _oscillates(point) if not same(rest, 1e-2) and same(end(rest), 1e-6) else None
+    minimum = point.reference.y
+    if not all(same(end(minimum + side * (answer.y - minimum)), 1e-2) for side in (0.1, -0.1)):
+        return _oscillates(point)
+    if point.flat.project is not None:  # the set is stated
         return None
     active = int(np.sum(np.abs(slope) > 1e-3 * np.abs(slope).max()))
     return (
@@ -241,6 +270,12 @@ def _projecting(name, answer, point):
         f"is {np.linalg.norm(slope):.2g}, and no response can see its projection. State the set as "
         "Problem(..., inner_projection=)."
     )
+
+
+def _oscillates(point):
+    largest = point.spectrum.largest
+    below = f" below {rounded(2 / largest)}" if largest > 0 else ""
+    return f"The inner solve oscillates: lower the inner step size{below}."
 
 
 def _count_active(active, size):

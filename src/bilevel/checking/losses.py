@@ -59,15 +59,20 @@ def not_finite(problem: Problem, x: PyTree, y: PyTree, batch: Batch) -> list[str
 
 
 def not_repeatable(problem: Problem, x: PyTree, y: PyTree, batch: Batch) -> list[str]:
-    """Return a sentence for each loss that gives two values at one point."""
+    """Return a sentence for each loss that gives two values at one point, at the start or near it."""
     found = []
+    # A start at zero can hide a random factor.
+    points = (x, y), tuple(jax.tree.map(lambda leaf: leaf + 0.1, one) for one in (x, y))
     for name, loss, minibatch in _levels(problem, batch):
-        first, second = (float(loss(x, y, minibatch)) for _ in range(2))
-        if first != second:
-            found.append(
-                f"The losses differ between two calls: {name} gives {first:.6g} and {second:.6g} at the same "
-                "x, y and batch. Make it a pure function of the three; random numbers come from the batch."
-            )
+        for at_x, at_y in points:
+            first, second = (float(loss(at_x, at_y, minibatch)) for _ in range(2))
+            if np.isfinite([first, second]).all() and first != second:
+                found.append(
+                    f"The losses differ between two calls: {name} gives {first:.6g} and {second:.6g} at the "
+                    "same x, y and batch. Make it a pure function of the three; random numbers come from the "
+                    "batch."
+                )
+                break
     return found
 
 
@@ -93,7 +98,11 @@ def probes(flat: Flat, y: np.ndarray, seed: int = 0) -> list[tuple[np.ndarray, n
 
 
 def dependence(
-    flat: Flat, x: PyTree, y: PyTree, points: Sequence[tuple[np.ndarray, np.ndarray]]
+    flat: Flat,
+    x: PyTree,
+    y: PyTree,
+    points: Sequence[tuple[np.ndarray, np.ndarray]],
+    follows_start: bool = False,
 ) -> list[str]:
     """Return a sentence for each variable that a loss does not read, or whose derivative is cut.
 
@@ -104,6 +113,8 @@ def dependence(
       flat: the problem.
       x, y: its variables, for the names of their leaves.
       points: where to look, from `probes`.
+      follows_start: whether a response has a nonzero hypergradient, which only a start at x can explain if
+        neither loss reads x.
     """
     found = []
     changes = {name: _Change() for name in ("x to g_y", "y to g", "x to f", "y to f")}
@@ -147,18 +158,23 @@ def dependence(
     if not changes["y to g"].any:
         found.append("g does not depend on y: there is no inner problem. Does g read y?")
     if not changes["x to g_y"].any and changes["y to g"].any and not changes["y to g"].cut:
-        found.append(_without_x(x, y, reads_x=changes["x to f"].any))
+        found.append(_without_x(x, y, changes["x to f"].any, follows_start))
     return found
 
 
-def _without_x(x, y, reads_x):
+def _without_x(x, y, reads_x, follows_start):
     def shapes(pytree):
         return jax.tree.structure(pytree), [np.shape(leaf) for leaf in jax.tree.leaves(pytree)]
 
+    if not reads_x and follows_start:
+        return (
+            "x is the start: implicit responses return zero. Neither f nor g reads x, but a response "
+            "follows it: use unrolled(solver, start=...) with the same start."
+        )
     if not reads_x and shapes(x) == shapes(y):
         return (
-            "x is the start: implicit responses return zero. Neither f nor g reads x, and x has the shape of "
-            "y; use unrolled(solver, start=lambda x: x)."
+            "g does not depend on x. Does g read x? If x is the start of y: "
+            "unrolled(solver, start=lambda x: x)."
         )
     return (
         "g does not depend on x, or only by a term without y: y*(x) is constant, and the hypergradient is "

@@ -126,17 +126,22 @@ def hypergradient_at(flat: Flat, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarr
 def implicit_pullback(flat: Flat, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, float]:
     """Return `-J v` with H v = w at y, and the relative residual.
 
-    With an inner set, P is the derivative of its projection at `y - s g_y`, and the system is
-    `(P H P + I - P) v = P w`: it holds v at zero where a constraint is active.
+    With an inner set, P is the derivative of its projection at `y - s g_y`, and
+
+        v = P u,   (P H P + P (I - P) / s) u = P w
+
+    The second term is the curvature of the set.
     """
     b, product = w, lambda v: flat.hessian(x, y, v)
-    along = None if flat.project is None else _along_set(flat, x, y)
-    if along is not None:
+    along = None
+    if flat.project is not None:
+        step = _step(flat, x, y)
+        along = _along_set(flat, x, y, step)
         b = along(w)
 
         def product(v):
             free = along(v)
-            return along(flat.hessian(x, y, free)) + v - free
+            return along(flat.hessian(x, y, free) + (v - free) / step)
 
     if y.size <= DENSE:
         if along is None:
@@ -145,12 +150,14 @@ def implicit_pullback(flat: Flat, x: np.ndarray, y: np.ndarray, w: np.ndarray) -
             matrix = np.stack([product(e) for e in np.eye(y.size)], axis=1)
         if not np.isfinite(matrix).all():
             return np.full(x.shape, np.nan), float("nan")
-        # Least squares, so that a singular Hessian gives the adjoint of least norm.
-        v = np.linalg.lstsq(matrix, b, rcond=1e-13)[0]
+        # Least squares, so that a singular matrix gives the adjoint of least norm. With a set the matrix is
+        # singular across active constraints, up to rounding.
+        v = np.linalg.lstsq(matrix, b, rcond=1e-13 if along is None else 1e-12)[0]
         residual = b - matrix @ v
     else:
         v, residual = _conjugate_gradients(product, b, 1e-12, min(10 * y.size, 5000))
     scale = float(np.linalg.norm(b)) or 1.0
+    v = v if along is None else along(v)
     return -flat.cross(x, y, v), float(np.linalg.norm(residual)) / scale
 
 
@@ -225,9 +232,9 @@ def _conjugate_gradients(product, b, tolerance, steps):
     return v, residual
 
 
-def _along_set(flat, x, y):
+def _along_set(flat, x, y, step):
     """Return `w -> P w` at `y - s g_y`, with the derivative P of the projection onto the inner set."""
-    moved = y - _step(flat, x, y) * flat.inner_slope(x, y)
+    moved = y - step * flat.inner_slope(x, y)
     return lambda w: flat.project_along(moved, w)
 
 
@@ -258,7 +265,7 @@ def _minimise_on_set(flat, x, y):
         error = miss(y)
         if np.linalg.norm(error) <= 1e-14 * (1 + np.linalg.norm(y)):
             break
-        along = _along_set(flat, x, y)
+        along = _along_set(flat, x, y, step)
         columns = [e - along(e - step * flat.hessian(x, y, e)) for e in np.eye(y.size)]
         new = flat.project(y - np.linalg.lstsq(np.stack(columns, axis=1), error, rcond=1e-13)[0])
         if not np.linalg.norm(miss(new)) < np.linalg.norm(error):
@@ -269,12 +276,17 @@ def _minimise_on_set(flat, x, y):
 
 
 def active_constraints(flat: Flat, x: np.ndarray, y: np.ndarray) -> int:
-    """Return the number of active constraints of the inner set: the rank of I - P."""
+    """Return the number of active constraints of the inner set: the directions in which y cannot move."""
     if flat.project is None:
         return 0
-    along = _along_set(flat, x, y)
-    rng, probes = np.random.default_rng(0), min(y.size, 64)
-    vectors = np.eye(y.size) if y.size <= DENSE else rng.choice([-1.0, 1.0], size=(probes, y.size))
-    # P is a projector for polyhedra, so its trace is its rank; random signs estimate it for a large y.
-    trace = sum(float(w @ along(w)) for w in vectors) * (1 if y.size <= DENSE else 1 / probes)
-    return round(y.size - trace)
+    along = _along_set(flat, x, y, _step(flat, x, y))
+    if y.size <= DENSE:
+        lengths = np.linalg.svd(np.stack([along(e) for e in np.eye(y.size)]), compute_uv=False)
+        return int(np.sum(lengths <= 1e-9))
+    # Random signs estimate both traces. For a multiple of a projector, as on a polyhedron or a ball,
+    # their ratio is the rank of P.
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(min(y.size, 64), y.size))
+    images = [along(w) for w in signs]
+    trace = float(np.mean([w @ image for w, image in zip(signs, images, strict=True)]))
+    square = float(np.mean([image @ image for image in images]))
+    return round(y.size - trace**2 / square) if square > 0 else y.size

@@ -77,7 +77,7 @@ def cells(row: Row) -> list[str]:
         f"{row.relative_error:.2g}",
         "–" if row.cosine is None else f"{row.cosine:.4f}",
         f"{row.inner_residual:.2g}",
-        f"{row.linear_residual:.2g}",
+        "–" if row.linear_residual is None else f"{row.linear_residual:.2g}",
         duration(row.seconds),
         size(row.bytes),
         numeral(row.oracle_calls),

@@ -23,7 +23,7 @@ class Row(NamedTuple):
         cancel, their thousandth replaces |r|.
       cosine: cosine of the angle between h and r, None where one is zero.
       inner_residual: |g_y| at its y, or the length of the projected gradient with an inner set.
-      linear_residual: |f_y - H v| / |f_y| as the response reports it; 0 without a linear solve.
+      linear_residual: |f_y - H v| / |f_y| as the response reports it; None without a linear solve.
       seconds: time of one compiled hypergradient, the fastest of several calls.
       bytes: memory of the compiled program besides its arguments, or None where JAX does not tell.
       oracle_calls: gradients, Hessian and cross products of one hypergradient.
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     relative_error: float
     cosine: float | None
     inner_residual: float
-    linear_residual: float
+    linear_residual: float | None
     seconds: float
     bytes: int | None
     oracle_calls: int
@@ -105,7 +105,9 @@ def compared(name: str, response: Response, answer: Answer, reference: Reference
         relative_error=relative_error(answer.gradient, reference),
         cosine=cosine(answer.gradient, reference.gradient),
         inner_residual=residual,
-        linear_residual=answer.linear_residual,
+        linear_residual=None
+        if response.watched is None and not answer.linear_residual
+        else answer.linear_residual,
         seconds=answer.seconds,
         bytes=answer.bytes,
         oracle_calls=response.cost.total,

@@ -79,21 +79,13 @@ def descend(
     last = steps if last is None else last
     require(0 <= last <= steps, f"last must be between 0 and {steps}, the number of inner steps", last)
     require(recompute >= 0, "recompute must be at least 0", recompute)
-    optimizer = safely_differentiable(as_optimizer(optimizer))
-    gradient = inner_gradient(problem.inner)
+    init, advance = descent(problem, optimizer)
 
     def solve(x, y0, batch):
         def step(carry, i):
-            y, state = carry
-            minibatch = batch.inner[i]
+            return advance(x, batch.inner[i], carry), None
 
-            def loss(y):
-                return problem.inner(x, y, minibatch)
-
-            g_y = gradient(x, y, minibatch)
-            return move(optimizer, g_y, state, y, problem.inner_projection, loss=loss), None
-
-        carry = y0, optimizer.init(y0)
+        carry = init(y0)
         if last < steps:
             carry, _ = lax.scan(step, lax.stop_gradient(carry), jnp.arange(steps - last))
             carry = lax.stop_gradient(carry)
@@ -106,6 +98,31 @@ def descend(
         back_cost=Cost(gradients=recompute * last, hessian_products=last, cross_products=last),
         residual=residual_on(problem, max(1, steps) - 1),
     )
+
+
+def descent(problem: Problem, optimizer: Optimizer) -> tuple[Callable, Callable]:
+    """Return the two functions of `descend`: `init(y)` and one step of the optimiser.
+
+    Args:
+      problem: the two losses.
+      optimizer: an optax optimiser, or a step size.
+
+    Returns:
+      `y -> (y, state)` and `(x, minibatch, (y, state)) -> (y, state)`.
+    """
+    optimizer = safely_differentiable(as_optimizer(optimizer))
+    gradient = inner_gradient(problem.inner)
+
+    def step(x, minibatch, carry):
+        y, state = carry
+
+        def loss(y):
+            return problem.inner(x, y, minibatch)
+
+        g_y = gradient(x, y, minibatch)
+        return move(optimizer, g_y, state, y, problem.inner_projection, loss=loss)
+
+    return lambda y: (y, optimizer.init(y)), step
 
 
 def checkpointed(step: Callable, carry: PyTree, indices: jax.Array, levels: int) -> PyTree:

@@ -1,6 +1,7 @@
 """Problems with a planted fault for `bilevel check`, each with the sentence that names it."""
 
 import itertools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +17,6 @@ NOTHING = b.full(None, None)
 ROWS = np.random.default_rng(0).normal(size=(12, 3))
 TARGETS = ROWS @ np.array([1.0, -1.0, 0.5])
 DATA = b.full((jnp.asarray(ROWS), jnp.asarray(TARGETS)), (jnp.asarray(ROWS), jnp.asarray(TARGETS)))
-
-
-class Projected(NamedTuple):
-    """A problem with an inner set."""
-
-    outer: Any
-    inner: Any
-    inner_projection: Any
-    outer_projection: Any = None
 
 
 class Case(NamedTuple):
@@ -203,7 +195,7 @@ def projecting_optimizer():
 def projected_problem():
     case = projecting_optimizer()
     plain = case.problem
-    problem = Projected(plain.outer, plain.inner, lambda y: jnp.clip(y, 0, 1))
+    problem = replace(plain, inner_projection=lambda y: jnp.clip(y, 0, 1))
     return case._replace(problem=problem)
 
 

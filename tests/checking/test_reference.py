@@ -1,7 +1,5 @@
 """The reference hypergradient and the edges of the spectrum, against closed forms."""
 
-from typing import Any, NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,15 +12,6 @@ from bilevel.checking.reference import active_constraints, inner_spectrum, solve
 from cases.feasible import SETS
 from cases.feasible import case as feasible_case
 from cases.problems import CASES, logistic_case
-
-
-class Projected(NamedTuple):
-    """A problem with an inner set."""
-
-    outer: Any
-    inner: Any
-    inner_projection: Any
-    outer_projection: Any = None
 
 
 @pytest.fixture(params=["dense", "conjugate gradients"])
@@ -46,12 +35,12 @@ def test_reference_is_the_closed_form(name, method):
 
 def test_reference_with_active_constraints_agrees_with_differences(method):
     C, q = jnp.array([[1, 0.9, 0], [0.9, 1, 0.5], [0, 0.5, 1]]), jnp.array([1, 0.2, 0.6])
-    problem = Projected(
+    problem = b.Problem(
         lambda x, y, batch: jnp.sum(y),
         lambda x, y, batch: 0.5 * y @ C @ y - (q * x) @ y + 0.05 * jnp.sum(y**2),
-        lambda y: jnp.maximum(y, 0),
+        inner_projection=lambda y: jnp.maximum(y, 0),
     )
-    flat = flatten(problem, jnp.ones(3), jnp.zeros(3), None, None)  # pyright: ignore[reportArgumentType]
+    flat = flatten(problem, jnp.ones(3), jnp.zeros(3), None, None)
     found = solve_reference(flat, flat.y)
     np.testing.assert_allclose(found.gradient, [1 / 1.1, 0, 0.6 / 1.1], atol=1e-8)
     assert found.solved and found.control < 1e-6

@@ -8,12 +8,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from bilevel.calculus import inner_gradient
 from bilevel.checking.flat import Flat, vector
 from bilevel.checking.reference import DENSE, Reference, hypergradient_at
 from bilevel.checking.rows import relative_error
 from bilevel.checking.usual import Settings
-from bilevel.inner import as_optimizer
+from bilevel.inner import descent
 from bilevel.linear import cg, neumann
 from bilevel.types import Batch, Problem, PyTree
 
@@ -45,14 +44,14 @@ def inner_curves(
       x, y, batch: the point.
     """
     most = max(settings.inner_steps, 1)
-    init, step = _inner_step(problem, settings)
+    init, step = descent(problem, settings.inner_optimizer)
     indices = jnp.arange(most)
 
     def trained(x, y, batch, steps):
         """Return the y after a traced number of steps: one program serves all numbers."""
 
         def until(carry, i):
-            return optax.tree.where(i < steps, step(x, batch, carry, i), carry), None
+            return optax.tree.where(i < steps, step(x, batch.inner[i], carry), carry), None
 
         return lax.scan(until, init(y), indices)[0][0]
 
@@ -101,11 +100,11 @@ def enough_steps(
     Returns:
       The number of steps, or None if the search gave up.
     """
-    init, step = _inner_step(problem, settings)
+    init, step = descent(problem, settings.inner_optimizer)
 
     @jax.jit
     def advance(x, batch, carry, first, last):
-        return lax.fori_loop(first, last, lambda i, carry: step(x, batch, carry, i), carry)
+        return lax.fori_loop(first, last, lambda i, carry: step(x, batch.inner[i], carry), carry)
 
     carry, done, begin = init(y), 0, time.perf_counter()
     while time.perf_counter() - begin < seconds and done < 10**6:
@@ -122,12 +121,12 @@ def enough_steps(
 
 def broken_step(problem: Problem, settings: Settings, x: PyTree, y: PyTree, batch: Batch) -> str:
     """Return a sentence on the first inner step whose y is not finite, or an empty text."""
-    init, step = _inner_step(problem, settings)
+    init, step = descent(problem, settings.inner_optimizer)
 
     @jax.jit
     def path(x, y, batch):
         def move(carry, i):
-            carry = step(x, batch, carry, i)
+            carry = step(x, batch.inner[i], carry)
             return carry, jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), carry[0])
 
         return lax.scan(move, init(y), jnp.arange(settings.inner_steps))[1]
@@ -144,23 +143,6 @@ def broken_step(problem: Problem, settings: Settings, x: PyTree, y: PyTree, batc
         f"The inner solve is not finite from inner step {first} on, first in y{place}: lower the inner step "
         "size, or look for a logarithm, a root or an overflow in g."
     )
-
-
-def _inner_step(problem, settings):
-    """Return `init(y)` and one step of the usual inner solver, as `descend` makes them."""
-    optimizer, gradient = as_optimizer(settings.inner_optimizer), inner_gradient(problem.inner)
-    project = problem.inner_projection
-
-    def init(y):
-        return y, optimizer.init(y)
-
-    def step(x, batch, carry, i):
-        y, state = carry
-        updates, state = optimizer.update(gradient(x, y, batch.inner[i]), state, y)
-        y = optax.apply_updates(y, updates)
-        return y if project is None else project(y), state
-
-    return init, step
 
 
 def linear_curves(flat: Flat, reference: Reference, settings: Settings) -> dict[str, Curve]:

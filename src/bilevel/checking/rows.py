@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel.checking.flat import vector
 from bilevel.checking.reference import Reference
-from bilevel.hypergradient import hypergradient
+from bilevel.hypergradient import undiagnosed
 from bilevel.response import Response
 from bilevel.types import Batch, Problem, PyTree
 
@@ -67,7 +67,7 @@ def ask(
     """
 
     def evaluate(x, y, batch, key):
-        gradient, y, info = hypergradient(problem, response, x, y, batch, key)
+        gradient, y, info = undiagnosed(problem, response, x, y, batch, key)
         return gradient, y, info.linear_residual
 
     try:

@@ -28,6 +28,8 @@ MOVERS = {
 }
 
 
+LOWER = "lower the step sizes"
+
 ON_DIVERGENCE = ("raise", "restore", "halve", "continue")
 # Name in the history of the factor of the step sizes, and its least value: a run that still diverges with a
 # millionth of its step sizes has another fault.
@@ -93,7 +95,7 @@ def diagnose(
     read = step if _finite(after) else step - 1
     cause = _blame_data(algorithm, data, steps, read, read > start, seed)
     place = f"{algorithm.name} diverged at step {step}" + (f" with key {seed}" if several else "")
-    fault = _name(metrics, after)
+    fault = f"{place}: {_name(metrics, after)}"
     if cause:
         remedy = f"{cause}; clean the data"
     elif at_start:
@@ -101,8 +103,11 @@ def diagnose(
     else:
         remedy = _remedy(steps.measure(before, step - 1), history, seed)
     last = "" if at_start else f"; the last finite state is that of step {step - 1} (`error.before`)"
+    restart = ", or restart from the last log point (`error.state`)" if remedy == LOWER else ""
     return DivergedError(
-        f"{place}: {fault}{last}; {remedy}",
+        f"{fault}{last}; {remedy}{restart}",
+        fault=fault,
+        remedy=remedy,
         algorithm=algorithm.name,
         steps=window,
         step=step,
@@ -134,9 +139,10 @@ def builder(algorithm: Any, on_divergence: str) -> Callable[[float], Algorithm]:
 
 def reaction(error: DivergedError, on_divergence: str, factor: float) -> str:
     """Return the warning of a run that reacts to an error, with the new factor of its step sizes."""
+    found = f"{error.fault}; {error.remedy}"
     if on_divergence == "restore":
-        return f"{error}; the run ends with the state of step {error.steps[0]}"
-    return f"{error}; the run goes on from step {error.steps[0]} with step sizes times {factor:g}"
+        return f"{found}; the run ends with the state of step {error.steps[0]}"
+    return f"{found}; the run goes on from step {error.steps[0]} with step sizes times {factor:g}"
 
 
 def _bisect(steps, state, first, last):
@@ -176,13 +182,12 @@ def _remedy(metrics, history, seed):
     def at(values):
         return float(values if seed is None else np.asarray(values)[..., seed])
 
-    steps = "lower the step sizes, or restart from the last log point (`error.state`)"
     linear, inner = (at(metrics.get(name, 0.0)) for name in ("linear_residual", "inner_residual"))
     if not linear > UNSOLVED:
-        return steps
+        return LOWER
     # Where y diverges too, its step size is too large, and no adjoint can follow.
     if "inner_residual" in history and inner > 10 * at(history["inner_residual"][0]):
-        return steps
+        return LOWER
     return (
         f"the adjoint system is not solved (its linear residual is {linear:.2g}), as where the Hessian of g "
         "is singular or indefinite; add damping or an L2 term to g, or lower the step sizes"

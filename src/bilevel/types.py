@@ -234,12 +234,15 @@ class DivergedError(ArithmeticError):
       steps: the log points `(first, last)` between which it happened.
       state: the state at the log point `steps[0]`, where state and metrics are finite.
       history: the log points up to there, as in `Result`.
+      fault, remedy: the two parts of the message that do not speak of the other attributes.
     """
 
     def __init__(
         self,
         message: str,
         *,
+        fault: str,
+        remedy: str,
         algorithm: str,
         step: int,
         metric: str,
@@ -250,4 +253,5 @@ class DivergedError(ArithmeticError):
     ):
         self.algorithm, self.step, self.metric, self.before = algorithm, step, metric, before
         self.steps, self.state, self.history = steps, state, history
+        self.fault, self.remedy = fault, remedy
         super().__init__(message)

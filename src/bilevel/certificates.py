@@ -137,12 +137,23 @@ def reached(found: Certificate, tolerance: float) -> bool:
     return bool(np.all(found.accurate & (found.gradient_norm <= tolerance)))
 
 
-def judge(found: Certificate, metrics: dict[str, Any]) -> list[str]:
+def missed(found: Certificate, tolerance: float) -> list[str]:
+    """Return the sentence on a run that ended at a known gradient above the tolerance."""
+    norm = np.max(np.where(found.accurate, found.gradient_norm, 0))
+    if norm <= tolerance:
+        return []
+    return [
+        f"the run ended at a gradient norm of {norm:.3g}, above the tolerance {tolerance:g}; make more steps"
+    ]
+
+
+def judge(found: Certificate, metrics: dict[str, Any], tolerance: float | None = None) -> list[str]:
     """Return what makes the gradient of an algorithm wrong at a certificate, each with its remedy.
 
     Args:
       found: the certificate.
       metrics: metrics of the algorithm at the same state.
+      tolerance: gradient norm below which an error needs not be small compared with the gradient.
     """
     rules = []
     if not np.all(found.accurate):
@@ -155,14 +166,17 @@ def judge(found: Certificate, metrics: dict[str, Any]) -> list[str]:
         return rules
     # A gradient that is zero to the accuracy has no direction to be wrong about.
     zero = found.gradient_norm <= 10 * found.error
-    if np.any(~zero & (found.bias > SMALL * found.gradient_norm)):
-        share = _worst(np.where(zero, 0, found.bias), found.gradient_norm)
+    small = zero if tolerance is None else zero | (found.gradient_norm <= tolerance)
+    # At a gradient within the tolerance, the error of y may be as large as the tolerance.
+    wrong = ~zero & (found.bias > np.where(small, tolerance or 0.0, SMALL * found.gradient_norm))
+    if np.any(wrong):
+        share = _worst(np.where(wrong, found.bias, 0), found.gradient_norm)
         rules.append(
             f"y does not solve the inner problem: it changes the gradient of Phi by {share:.0%}; "
             "raise the inner steps or their step size"
         )
     linear = metrics.get("linear_residual", 0.0)
-    if np.any(~zero & (np.asarray(linear) > SMALL)):
+    if np.any(~small & (np.asarray(linear) > SMALL)):
         rules.append(
             f"v does not solve the adjoint system: its linear residual is {np.max(linear):.2g}; "
             "raise the linear steps, or add damping or an L2 term to g"

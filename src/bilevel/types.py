@@ -155,8 +155,11 @@ class Result(NamedTuple):
         that the next step trains.
       compile_seconds: time spent compiling, not part of `history["seconds"]`.
       certificate: the last `Certificate` of a run with `certify`, or None.
-      solved: whether the errors that the inner and the linear residual make were small compared with the
-        gradient at the last certificate, or None.
+      solved: None without `certify`; otherwise whether the run did not diverge, the errors that the inner and
+        the linear residual make were small at the last certificate, and its gradient norm was at most the
+        tolerance, if one was given. Without a tolerance it does not say that the run has converged.
+      diverged: the last `DivergedError` of a run that ended or went on after it (`on_divergence="restore"` or
+        `"halve"`), or None.
     """
 
     state: Any
@@ -164,6 +167,7 @@ class Result(NamedTuple):
     compile_seconds: float
     certificate: Any = None
     solved: bool | None = None
+    diverged: "DivergedError | None" = None
 
 
 def no_minibatches(batch_size: int) -> Batch:

@@ -108,7 +108,7 @@ def test_callback_sees_every_log_point_and_can_stop(key):
 
 
 def test_divergence_is_reported_with_the_last_finite_state(key):
-    rule = r"^soba diverged at step \d+: the hypergradient is not finite; the last finite .* lower the step"
+    rule = r"^soba diverged at step \d+: the hypergradient is not finite; the last finite .* lower the inner step"
     with pytest.raises(b.DivergedError, match=rule) as caught:
         b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50)
     error = caught.value
@@ -247,7 +247,7 @@ def test_infinite_data_are_named_and_masked_data_are_not_blamed(key):
         return ridge(x, y, {"a": jnp.where(jnp.isnan(batch["a"]), 0.0, batch["a"])})
 
     algorithm = b.soba(b.Problem(masked, masked), inner_optimizer=1e3, outer_optimizer=0.01)
-    with pytest.raises(b.DivergedError, match="lower the step sizes"):
+    with pytest.raises(b.DivergedError, match="lower the inner step size"):
         b.run(algorithm, 0.0, jnp.zeros(3), spoilt("inner", "full"), steps=400, key=key)
 
 
@@ -259,9 +259,9 @@ def test_infinite_data_are_named_and_masked_data_are_not_blamed(key):
             1.0,
             "the adjoint system is not solved .its linear residual is 0.9.* add damping or an L2 term to g",
         ),
-        (0.1, 1.0, "lower the step sizes, or restart from the last log point"),
+        (0.1, 1.0, "lower the outer step size, or restart from the last log point"),
         # y diverges as well, so no adjoint could follow.
-        (0.9, 10.0, "lower the step sizes, or restart from the last log point"),
+        (0.9, 10.0, "lower the inner step size, or restart from the last log point"),
     ],
 )
 def test_the_remedy_depends_on_what_diverged_before(linear, inner, remedy, key):
@@ -272,6 +272,15 @@ def test_the_remedy_depends_on_what_diverged_before(linear, inner, remedy, key):
     algorithm = b.Algorithm(lambda x, y: Pair(jnp.asarray(x), jnp.asarray(y)), step, b.Draws(1, 1), b.Cost())
     with pytest.raises(b.DivergedError, match=rf"state\.\w, moved by .* is not finite; .*; {remedy}"):
         b.run(algorithm, 1.0, 1.0, b.full(None, None), steps=400, key=key)
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+@pytest.mark.parametrize("inner, outer, level", [(50.0, 0.01, "inner"), (0.2, 1e6, "outer")])
+def test_the_step_size_that_is_too_large_is_named(inner, outer, level, log_every, key):
+    algorithm = b.aid_bio(TASK.problem, inner_optimizer=inner, outer_optimizer=outer, inner_steps=5)
+    with pytest.raises(b.DivergedError, match=f"lower the {level} step size, or restart") as caught:
+        b.run(algorithm, X, Y, DATA, steps=100, key=key, log_every=log_every)
+    assert caught.value.remedy == f"lower the {level} step size"
 
 
 def test_restore_ends_with_the_last_log_point(key, tmp_path):

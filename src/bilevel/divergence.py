@@ -28,7 +28,10 @@ MOVERS = {
 }
 
 
+# Steps with x held fixed, at least, and growth of the inner residual in them by which y diverges.
+HELD, GROWTH = 50, 1e3
 LOWER = "lower the step sizes"
+LOWER_INNER, LOWER_OUTER = "lower the inner step size", "lower the outer step size"
 
 ON_DIVERGENCE = ("raise", "restore", "halve", "continue")
 # Name in the history of the factor of the step sizes, and its least value: a run that still diverges with a
@@ -42,12 +45,14 @@ class Steps(NamedTuple):
     Attributes:
       go: `(state, step, count) -> state`, the state `count` steps after step number `step`.
       measure: `(state, step) -> metrics`, the metrics at the state after `step` steps.
+      fixed: as `go`, with x held fixed.
       read: `(step, seed) -> Batch`, the minibatches of the step after `step` steps; `seed` is the position
         of a key, or None for a run of one key.
     """
 
     go: Callable[[Any, int, int], Any]
     measure: Callable[[Any, int], dict[str, Any]]
+    fixed: Callable[[Any, int, int], Any]
     read: Callable[[int, int | None], Batch]
 
 
@@ -73,6 +78,7 @@ def diagnose(
 
     The first step after which a number is not finite is found by bisection. This makes the steps of the
     window again, each about once, on the same minibatches. If the window is empty, the start is at fault.
+    The steps up to there are made once more with x held fixed, to tell which step size is too large.
 
     Args:
       algorithm: algorithm that ran.
@@ -101,9 +107,20 @@ def diagnose(
     elif at_start:
         remedy = "check the loss at the start, or lower the step sizes"
     else:
-        remedy = _remedy(steps.measure(before, step - 1), history, seed)
+        # Repeated, so that no data are read but those of the window.
+        count, held = step - window[0], state
+        for _ in range(-(-HELD // count)):
+            held = steps.fixed(held, window[0], count)
+        first, last, fixed = (
+            steps.measure(*place) for place in ((state, window[0]), (before, step - 1), (held, step))
+        )
+        remedy = _remedy(first, last, fixed, held, history, seed)
     last = "" if at_start else f"; the last finite state is that of step {step - 1} (`error.before`)"
-    restart = ", or restart from the last log point (`error.state`)" if remedy == LOWER else ""
+    restart = (
+        ", or restart from the last log point (`error.state`)"
+        if remedy in (LOWER, LOWER_INNER, LOWER_OUTER)
+        else ""
+    )
     return DivergedError(
         f"{fault}{last}; {remedy}{restart}",
         fault=fault,
@@ -176,22 +193,42 @@ def _name(metrics, state):
     return f"{METRICS.get(broken[0], broken[0])} is not finite"
 
 
-def _remedy(metrics, history, seed):
-    """Return what to do, from the metrics at the last finite state."""
+def _remedy(first, before, held, state, history, seed):
+    """Return what to do.
+
+    A y that also diverges at a fixed x has too large a step size. Where y and v settle at a fixed x, the
+    moves of x are too large.
+
+    Args:
+      first, before: metrics at the first step of the window, and at the last finite state.
+      held, state: metrics and state after the steps of the window with x held fixed.
+      history: log points before.
+      seed: position of the key, or None.
+    """
 
     def at(values):
-        return float(values if seed is None else np.asarray(values)[..., seed])
+        return np.asarray(values if seed is None else np.asarray(values)[..., seed])
 
-    linear, inner = (at(metrics.get(name, 0.0)) for name in ("linear_residual", "inner_residual"))
-    if not linear > UNSOLVED:
-        return LOWER
-    # Where y diverges too, its step size is too large, and no adjoint can follow.
-    if "inner_residual" in history and inner > 10 * at(history["inner_residual"][0]):
-        return LOWER
-    return (
-        f"the adjoint system is not solved (its linear residual is {linear:.2g}), as where the Hessian of g "
-        "is singular or indefinite; add damping or an L2 term to g, or lower the step sizes"
-    )
+    first, before, held, state = jax.tree.map(at, (first, before, held, state))
+    unknown = np.asarray(np.nan)
+    start = at(history.get("inner_residual", [unknown]))[0]
+    residual = held.get("inner_residual", unknown)
+    largest = np.maximum(first.get("inner_residual", unknown), start)
+    y = [leaf for path, leaf in _causal(state) if keystr(path[:1], simple=True) == "y"]
+    # Where y only just settles at a large x, the value of g may overflow, its gradient does not.
+    inner = held.get("inner_residual", held.get("inner_loss", 0.0))
+    if not (_finite(y) and np.isfinite(inner)) or 0 < GROWTH * largest < residual:
+        return LOWER_INNER
+    linear = before.get("linear_residual", 0.0)
+    # Where y diverges too, no adjoint can follow.
+    if linear > UNSOLVED and not before.get("inner_residual", unknown) > 10 * start:
+        return (
+            f"the adjoint system is not solved (its linear residual is {linear:.2g}), as where the Hessian "
+            "of g is singular or indefinite; add damping or an L2 term to g, or lower the step sizes"
+        )
+    # A residual of a minibatch varies; an adjoint of zero has the linear residual 1.
+    settled = residual <= 2 * np.maximum(largest, 10 * start) and held.get("linear_residual", 0.0) <= 2
+    return LOWER_OUTER if settled and _finite(state) and not _broken(held) else LOWER
 
 
 def _blame_data(algorithm, data, steps, step, has_previous, seed):

@@ -312,7 +312,12 @@ def run(
 def _again(algorithm, data, key, room, seeds):
     """Return the steps of a run, to be made again from any of its states."""
 
-    def go(state, step, count):
+    def hold(state, batch, key):
+        return algorithm.step(state, batch, key)[0]._replace(x=state.x), {}
+
+    held = algorithm._replace(step=hold)
+
+    def go(state, step, count, algorithm=algorithm):
         data_now, plan = _prepare(algorithm, data, key, step, count, room)
         return _chunk(algorithm, state, data_now, plan, count, seeds)
 
@@ -324,7 +329,7 @@ def _again(algorithm, data, key, room, seeds):
         data_now, plan = _prepare(algorithm, data, key, step, 0, room)
         return (plan if seed is None else jax.tree.map(lambda picks: picks[seed], plan)).read(data_now, 0)[0]
 
-    return Steps(go, measure, read)
+    return Steps(go, measure, partial(go, algorithm=held), read)
 
 
 def _on_mesh(state: PyTree) -> PyTree:

@@ -82,7 +82,7 @@ def certificate(
       A `Certificate` of arrays.
 
     Raises:
-      ValueError: if a source has no whole set.
+      ValueError: if a source has no whole set, or a number is out of range.
 
     Cost: on the whole data, at most `inner_steps` linear solves of at most `linear_steps` Hessian products
     each, and five linear solves more.
@@ -92,6 +92,7 @@ def certificate(
     >>> round(float(certificate(shift, 1.0, 0.0, full(None, None)).gradient_norm), 5)
     2.0
     """
+    _require_settings(accuracy, inner_steps, linear_steps)
     _require_whole(batch)
     x, y = (jax.tree.map(jnp.asarray, variable) for variable in (x, y))
     return _measure(problem, x, y, batch, accuracy, inner_steps, linear_steps, False)
@@ -113,9 +114,10 @@ class Certify(NamedTuple):
     linear_steps: int = 200
 
     def require(self, data: Batch, log_every: int) -> None:
-        """Raise `ValueError` unless the data have a whole set and `every` is a multiple of `log_every`."""
+        """Raise `ValueError` unless the data have a whole set and the settings fit."""
         rule = f"every must be a multiple of log_every ({log_every}), since log points carry the certificates"
         require(self.every >= 1 and self.every % log_every == 0, rule, self.every)
+        _require_settings(self.accuracy, self.inner_steps, self.linear_steps)
         _require_whole(data)
 
     def measure(self, state: Any, data: Batch, seeds: bool) -> Certificate:
@@ -186,6 +188,12 @@ def judge(found: Certificate, metrics: dict[str, Any], tolerance: float | None =
 
 def _worst(error, norm):
     return float(np.max(error / np.maximum(norm, np.finfo(np.float32).tiny)))
+
+
+def _require_settings(accuracy, inner_steps, linear_steps):
+    require(accuracy is None or accuracy > 0, "accuracy must be positive", accuracy)
+    require(inner_steps >= 1, "inner_steps must be at least 1", inner_steps)
+    require(linear_steps >= 1, "linear_steps must be at least 1", linear_steps)
 
 
 def _require_whole(batch):

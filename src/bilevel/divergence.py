@@ -102,7 +102,9 @@ def diagnose(
     cause = _blame_data(algorithm, data, steps, read, read > start, seed)
     place = f"{algorithm.name} diverged at step {step}" + (f" with key {seed}" if several else "")
     fault = f"{place}: {_name(metrics, after)}"
-    if cause:
+    if at_start and (spoilt := _blame_start(after, seed)):
+        fault, remedy = f"{place}: {spoilt}", "start with finite numbers"
+    elif cause:
         remedy = f"{cause}; clean the data"
     elif at_start:
         remedy = "check the loss at the start, or lower the step sizes"
@@ -253,12 +255,29 @@ def _blame_data(algorithm, data, steps, step, has_previous, seed):
     return ""
 
 
+def _blame_start(state, seed):
+    """Return the sentence that names a start that is not finite, or "" if it is finite."""
+    for name in ("x", "y"):
+        for path, leaf in tree_leaves_with_path(getattr(state, name)):
+            leaf = leaf if seed is None else leaf[seed]
+            if kind := _kind(leaf):
+                return f"the start {name} contains {kind}" + (f" in {keystr(path)}" if path else "")
+    return ""
+
+
+def _kind(leaf):
+    """Return the words for values that are not finite, or "" if there are none."""
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) or jnp.all(jnp.isfinite(leaf)):
+        return ""
+    return "NaN" if jnp.any(jnp.isnan(leaf)) else "infinite values"
+
+
 def _unclean(view, count):
     """Return path, kind and number of the first value of `count` minibatches that is not finite, or None."""
     for number in range(min(count, 1) if view.is_full else count):
         for path, leaf in tree_leaves_with_path(view[number]):
-            if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.all(jnp.isfinite(leaf)):
-                return path, "NaN" if jnp.any(jnp.isnan(leaf)) else "infinite values", number
+            if kind := _kind(leaf):
+                return path, kind, number
     return None
 
 

@@ -198,7 +198,9 @@ def run(
         "tolerance needs certify=Certify(problem, every=...)",
         tolerance,
     )
+    require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance)
     if certify is not None:
+        require(isinstance(certify, Certify), "certify must be a Certify(problem, every=...)", certify)
         certify.require(data, log_every)
     if state is None:
         state = initial_state(current, x, y, data)

@@ -172,11 +172,12 @@ def test_requests_that_do_not_fit_are_refused(key):
         certify(SHRINK, algorithm, 0.3, jnp.zeros(2), certify=b.Certify(SHRINK, every=15))
     with pytest.raises(ValueError, match=r"tolerance needs certify=Certify\(problem, every=...\), got 0.1"):
         certify(SHRINK, algorithm, 0.3, jnp.zeros(2), tolerance=0.1)
-    for setting, rule in (
+    settings: Any = (
         ({"accuracy": -1.0}, "accuracy must be positive, got -1.0"),
         ({"inner_steps": 0}, "inner_steps must be at least 1, got 0"),
         ({"linear_steps": 0}, "linear_steps must be at least 1, got 0"),
-    ):
+    )
+    for setting, rule in settings:
         with pytest.raises(ValueError, match=rule):
             b.certificate(SHRINK, 0.3, jnp.zeros(2), NOTHING, **setting)
         with pytest.raises(ValueError, match=rule):

@@ -141,7 +141,7 @@ def test_a_start_that_is_not_finite_is_named_with_its_leaf(level, size, kind, ke
         rf"soba diverged at step 0: the start {level} contains {kind} in \['b'\]; start with finite numbers$"
     )
     with pytest.raises(b.DivergedError, match=rule):
-        b.run(b.soba(b.Problem(loss, loss)), **start, data=b.full(None, None), steps=5, key=key)
+        b.run(b.soba(b.Problem(loss, loss)), start["x"], start["y"], b.full(None, None), steps=5, key=key)
 
 
 class Pair(NamedTuple):

@@ -232,11 +232,11 @@ def run(
     certified, certified_at, faults, diverged = None, None, [], None
 
     def certificate(certify, step, metrics):
-        """Measure and judge a certificate at the state, and return its entries of the history."""
+        """Return a certificate at the state, measured and judged."""
         nonlocal certified, certified_at, faults
         certified, certified_at = certify.measure(state, data, seeds), step
         faults = judge(certified, metrics, tolerance)
-        return certified.metrics()
+        return certified
 
     def log(step, metrics, add=True):
         """Certify and record a log point, call the user's callback, and return whether to stop the run."""
@@ -245,8 +245,9 @@ def run(
             if on_divergence == "halve":
                 metrics[FACTOR] = factor
             if certify is not None and ((step - start) % certify.every == 0 or step == steps):
-                metrics |= certificate(certify, step, metrics)
-                stop = tolerance is not None and reached(certified, tolerance)
+                found = certificate(certify, step, metrics)
+                metrics |= found.metrics()
+                stop = tolerance is not None and reached(found, tolerance)
             elif certify is not None:
                 metrics |= unmeasured(metrics)
             if add:
@@ -254,7 +255,7 @@ def run(
             if callback is not None:
                 stop |= bool(callback(step, opened(state), {**metrics, "seconds": seconds}))
             if stop and certify is not None and certified_at != step:
-                record.complete(certificate(certify, step, metrics))
+                record.complete(certificate(certify, step, metrics).metrics())
         return stop
 
     metrics, compile_seconds = compiled()
@@ -281,7 +282,7 @@ def run(
                             compile_seconds += compiled()[1]
                             continue
                         if certify is not None and certified_at != step:
-                            record.complete(certificate(certify, step, {}))
+                            record.complete(certificate(certify, step, {}).metrics())
                     if saved is not None:
                         saved.save(step, state, record.entries)
                     break
@@ -294,11 +295,12 @@ def run(
             if saved is not None:
                 saved.save(step, state, record.entries)
             raise
-    arrived = certified is None or tolerance is None or reached(certified, tolerance)
     # The warning of a divergence names its own remedy, which those of a certificate may contradict.
-    remarks = [] if diverged else faults
-    if not arrived and (diverged is None or on_divergence == "halve"):
-        remarks = [*missed(certified, tolerance), *remarks]
+    remarks, arrived = [] if diverged else faults, True
+    if certified is not None and tolerance is not None:
+        arrived = reached(certified, tolerance)
+        if diverged is None or on_divergence == "halve":
+            remarks = [*missed(certified, tolerance), *remarks]
     if remarks:
         warnings.warn(f"{current.name}: {'; '.join(remarks)}", RuntimeWarning, stacklevel=2)
     return Result(

@@ -172,6 +172,20 @@ def test_requests_that_do_not_fit_are_refused(key):
         certify(SHRINK, algorithm, 0.3, jnp.zeros(2), certify=b.Certify(SHRINK, every=15))
     with pytest.raises(ValueError, match=r"tolerance needs certify=Certify\(problem, every=...\), got 0.1"):
         certify(SHRINK, algorithm, 0.3, jnp.zeros(2), tolerance=0.1)
+    settings: Any = (
+        ({"accuracy": -1.0}, "accuracy must be positive, got -1.0"),
+        ({"inner_steps": 0}, "inner_steps must be at least 1, got 0"),
+        ({"linear_steps": 0}, "linear_steps must be at least 1, got 0"),
+    )
+    for setting, rule in settings:
+        with pytest.raises(ValueError, match=rule):
+            b.certificate(SHRINK, 0.3, jnp.zeros(2), NOTHING, **setting)
+        with pytest.raises(ValueError, match=rule):
+            certify(SHRINK, algorithm, 0.3, jnp.zeros(2), certify=b.Certify(SHRINK, every=10, **setting))
+    with pytest.raises(ValueError, match=r"tolerance must be positive, got -1.0"):
+        certify(SHRINK, algorithm, 0.3, jnp.zeros(2), certify=b.Certify(SHRINK, every=10), tolerance=-1.0)
+    with pytest.raises(ValueError, match=r"certify must be a Certify\(problem, every=...\), got True"):
+        certify(SHRINK, algorithm, 0.3, jnp.zeros(2), certify=True)
     host = b.Batch(NOTHING.outer, b.Host(lambda i: np.zeros(1)))
     for call in (
         lambda: certify(SHRINK, algorithm, 0.3, jnp.zeros(2), host, certify=b.Certify(SHRINK, every=10)),
@@ -204,3 +218,77 @@ def test_certificate_on_a_feasible_set_is_the_finite_difference(name):
     found = b.certificate(problem, x, jnp.array([0.3, 0.2, 0.1]), NOTHING)
     assert found.accurate and found.inner_residual < 1e-12
     assert found.gradient_norm == pytest.approx(np.linalg.norm(central_difference(phi, x)), rel=1e-6)
+
+
+def test_a_run_that_misses_its_tolerance_warns_and_is_not_solved():
+    algorithm = b.soba(SHRINK, inner_optimizer=0.4, outer_optimizer=0.01)
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"^soba: the run ended at a gradient norm of 0\.\d+, above the tolerance 1e-09; make more",
+    ) as seen:
+        result = certify(
+            SHRINK,
+            algorithm,
+            0.3,
+            jnp.zeros(2),
+            certify=b.Certify(SHRINK, every=20),
+            tolerance=1e-9,
+            steps=40,
+        )
+    assert len(seen) == 1 and result.solved is False and result.certificate.accurate
+    # The same run without a tolerance is judged by its residuals alone.
+    plain = certify(SHRINK, algorithm, 0.3, jnp.zeros(2), certify=b.Certify(SHRINK, every=20), steps=40)
+    assert plain.solved is True and plain.diverged is None
+
+
+def test_a_tolerance_reached_with_a_wrong_y_is_not_solved():
+    found = Certificate(*map(np.asarray, (5e-4, 1e-12, 1e-12, 1e-12, 1.0, 0.3, True)))
+    (rule,) = judge(found, {"linear_residual": np.asarray(1.0)}, 1e-3)
+    assert rule.startswith("y does not solve the inner problem")
+    assert judge(found._replace(bias=np.asarray(9e-4)), {}, 1e-3) == []
+
+
+def test_the_last_step_has_a_certificate_even_if_a_callback_ends_the_run():
+    algorithm = b.soba(SHRINK, inner_optimizer=0.4, outer_optimizer=0.001)
+    result = certify(
+        SHRINK, algorithm, 0.3, jnp.zeros(2), certify=b.Certify(SHRINK, every=100),
+        callback=lambda step, state, metrics: step == 130,
+    )  # fmt: skip
+    norms = result.history["certified_gradient_norm"]
+    assert list(result.history["step"][np.isfinite(norms)]) == [0, 100, 130]
+    np.testing.assert_allclose(norms[-1], abs(phi_gradient(result.state.x)), rtol=1e-6)
+    assert result.certificate.gradient_norm == norms[-1]
+
+
+def growing(factor=1.0):
+    """Return an algorithm whose y grows tenfold at each step, or shrinks for a factor below 1."""
+    algorithm = b.soba(SHRINK)
+
+    def step(state, batch, key):
+        new = state._replace(y=state.y * (10.0 if factor == 1.0 else 0.99))
+        return new, {"outer_loss": jnp.sum(new.y)}
+
+    return algorithm._replace(step=step)
+
+
+def test_a_restored_run_is_not_solved_and_carries_its_error():
+    with pytest.warns(RuntimeWarning, match="the run ends with the state of step 300") as seen:
+        result = certify(
+            SHRINK, growing(), 0.3, jnp.ones(2), steps=400, certify=b.Certify(SHRINK, every=200),
+            on_divergence="restore", tolerance=1e-9,
+        )  # fmt: skip
+    # The certificate at the restored state would ask for other remedies.
+    assert len(seen) == 1 and result.solved is False
+    assert isinstance(result.diverged, b.DivergedError) and result.diverged.steps == (300, 310)
+    norms = result.history["certified_gradient_norm"]
+    assert list(result.history["step"][np.isfinite(norms)]) == [0, 200, 300]
+
+
+def test_a_halved_run_carries_its_error_and_no_warning_of_its_certificate():
+    with pytest.warns(RuntimeWarning) as seen:
+        result = certify(
+            SHRINK, growing, 0.3, jnp.ones(2), steps=400, log_every=400,
+            certify=b.Certify(SHRINK, every=400), on_divergence="halve",
+        )  # fmt: skip
+    assert len(seen) == 1 and "step sizes times 0.5" in str(seen[0].message)
+    assert result.solved is False and isinstance(result.diverged, b.DivergedError)

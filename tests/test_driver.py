@@ -108,7 +108,7 @@ def test_callback_sees_every_log_point_and_can_stop(key):
 
 
 def test_divergence_is_reported_with_the_last_finite_state(key):
-    rule = r"^soba diverged at step \d+: the hypergradient is not finite; the last finite .* lower the step"
+    rule = r"^soba diverged at step \d+: the hypergradient is not finite; .* lower the inner step"
     with pytest.raises(b.DivergedError, match=rule) as caught:
         b.run(build(inner_optimizer=1e3), X, Y, DATA, steps=400, key=key, log_every=50)
     error = caught.value
@@ -127,6 +127,21 @@ def test_a_loss_that_is_not_finite_at_the_start_is_reported(key):
         with pytest.raises(b.DivergedError, match=rule) as caught:
             b.run(b.soba(problem), -1.0, 0.0, b.full(None, None), steps=5, key=key, on_divergence=reaction)
     assert caught.value.step == 0 and caught.value.metric == "outer_loss"
+
+
+@pytest.mark.parametrize("level", ["x", "y"])
+@pytest.mark.parametrize("size, kind", [(jnp.nan, "NaN"), (jnp.inf, "infinite values")])
+def test_a_start_that_is_not_finite_is_named_with_its_leaf(level, size, kind, key):
+    def loss(x, y, batch):
+        return jnp.sum((x["b"] - y["b"]) ** 2) + jnp.sum(x["a"] ** 2) + jnp.sum(y["a"] ** 2)
+
+    start = {"x": {"a": jnp.ones(2), "b": jnp.ones(2)}, "y": {"a": jnp.ones(2), "b": jnp.ones(2)}}
+    start[level]["b"] = jnp.array([1.0, size])
+    rule = (
+        rf"soba diverged at step 0: the start {level} contains {kind} in \['b'\]; start with finite numbers$"
+    )
+    with pytest.raises(b.DivergedError, match=rule):
+        b.run(b.soba(b.Problem(loss, loss)), start["x"], start["y"], b.full(None, None), steps=5, key=key)
 
 
 class Pair(NamedTuple):
@@ -247,7 +262,7 @@ def test_infinite_data_are_named_and_masked_data_are_not_blamed(key):
         return ridge(x, y, {"a": jnp.where(jnp.isnan(batch["a"]), 0.0, batch["a"])})
 
     algorithm = b.soba(b.Problem(masked, masked), inner_optimizer=1e3, outer_optimizer=0.01)
-    with pytest.raises(b.DivergedError, match="lower the step sizes"):
+    with pytest.raises(b.DivergedError, match="lower the inner step size"):
         b.run(algorithm, 0.0, jnp.zeros(3), spoilt("inner", "full"), steps=400, key=key)
 
 
@@ -259,9 +274,9 @@ def test_infinite_data_are_named_and_masked_data_are_not_blamed(key):
             1.0,
             "the adjoint system is not solved .its linear residual is 0.9.* add damping or an L2 term to g",
         ),
-        (0.1, 1.0, "lower the step sizes, or restart from the last log point"),
+        (0.1, 1.0, "lower the outer step size, or restart from the last log point"),
         # y diverges as well, so no adjoint could follow.
-        (0.9, 10.0, "lower the step sizes, or restart from the last log point"),
+        (0.9, 10.0, "lower the inner step size, or restart from the last log point"),
     ],
 )
 def test_the_remedy_depends_on_what_diverged_before(linear, inner, remedy, key):
@@ -274,15 +289,26 @@ def test_the_remedy_depends_on_what_diverged_before(linear, inner, remedy, key):
         b.run(algorithm, 1.0, 1.0, b.full(None, None), steps=400, key=key)
 
 
+@pytest.mark.parametrize("log_every", [1, 100])
+@pytest.mark.parametrize("inner, outer, level", [(50.0, 0.01, "inner"), (0.2, 1e6, "outer")])
+def test_the_step_size_that_is_too_large_is_named(inner, outer, level, log_every, key):
+    algorithm = b.aid_bio(TASK.problem, inner_optimizer=inner, outer_optimizer=outer, inner_steps=5)
+    with pytest.raises(b.DivergedError, match=f"lower the {level} step size, or restart") as caught:
+        b.run(algorithm, X, Y, DATA, steps=100, key=key, log_every=log_every)
+    assert caught.value.remedy == f"lower the {level} step size"
+
+
 def test_restore_ends_with_the_last_log_point(key, tmp_path):
     start = {"n": jnp.zeros(())}
     with pytest.warns(
         RuntimeWarning, match="at step 33: the inner loss g .* the run ends with the state of step 30"
-    ):
+    ) as warned:
         result = b.run(
             broken_at(33, "inner"), 0.0, start, b.full(None, None), steps=100, key=key, log_every=10,
             on_divergence="restore", checkpoint=tmp_path,
         )  # fmt: skip
+    # No error is raised, so the warning does not speak of its attributes.
+    assert "error." not in str(warned[0].message)
     assert result.state.y["n"] == 30 and list(result.history["step"]) == [0, 10, 20, 30]
     restored = b.Checkpoint(tmp_path).restore("soba", broken_at(33, "inner").init(0.0, start), key)
     assert restored is not None and restored[0] == 30
@@ -306,6 +332,7 @@ def test_halve_goes_on_with_smaller_steps_until_the_run_is_finite(key, tmp_path)
     ) as caught:
         result = run(4000)
     assert len(caught) == 1 and result.state.x == pytest.approx(3.0)
+    assert "error." not in str(caught[0].message)
     np.testing.assert_array_equal(result.history["step_size_factor"], [1, 0.5, 0.5])
     np.testing.assert_array_equal(result.history["step"], [0, 2000, 4000])
     same(result.state, run(4000, halving(0.5), on_divergence="raise").state)

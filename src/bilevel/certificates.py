@@ -82,7 +82,7 @@ def certificate(
       A `Certificate` of arrays.
 
     Raises:
-      ValueError: if a source has no whole set.
+      ValueError: if a source has no whole set, or a number is out of range.
 
     Cost: on the whole data, at most `inner_steps` linear solves of at most `linear_steps` Hessian products
     each, and five linear solves more.
@@ -92,6 +92,7 @@ def certificate(
     >>> round(float(certificate(shift, 1.0, 0.0, full(None, None)).gradient_norm), 5)
     2.0
     """
+    _require_settings(accuracy, inner_steps, linear_steps)
     _require_whole(batch)
     x, y = as_variables(x, y)
     return _measure(problem, x, y, batch, accuracy, inner_steps, linear_steps, False)
@@ -113,9 +114,10 @@ class Certify(NamedTuple):
     linear_steps: int = 200
 
     def require(self, data: Batch, log_every: int) -> None:
-        """Raise `ValueError` unless the data have a whole set and `every` is a multiple of `log_every`."""
+        """Raise `ValueError` unless the data have a whole set and the settings fit."""
         rule = f"every must be a multiple of log_every ({log_every}), since log points carry the certificates"
         require(self.every >= 1 and self.every % log_every == 0, rule, self.every)
+        _require_settings(self.accuracy, self.inner_steps, self.linear_steps)
         _require_whole(data)
 
     def measure(self, state: Any, data: Batch, seeds: bool) -> Certificate:
@@ -137,12 +139,23 @@ def reached(found: Certificate, tolerance: float) -> bool:
     return bool(np.all(found.accurate & (found.gradient_norm <= tolerance)))
 
 
-def judge(found: Certificate, metrics: dict[str, Any]) -> list[str]:
+def missed(found: Certificate, tolerance: float) -> list[str]:
+    """Return the sentence on a run that ended at a known gradient above the tolerance."""
+    norm = np.max(np.where(found.accurate, found.gradient_norm, 0))
+    if norm <= tolerance:
+        return []
+    return [
+        f"the run ended at a gradient norm of {norm:.3g}, above the tolerance {tolerance:g}; make more steps"
+    ]
+
+
+def judge(found: Certificate, metrics: dict[str, Any], tolerance: float | None = None) -> list[str]:
     """Return what makes the gradient of an algorithm wrong at a certificate, each with its remedy.
 
     Args:
       found: the certificate.
       metrics: metrics of the algorithm at the same state.
+      tolerance: gradient norm below which an error needs not be small compared with the gradient.
     """
     rules = []
     if not np.all(found.accurate):
@@ -155,14 +168,17 @@ def judge(found: Certificate, metrics: dict[str, Any]) -> list[str]:
         return rules
     # A gradient that is zero to the accuracy has no direction to be wrong about.
     zero = found.gradient_norm <= 10 * found.error
-    if np.any(~zero & (found.bias > SMALL * found.gradient_norm)):
-        share = _worst(np.where(zero, 0, found.bias), found.gradient_norm)
+    small = zero if tolerance is None else zero | (found.gradient_norm <= tolerance)
+    # At a gradient within the tolerance, the error of y may be as large as the tolerance.
+    wrong = ~zero & (found.bias > np.where(small, tolerance or 0.0, SMALL * found.gradient_norm))
+    if np.any(wrong):
+        share = _worst(np.where(wrong, found.bias, 0), found.gradient_norm)
         rules.append(
             f"y does not solve the inner problem: it changes the gradient of Phi by {share:.0%}; "
             "raise the inner steps or their step size"
         )
     linear = metrics.get("linear_residual", 0.0)
-    if np.any(~zero & (np.asarray(linear) > SMALL)):
+    if np.any(~small & (np.asarray(linear) > SMALL)):
         rules.append(
             f"v does not solve the adjoint system: its linear residual is {np.max(linear):.2g}; "
             "raise the linear steps, or add damping or an L2 term to g"
@@ -172,6 +188,12 @@ def judge(found: Certificate, metrics: dict[str, Any]) -> list[str]:
 
 def _worst(error, norm):
     return float(np.max(error / np.maximum(norm, np.finfo(np.float32).tiny)))
+
+
+def _require_settings(accuracy, inner_steps, linear_steps):
+    require(accuracy is None or accuracy > 0, "accuracy must be positive", accuracy)
+    require(inner_steps >= 1, "inner_steps must be at least 1", inner_steps)
+    require(linear_steps >= 1, "linear_steps must be at least 1", linear_steps)
 
 
 def _require_whole(batch):

@@ -28,6 +28,11 @@ MOVERS = {
 }
 
 
+# Steps with x held fixed, at least, and growth of the inner residual in them by which y diverges.
+HELD, GROWTH = 50, 1e3
+LOWER = "lower the step sizes"
+LOWER_INNER, LOWER_OUTER = "lower the inner step size", "lower the outer step size"
+
 ON_DIVERGENCE = ("raise", "restore", "halve", "continue")
 # Name in the history of the factor of the step sizes, and its least value: a run that still diverges with a
 # millionth of its step sizes has another fault.
@@ -40,12 +45,14 @@ class Steps(NamedTuple):
     Attributes:
       go: `(state, step, count) -> state`, the state `count` steps after step number `step`.
       measure: `(state, step) -> metrics`, the metrics at the state after `step` steps.
+      fixed: as `go`, with x held fixed.
       read: `(step, seed) -> Batch`, the minibatches of the step after `step` steps; `seed` is the position
         of a key, or None for a run of one key.
     """
 
     go: Callable[[Any, int, int], Any]
     measure: Callable[[Any, int], dict[str, Any]]
+    fixed: Callable[[Any, int, int], Any]
     read: Callable[[int, int | None], Batch]
 
 
@@ -71,6 +78,7 @@ def diagnose(
 
     The first step after which a number is not finite is found by bisection. This makes the steps of the
     window again, each about once, on the same minibatches. If the window is empty, the start is at fault.
+    The steps up to there are made once more with x held fixed, to tell which step size is too large.
 
     Args:
       algorithm: algorithm that ran.
@@ -93,16 +101,32 @@ def diagnose(
     read = step if _finite(after) else step - 1
     cause = _blame_data(algorithm, data, steps, read, read > start, seed)
     place = f"{algorithm.name} diverged at step {step}" + (f" with key {seed}" if several else "")
-    fault = _name(metrics, after)
-    if cause:
+    fault = f"{place}: {_name(metrics, after)}"
+    if at_start and (spoilt := _blame_start(after, seed)):
+        fault, remedy = f"{place}: {spoilt}", "start with finite numbers"
+    elif cause:
         remedy = f"{cause}; clean the data"
     elif at_start:
         remedy = "check the loss at the start, or lower the step sizes"
     else:
-        remedy = _remedy(steps.measure(before, step - 1), history, seed)
+        # Repeated, so that no data are read but those of the window.
+        count, held = step - window[0], state
+        for _ in range(-(-HELD // count)):
+            held = steps.fixed(held, window[0], count)
+        first, last, fixed = (
+            steps.measure(*place) for place in ((state, window[0]), (before, step - 1), (held, step))
+        )
+        remedy = _remedy(first, last, fixed, held, history, seed)
     last = "" if at_start else f"; the last finite state is that of step {step - 1} (`error.before`)"
+    restart = (
+        ", or restart from the last log point (`error.state`)"
+        if remedy in (LOWER, LOWER_INNER, LOWER_OUTER)
+        else ""
+    )
     return DivergedError(
-        f"{place}: {fault}{last}; {remedy}",
+        f"{fault}{last}; {remedy}{restart}",
+        fault=fault,
+        remedy=remedy,
         algorithm=algorithm.name,
         steps=window,
         step=step,
@@ -134,9 +158,10 @@ def builder(algorithm: Any, on_divergence: str) -> Callable[[float], Algorithm]:
 
 def reaction(error: DivergedError, on_divergence: str, factor: float) -> str:
     """Return the warning of a run that reacts to an error, with the new factor of its step sizes."""
+    found = f"{error.fault}; {error.remedy}"
     if on_divergence == "restore":
-        return f"{error}; the run ends with the state of step {error.steps[0]}"
-    return f"{error}; the run goes on from step {error.steps[0]} with step sizes times {factor:g}"
+        return f"{found}; the run ends with the state of step {error.steps[0]}"
+    return f"{found}; the run goes on from step {error.steps[0]} with step sizes times {factor:g}"
 
 
 def _bisect(steps, state, first, last):
@@ -170,23 +195,42 @@ def _name(metrics, state):
     return f"{METRICS.get(broken[0], broken[0])} is not finite"
 
 
-def _remedy(metrics, history, seed):
-    """Return what to do, from the metrics at the last finite state."""
+def _remedy(first, before, held, state, history, seed):
+    """Return what to do.
+
+    A y that also diverges at a fixed x has too large a step size. Where y and v settle at a fixed x, the
+    moves of x are too large.
+
+    Args:
+      first, before: metrics at the first step of the window, and at the last finite state.
+      held, state: metrics and state after the steps of the window with x held fixed.
+      history: log points before.
+      seed: position of the key, or None.
+    """
 
     def at(values):
-        return float(values if seed is None else np.asarray(values)[..., seed])
+        return np.asarray(values if seed is None else np.asarray(values)[..., seed])
 
-    steps = "lower the step sizes, or restart from the last log point (`error.state`)"
-    linear, inner = (at(metrics.get(name, 0.0)) for name in ("linear_residual", "inner_residual"))
-    if not linear > UNSOLVED:
-        return steps
-    # Where y diverges too, its step size is too large, and no adjoint can follow.
-    if "inner_residual" in history and inner > 10 * at(history["inner_residual"][0]):
-        return steps
-    return (
-        f"the adjoint system is not solved (its linear residual is {linear:.2g}), as where the Hessian of g "
-        "is singular or indefinite; add damping or an L2 term to g, or lower the step sizes"
-    )
+    first, before, held, state = jax.tree.map(at, (first, before, held, state))
+    unknown = np.asarray(np.nan)
+    start = at(history.get("inner_residual", [unknown]))[0]
+    residual = held.get("inner_residual", unknown)
+    largest = np.maximum(first.get("inner_residual", unknown), start)
+    y = [leaf for path, leaf in _causal(state) if keystr(path[:1], simple=True) == "y"]
+    # Where y only just settles at a large x, the value of g may overflow, its gradient does not.
+    inner = held.get("inner_residual", held.get("inner_loss", 0.0))
+    if not (_finite(y) and np.isfinite(inner)) or 0 < GROWTH * largest < residual:
+        return LOWER_INNER
+    linear = before.get("linear_residual", 0.0)
+    # Where y diverges too, no adjoint can follow.
+    if linear > UNSOLVED and not before.get("inner_residual", unknown) > 10 * start:
+        return (
+            f"the adjoint system is not solved (its linear residual is {linear:.2g}), as where the Hessian "
+            "of g is singular or indefinite; add damping or an L2 term to g, or lower the step sizes"
+        )
+    # A residual of a minibatch varies; an adjoint of zero has the linear residual 1.
+    settled = residual <= 2 * np.maximum(largest, 10 * start) and held.get("linear_residual", 0.0) <= 2
+    return LOWER_OUTER if settled and _finite(state) and not _broken(held) else LOWER
 
 
 def _blame_data(algorithm, data, steps, step, has_previous, seed):
@@ -211,12 +255,29 @@ def _blame_data(algorithm, data, steps, step, has_previous, seed):
     return ""
 
 
+def _blame_start(state, seed):
+    """Return the sentence that names a start that is not finite, or "" if it is finite."""
+    for name in ("x", "y"):
+        for path, leaf in tree_leaves_with_path(getattr(state, name)):
+            leaf = leaf if seed is None else leaf[seed]
+            if kind := _kind(leaf):
+                return f"the start {name} contains {kind}" + (f" in {keystr(path)}" if path else "")
+    return ""
+
+
+def _kind(leaf):
+    """Return the words for values that are not finite, or "" if there are none."""
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) or jnp.all(jnp.isfinite(leaf)):
+        return ""
+    return "NaN" if jnp.any(jnp.isnan(leaf)) else "infinite values"
+
+
 def _unclean(view, count):
     """Return path, kind and number of the first value of `count` minibatches that is not finite, or None."""
     for number in range(min(count, 1) if view.is_full else count):
         for path, leaf in tree_leaves_with_path(view[number]):
-            if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.all(jnp.isfinite(leaf)):
-                return path, "NaN" if jnp.any(jnp.isnan(leaf)) else "infinite values", number
+            if kind := _kind(leaf):
+                return path, kind, number
     return None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bilevel.certificates import Certify, judge, reached, unmeasured
+from bilevel.certificates import Certify, judge, missed, reached, unmeasured
 from bilevel.checkpoint import Checkpoint
 from bilevel.divergence import FACTOR, LEAST_FACTOR, Steps, builder, diagnose, first_broken, reaction
 from bilevel.estimators import count_blocks
@@ -165,12 +165,14 @@ def run(
       certify: a `Certify`, to measure the true gradient norm of Phi along the run. The history holds
         `certified_gradient_norm`, `certified_error`, `certified_inner_residual` and
         `certified_linear_residual`, NaN at log points without a certificate. The seconds leave it out.
-        At the end the run warns if the residuals were not small compared with the gradient.
+        At the end the run warns if the residuals were not small compared with the gradient. After a
+        divergence it does not.
       tolerance: the run ends when a certificate knows the gradient norm to its accuracy, and it is at most
-        this, for every seed.
+        this, for every seed. A run that ends above it warns.
 
     Returns:
-      A `Result`: last state, history, compile time, and with `certify` the last certificate.
+      A `Result`: last state, history, compile time, with `certify` the last certificate, and the last
+      divergence.
 
     Raises:
       ValueError: if an argument does not fit, or the checkpoint belongs to another run.
@@ -197,7 +199,9 @@ def run(
         "tolerance needs certify=Certify(problem, every=...)",
         tolerance,
     )
+    require(tolerance is None or tolerance > 0, "tolerance must be positive", tolerance)
     if certify is not None:
+        require(isinstance(certify, Certify), "certify must be a Certify(problem, every=...)", certify)
         certify.require(data, log_every)
     if state is None:
         state = initial_state(current, x, y, data)
@@ -226,26 +230,33 @@ def run(
         again = _again(current, data, key, room, seeds)
         return diagnose(current, data, again, state, window, start, record.arrays())
 
-    certified, faults = None, []
+    certified, certified_at, faults, diverged = None, None, [], None
+
+    def certificate(certify, step, metrics):
+        """Return a certificate at the state, measured and judged."""
+        nonlocal certified, certified_at, faults
+        certified, certified_at = certify.measure(state, data, seeds), step
+        faults = judge(certified, metrics, tolerance)
+        return certified
 
     def log(step, metrics, add=True):
         """Certify and record a log point, call the user's callback, and return whether to stop the run."""
-        nonlocal certified, faults
         metrics, stop = dict(metrics), False
         with clock.stopped() as seconds:
             if on_divergence == "halve":
                 metrics[FACTOR] = factor
             if certify is not None and ((step - start) % certify.every == 0 or step == steps):
-                certified = certify.measure(state, data, seeds)
-                metrics |= certified.metrics()
-                stop = tolerance is not None and reached(certified, tolerance)
-                faults = [] if stop else judge(certified, metrics)
+                found = certificate(certify, step, metrics)
+                metrics |= found.metrics()
+                stop = tolerance is not None and reached(found, tolerance)
             elif certify is not None:
                 metrics |= unmeasured(metrics)
             if add:
                 record.add(step, seconds if step > start else 0.0, metrics)
             if callback is not None:
                 stop |= bool(callback(step, opened(state), {**metrics, "seconds": seconds}))
+            if stop and certify is not None and certified_at != step:
+                record.complete(certificate(certify, step, metrics).metrics())
         return stop
 
     metrics, compile_seconds = compiled()
@@ -262,15 +273,17 @@ def run(
                 metrics = jax.device_get(_observe(current, new, data_now, plan, count, seeds))
                 if on_divergence != "continue" and first_broken(metrics, new):
                     with clock.stopped():
-                        error = diagnosed((step, step + count))
+                        diverged = diagnosed((step, step + count))
                         if on_divergence == "raise" or factor <= LEAST_FACTOR:
-                            raise error
+                            raise diverged
                         factor /= 2
-                        warnings.warn(reaction(error, on_divergence, factor), RuntimeWarning, stacklevel=2)
+                        warnings.warn(reaction(diverged, on_divergence, factor), RuntimeWarning, stacklevel=2)
                         if on_divergence == "halve":
                             current = build(factor)
                             compile_seconds += compiled()[1]
                             continue
+                        if certify is not None and certified_at != step:
+                            record.complete(certificate(certify, step, {}).metrics())
                     if saved is not None:
                         saved.save(step, state, record.entries)
                     break
@@ -283,21 +296,33 @@ def run(
             if saved is not None:
                 saved.save(step, state, record.entries)
             raise
-    if faults:
-        warnings.warn(f"{current.name}: {'; '.join(faults)}", RuntimeWarning, stacklevel=2)
+    # The warning of a divergence names its own remedy, which those of a certificate may contradict.
+    remarks, arrived = [] if diverged else faults, True
+    if certified is not None and tolerance is not None:
+        arrived = reached(certified, tolerance)
+        if diverged is None or on_divergence == "halve":
+            remarks = [*missed(certified, tolerance), *remarks]
+    if remarks:
+        warnings.warn(f"{current.name}: {'; '.join(remarks)}", RuntimeWarning, stacklevel=2)
     return Result(
         state=opened(state),
         history=record.arrays(),
         compile_seconds=compile_seconds,
         certificate=certified,
-        solved=None if certified is None else not faults,
+        solved=None if certified is None else arrived and not faults and diverged is None,
+        diverged=diverged,
     )
 
 
 def _again(algorithm, data, key, room, seeds):
     """Return the steps of a run, to be made again from any of its states."""
 
-    def go(state, step, count):
+    def hold(state, batch, key):
+        return algorithm.step(state, batch, key)[0]._replace(x=state.x), {}
+
+    held = algorithm._replace(step=hold)
+
+    def go(state, step, count, algorithm=algorithm):
         data_now, plan = _prepare(algorithm, data, key, step, count, room)
         return _chunk(algorithm, state, data_now, plan, count, seeds)
 
@@ -309,7 +334,7 @@ def _again(algorithm, data, key, room, seeds):
         data_now, plan = _prepare(algorithm, data, key, step, 0, room)
         return (plan if seed is None else jax.tree.map(lambda picks: picks[seed], plan)).read(data_now, 0)[0]
 
-    return Steps(go, measure, read)
+    return Steps(go, measure, partial(go, algorithm=held), read)
 
 
 def _on_mesh(state: PyTree) -> PyTree:
@@ -428,6 +453,10 @@ class _History:
     def add(self, step, seconds, metrics):
         values = {name: np.asarray(value).tolist() for name, value in metrics.items()}
         self.entries.append({"step": step, "seconds": seconds, **values})
+
+    def complete(self, metrics):
+        """Replace metrics of the last log point."""
+        self.entries[-1] |= {name: np.asarray(value).tolist() for name, value in metrics.items()}
 
     @property
     def seconds(self):

@@ -157,8 +157,11 @@ class Result(NamedTuple):
         that the next step trains.
       compile_seconds: time spent compiling, not part of `history["seconds"]`.
       certificate: the last `Certificate` of a run with `certify`, or None.
-      solved: whether the errors that the inner and the linear residual make were small compared with the
-        gradient at the last certificate, or None.
+      solved: None without `certify`; otherwise whether the run did not diverge, the errors that the inner and
+        the linear residual make were small at the last certificate, and its gradient norm was at most the
+        tolerance, if one was given. Without a tolerance it does not say that the run has converged.
+      diverged: the last `DivergedError` of a run that ended or went on after it (`on_divergence="restore"` or
+        `"halve"`), or None.
     """
 
     state: Any
@@ -166,6 +169,7 @@ class Result(NamedTuple):
     compile_seconds: float
     certificate: Any = None
     solved: bool | None = None
+    diverged: "DivergedError | None" = None
 
 
 def no_minibatches(batch_size: int) -> Batch:
@@ -236,12 +240,15 @@ class DivergedError(ArithmeticError):
       steps: the log points `(first, last)` between which it happened.
       state: the state at the log point `steps[0]`, where state and metrics are finite.
       history: the log points up to there, as in `Result`.
+      fault, remedy: the two parts of the message that do not speak of the other attributes.
     """
 
     def __init__(
         self,
         message: str,
         *,
+        fault: str,
+        remedy: str,
         algorithm: str,
         step: int,
         metric: str,
@@ -252,4 +259,5 @@ class DivergedError(ArithmeticError):
     ):
         self.algorithm, self.step, self.metric, self.before = algorithm, step, metric, before
         self.steps, self.state, self.history = steps, state, history
+        self.fault, self.remedy = fault, remedy
         super().__init__(message)

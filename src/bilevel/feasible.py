@@ -82,8 +82,8 @@ def face(problem: Problem, x: PyTree, y: PyTree, minibatch: Any) -> Face:
 
 def _short_step(y, g_y, image):
     """Return the step s of `face` from g_y and `H g_y`; 1 where both are zero."""
-    length, curved, largest = tree.norm(g_y), tree.norm(image), tree.max(jax.tree.map(jnp.abs, g_y))
-    size = tree.max(jax.tree.map(jnp.abs, y))
+    length, curved = tree.norm(g_y), tree.norm(image)
+    largest, size = (jnp.asarray(tree.max(jax.tree.map(jnp.abs, variable))) for variable in (g_y, y))
     reach = jnp.finfo(size.dtype).eps ** (1 / 3) * jnp.where(size > 0, size, 1)
     short = jnp.where(largest > 0, reach / jnp.where(largest > 0, largest, 1), 1)
     return jnp.where(curved > 0, jnp.minimum(short, length / jnp.where(curved > 0, curved, 1)), short)

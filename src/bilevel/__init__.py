@@ -29,6 +29,7 @@ from bilevel.optimizers import move
 from bilevel.response import (
     Pulled,
     Response,
+    SolutionInfo,
     first_order,
     implicit,
     optimal_probability,
@@ -79,6 +80,7 @@ __all__ = [
     "run",
     # differentiating through a solver
     "Info",
+    "SolutionInfo",
     "first_order",
     "hypergradient",
     "implicit",

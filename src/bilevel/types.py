@@ -182,7 +182,7 @@ def no_minibatches(batch_size: int) -> Batch:
 
 def no_start(key: Any) -> tuple[PyTree, PyTree]:
     """Raise `ValueError`: the task has one start only."""
-    raise ValueError("a task without `start` has one start only, x and y; use them, or give it a `start`")
+    raise ValueError("this task has no random start; use its x and y, or give it a `start`")
 
 
 def no_metrics(x: PyTree, y: PyTree, held: Any) -> dict[str, Any]:

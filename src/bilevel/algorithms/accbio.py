@@ -64,6 +64,8 @@ def accbio(
     About 15 sqrt(inner_condition) steps in each of the two solves reach rounding error. Fewer steps leave
     an error floor, which rises geometrically with every step that is left out.
 
+    With an outer projection x is projected, but `ahead` is not: the losses must be defined outside of the set.
+
     Args:
       problem: the two losses.
       inner_optimizer: optimiser of y, see `Optimizer`; as a step size 1/L, with L at least the largest

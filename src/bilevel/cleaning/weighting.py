@@ -191,7 +191,7 @@ def learn_weights(
     except DivergedError as error:
         if len(log.points) < 3:
             raise
-        warnings.append(f"{error}; the weights learnt before are used")
+        warnings.append(f"{error.fault}; {error.remedy}; the weights learnt before are used")
         state, history = error.state, error.history
     held = log.values("losses")
     step = log.steps()[_stop_early(held)]

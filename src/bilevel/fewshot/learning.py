@@ -187,7 +187,8 @@ def _train(plan: Plan, steps, seconds, seed, checkpoint, progress) -> _Outcome:
     except DivergedError as error:
         if not log.points:
             raise
-        history, compile_seconds, stopped, diverged = error.history, math.nan, str(error), True
+        history, compile_seconds, diverged = error.history, math.nan, True
+        stopped = f"{error.fault}; {error.remedy}"
     best_step = log.steps_with_x()[-1]
     points = {step: (float(p["accuracy"]), float(p["interval"])) for step, p in log.points.items()}
     return _Outcome(

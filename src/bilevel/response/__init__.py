@@ -3,7 +3,7 @@
 from bilevel.response.first_order import first_order
 from bilevel.response.implicit import implicit
 from bilevel.response.stepwise import stepwise
-from bilevel.response.types import Pullback, Pulled, Response, solution
+from bilevel.response.types import Pullback, Pulled, Response, SolutionInfo, solution
 from bilevel.response.unbiased import optimal_probability, unbiased
 from bilevel.response.unified import unified_hypergradient
 from bilevel.response.unrolled import unrolled
@@ -13,6 +13,7 @@ __all__ = [
     "Pullback",
     "Pulled",
     "Response",
+    "SolutionInfo",
     "first_order",
     "gaussian",
     "implicit",

@@ -8,7 +8,7 @@ import bilevel as b
 from bilevel.checking import reference as module
 from bilevel.checking.flat import flatten
 from bilevel.checking.lanczos import spectrum_edges
-from bilevel.checking.reference import active_constraints, inner_spectrum, solve_reference
+from bilevel.checking.reference import active_constraints, free_spectrum, inner_spectrum, solve_reference
 from cases.feasible import SETS
 from cases.feasible import case as feasible_case
 from cases.problems import CASES, logistic_case
@@ -92,3 +92,26 @@ def test_responses_are_not_judged_where_differences_disagree_with_the_reference(
     report = b.check(problem, 0.0, jnp.array(0.0), b.full(None, None), responses=responses, curves=False)
     assert len(report.findings) == 1 and report.findings[0].startswith("The reference is uncertain")
     assert any("central differences differ by" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("bound", [10.0, 0.0])
+def test_the_spectrum_on_an_inner_set_is_that_of_the_free_directions(method, bound):
+    """At y = 0 the Hessian is diag(1, -1); at the bound 0 the second entry is blocked."""
+    problem = b.Problem(
+        lambda x, y, batch: jnp.sum((y - 2) ** 2),
+        lambda x, y, batch: 0.5 * y[0] ** 2 - 0.5 * y[1] ** 2 + (1 if bound == 0 else 0) * y[1] + x * y[0],
+        inner_projection=lambda y: jnp.clip(y, jnp.array([-10, -bound]), 10.0),
+    )
+    flat = flatten(problem, jnp.array(0.0), jnp.zeros(2), None, None)
+    spectrum = free_spectrum(flat, flat.x, flat.y)
+    assert spectrum.smallest == pytest.approx(-1 if bound else 1) and spectrum.largest == pytest.approx(1)
+
+
+def test_a_saddle_inside_an_inner_set_is_a_finding():
+    problem = b.Problem(
+        lambda x, y, batch: jnp.sum((y - 2) ** 2),
+        lambda x, y, batch: 0.25 * jnp.sum(y**4) - 0.5 * jnp.sum(y**2) + x * y[0] * y[1],
+        inner_projection=lambda y: jnp.clip(y, -10, 10),
+    )
+    report = b.check(problem, jnp.array(0.5), jnp.zeros(2), b.full(None, None), curves=False)
+    assert any("saddle of g" in finding for finding in report.findings)

@@ -64,7 +64,7 @@ def accbio(
     About 15 sqrt(inner_condition) steps in each of the two solves reach rounding error. Fewer steps leave
     an error floor, which rises geometrically with every step that is left out.
 
-    With an outer projection x is projected, but `ahead` is not: the losses must be defined outside of the set.
+    With an outer projection x is projected, but `ahead` is not: the losses must be defined outside the set.
 
     Args:
       problem: the two losses.

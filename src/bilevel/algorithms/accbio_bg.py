@@ -58,8 +58,8 @@ def accbio_bg(
     With a step size alpha as `outer_optimizer` and s = sqrt(alpha mu) = 1 / sqrt(2 outer_condition):
     eta = s / (s + 2), tau = s / 2, beta = alpha / s. In general beta G is 1 / s times the step of x.
 
-    With an outer projection x is projected, but `slow` and `between` are not: the losses must be defined outside
-    of the set.
+    With an outer projection x is projected, but `slow` and `between` are not: the losses must be defined
+    outside the set.
 
     Args:
       problem: the two losses.

@@ -16,6 +16,7 @@ from bilevel.checking.reference import (
     Reference,
     Spectrum,
     active_constraints,
+    free_spectrum,
     inner_spectrum,
     solve_reference,
 )
@@ -118,14 +119,14 @@ def check(
     unread = losses.dependence(flat, x, y, losses.probes(flat, begin), follows)
     reference = solve_reference(flat, begin)
     at = reference.y if reference.solved else begin
-    spectrum = inner_spectrum(flat, flat.x, at)
+    spectrum = free_spectrum(flat, flat.x, at)
     residuals = {name: inner_residual(flat, answer.y) for name, answer in answers.items()}
     findings += unread
     rows = [
         compared(name, chosen[name], answer, reference, residuals[name]) for name, answer in answers.items()
     ]
     if not unread:
-        spectral = [] if flat.project else faults.of_spectrum(spectrum, reference.solved)
+        spectral = faults.of_spectrum(spectrum, reference.solved)
         diverged = not np.isfinite(first).all()
         point = faults.Point(
             problem=problem,

@@ -6,7 +6,12 @@ import numpy as np
 
 
 def spectrum_edges(
-    product: Callable[[np.ndarray], np.ndarray], size: int, *, steps: int = 60, seed: int = 0
+    product: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    *,
+    steps: int = 60,
+    seed: int = 0,
+    within: Callable[[np.ndarray], np.ndarray] = lambda q: q,
 ) -> tuple[float, float]:
     """Return estimates of the smallest and the largest eigenvalue of a symmetric map.
 
@@ -21,6 +26,7 @@ def spectrum_edges(
       size: number of rows of A.
       steps: number of products, at most `size`.
       seed: seed of the first vector.
+      within: maps the first vector to an invariant subspace; the edges are those of A on it.
 
     Returns:
       `(smallest, largest)`; exact up to rounding where `steps` reaches `size`.
@@ -32,7 +38,7 @@ def spectrum_edges(
     Reference: Lanczos, An iteration method for the solution of the eigenvalue problem of linear
     differential and integral operators, J. Res. NBS 1950.
     """
-    q = np.random.default_rng(seed).normal(size=size)
+    q = within(np.random.default_rng(seed).normal(size=size))
     basis, diagonal, beside = [q / np.linalg.norm(q)], [], []
     for _ in range(min(steps, size)):
         image = product(basis[-1])

@@ -75,6 +75,30 @@ def inner_spectrum(flat: Flat, x: np.ndarray, y: np.ndarray) -> Spectrum:
     return Spectrum(smallest, largest, False)
 
 
+def free_spectrum(flat: Flat, x: np.ndarray, y: np.ndarray) -> Spectrum:
+    """Return the edges of the spectrum of A in the directions that no active constraint blocks.
+
+    A is the matrix of the adjoint system, see `bilevel.feasible`; without an inner set it is H.
+    """
+    if flat.project is None:
+        return inner_spectrum(flat, x, y)
+    step = _step(flat, x, y)
+    along = _along_set(flat, x, y, step)
+
+    def product(w):
+        free = along(w)
+        return along(flat.hessian(x, y, free) + (w - free) / step)
+
+    if y.size > DENSE:
+        return Spectrum(*spectrum_edges(product, y.size, within=along), False)
+    shares, vectors = np.linalg.eigh(np.stack([along(e) for e in np.eye(y.size)]))
+    basis = vectors[:, shares > 1e-6]
+    if not basis.size:  # every direction is blocked, and y is a strict minimum
+        return Spectrum(1.0, 1.0, True)
+    values = np.linalg.eigvalsh(basis.T @ np.stack([product(column) for column in basis.T], axis=1))
+    return Spectrum(float(values[0]), float(values[-1]), True)
+
+
 def solve_reference(flat: Flat, y: np.ndarray, *, directions: int = 3, seed: int = 0) -> Reference:
     """Solve the inner problem from y, and return the hypergradient with its control.
 

@@ -98,7 +98,7 @@ def test_safe_derivatives_change_neither_values_nor_regular_derivatives(optimize
     np.testing.assert_array_equal(moved(safe, gradient), moved(plain, gradient))
     for derivative in (jax.jacrev, lambda function: jax.jacfwd(jax.jacrev(function))):
         got, want = (derivative(lambda g, o=o: moved(o, g))(gradient) for o in (safe, plain))
-        np.testing.assert_allclose(got, want, rtol=1e-10)
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-14)
 
 
 VALUE = {

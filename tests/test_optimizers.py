@@ -159,3 +159,12 @@ def test_single_loops_give_the_value_and_refuse_a_line_search():
     adjoint = b.soba(toy(), adjoint_optimizer=optax.polyak_sgd())
     with pytest.raises(ValueError, match="needs the value of a loss .* use a step size or another optimiser"):
         adjoint.step(adjoint.init(X, jnp.zeros(2)), NOTHING, None)
+
+
+def test_an_error_inside_an_optimiser_is_not_taken_for_a_missing_loss():
+    def update(updates, state, params=None):
+        raise TypeError("a fault of its own")
+
+    own = optax.GradientTransformation(lambda params: (), update)
+    with pytest.raises(TypeError, match="^a fault of its own$"):
+        b.move(own, X, (), X)

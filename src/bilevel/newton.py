@@ -237,7 +237,7 @@ def systems(
 ) -> tuple[Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
     """Return the damped matrices of the systems of y and of v, as maps linearised once.
 
-    They are `H + damping I`, and with an inner projection that of v is restricted to the free directions.
+    Both are `H + damping I`. With an inner projection, the matrix for v is restricted to the free directions.
     """
     _, hessian = gradient_and_hessian(problem.inner, point.x, point.y, minibatch)
     restricted = face(problem, point.x, point.y, minibatch).restrict(hessian)

@@ -9,6 +9,9 @@ import optax
 from bilevel.types import Optimizer, PyTree, Schedule
 
 Projection = Callable[[PyTree], PyTree]
+MISSING = (
+    "required keyword-only argument"  # in Python's error of a call without `value`, `grad` or `value_fn`
+)
 
 
 def as_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
@@ -80,6 +83,8 @@ def _updates(optimizer, gradient, state, variable, value, loss):
     except TypeError as error:
         # Optax has no other sign of an optimiser that needs the loss.
         needed = str(error)
+        if MISSING not in needed:
+            raise
     if loss is None and value is None:
         raise ValueError(
             f"this optimiser needs the value of a loss ({needed}), which is not known here; use a step size "
@@ -91,7 +96,7 @@ def _updates(optimizer, gradient, state, variable, value, loss):
     try:
         return optax.with_extra_args_support(optimizer).update(gradient, state, variable, **extra)
     except TypeError as error:
-        if loss is not None:
+        if loss is not None or MISSING not in str(error):
             raise
         raise ValueError(
             f"this optimiser searches along a line ({error}), and the algorithm knows the gradient of this "

@@ -197,7 +197,7 @@ def _active(point):
 
 
 def _without_set(got, answer, f_y, point):
-    """Return whether a pullback is that of the problem without its inner set."""
+    """Return whether a pullback equals the pullback of the problem without its inner set."""
     free = point.flat._replace(project=None, project_along=None)
     want = implicit_pullback(free, free.x, answer.y, f_y)[0]
     return bool(np.linalg.norm(got - want) <= 0.05 * np.linalg.norm(want))

@@ -24,7 +24,7 @@ class Flat(NamedTuple):
       cross: `(x, y, w) -> J w`, like x.
       moved: `(x, y, d) -> J' d`, the derivative of g_y along a direction d of x.
       linear: `(solver, x, y, b) -> v`, a `LinearSolver` run on H v = b.
-      rounding: relative rounding error of the losses, that of float64 unless they compute in less.
+      rounding: relative rounding error of the losses: float64's, or larger in lower precision.
       project: `y -> y`, the projection onto the inner set, or None.
       project_along: `(y, w) -> P w`, with the derivative P of the projection at y, or None.
     """

@@ -183,7 +183,7 @@ def _without_x(x, y, reads_x, follows_start):
 
 
 class _Change:
-    """How a quantity changes along the leaves of a variable, and where its derivative disagrees."""
+    """Comparison of the changes of a quantity along the leaves of a variable with its derivatives."""
 
     def __init__(self):
         self.any, self.cut, self._sound = False, [], set()

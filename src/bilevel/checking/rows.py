@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a response gives: a hypergradient, its y, its linear residual, and what they cost.
+    """The hypergradient of a response, with its y, linear residual and cost.
 
     Attributes:
       gradient, y: flat float64 vectors.

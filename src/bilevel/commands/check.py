@@ -64,8 +64,8 @@ def run(options: Namespace) -> None:
     show(options, str(result), result.numbers(), paths)
     if not report.ok:
         count = len(report.findings)
-        told = report.findings[0] if options.quiet else f"see {paths[1]}"
-        raise ArithmeticError(f"{count} {'fault' if count == 1 else 'faults'} found; {told}")
+        detail = report.findings[0] if options.quiet else f"see {paths[1]}"
+        raise ArithmeticError(f"{count} {'fault' if count == 1 else 'faults'} found; {detail}")
 
 
 def load_task(file: str, name: str) -> Any:

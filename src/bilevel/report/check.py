@@ -14,9 +14,9 @@ from bilevel.report.tables import Cell, Column, Table
 from bilevel.text import is_number, numeral
 
 CAPTIONS = {
-    "error_by_inner_steps": "The implicit hypergradient has an exact adjoint here: its error is that of the "
-    "inner solve alone.",
-    "error_by_linear_steps": "The inner problem is solved here: the error is that of the linear solve alone.",
+    "error_by_inner_steps": "The adjoint of the implicit hypergradient is exact here, so only the inner "
+    "solve causes its error.",
+    "error_by_linear_steps": "The inner problem is solved here, so only the linear solve causes the error.",
 }
 
 

@@ -172,14 +172,14 @@ def _report(runs, toy_searches, measured, equal, tuned, searches, limit) -> Find
     fixed, own_fixed = ([last[f"q = {q}"] for q in (0.1, 0.4, 1)] for last in (gradients, own))
     share = _late_share(equal[-1])
     numbers = {
-        "toy, equal cost: |M'| of q* over that of q = 1": at_most(best / exact, 1),
-        "toy, equal cost: |M'| of q = 1 over that of FO-BLO": at_most(exact / cheap, 1),
-        "toy: |M'| of FO-BLO against that of its limit": near(cheap / settled, 1, 0.1),
+        "toy, equal cost: |M'| with q*, relative to q = 1": at_most(best / exact, 1),
+        "toy, equal cost: |M'| with q = 1, relative to FO-BLO": at_most(exact / cheap, 1),
+        "toy: |M'| with FO-BLO, relative to its limit": near(cheap / settled, 1, 0.1),
         "toy: largest distance of the best q from the formula, exponent 1": at_most(distance[1.0], 0.2),
         "toy: largest distance of the best q from the formula, exponent 1/2": shown(distance[0.5]),
         "toy: largest distance of the best q from the formula, exponent 2": shown(distance[2.0]),
-        "toy, steps searched: |M'| of q* over that of q = 1": shown(best_tuned / exact_tuned),
-        "20 tasks: gradient of FO-BLO against that of its limit": near(gradients[FIRST] / limit, 1, 0.15),
+        "toy, steps searched: |M'| with q*, relative to q = 1": shown(best_tuned / exact_tuned),
+        "20 tasks: gradient of FO-BLO, relative to its limit": near(gradients[FIRST] / limit, 1, 0.15),
         "20 tasks: gradient of adaptive q over best fixed q": at_most(gradients[ADAPTIVE] / min(fixed), 1.4),
         "20 tasks: gradient of FO-BLO over adaptive q": at_least(gradients[FIRST] / gradients[ADAPTIVE], 1),
         "20 tasks, steps searched: adaptive q over best fixed q": shown(own[ADAPTIVE] / min(own_fixed)),
@@ -190,8 +190,8 @@ def _report(runs, toy_searches, measured, equal, tuned, searches, limit) -> Find
         f"On the authors' toy, at equal cost, the mean slope |M'| is {best:.4f} with the q of the formula, "
         f"{exact:.4f} with exact gradients alone and {cheap:.3f} with first-order ones, whose limit has "
         f"{settled:.3f}. On 20 quadratic tasks the adaptive q settles at {share:.2f}; late in the budget its "
-        f"gradient is {gradients[ADAPTIVE]:.3f}, that of fixed q {min(fixed):.3f} to {max(fixed):.3f}, and "
-        f"that of FO-BLO {gradients[FIRST]:.3f}."
+        f"gradient is {gradients[ADAPTIVE]:.3f}; it is {min(fixed):.3f} to {max(fixed):.3f} with a fixed q, "
+        f"and {gradients[FIRST]:.3f} with FO-BLO."
     )
     slope = "Mean over all starts, steps 10/k. A draw costs 11 gradients, an exact one 10 products more."
     q = "Least cost to the squared slope that q = 0.05 reaches in 100 steps; range of three sets of starts."

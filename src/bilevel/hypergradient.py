@@ -179,7 +179,7 @@ def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
     Functions, booleans and texts in them become fixed nodes.
 
     Raises:
-      ValueError: if a leaf is not a floating-point number or array.
+      ValueError: if a leaf is not a floating-point number or array, or every leaf is a fixed node.
     """
 
     def convert(name, variable):
@@ -192,6 +192,12 @@ def as_variables(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
                 )
             return jnp.asarray(value, dtype)
 
-        return jax.tree_util.tree_map_with_path(leaf, closed(variable))
+        moving = closed(variable)
+        if jax.tree.leaves(variable) and not jax.tree.leaves(moving):
+            raise ValueError(
+                f"{name} must hold a floating-point array, but all of it stays fixed; make arrays of its "
+                "numbers by `jnp.asarray`"
+            )
+        return jax.tree_util.tree_map_with_path(leaf, moving)
 
     return convert("x", x), convert("y", y)

@@ -198,3 +198,9 @@ def test_projections_see_a_whole_module():
         b.soba(problem), jnp.array(0.3), model, b.full(None, None), steps=2, key=jax.random.key(0)
     ).state
     assert jnp.max(jnp.abs(state.y.layers[0].weight)) <= 0.1
+
+
+def test_a_variable_whose_every_leaf_would_stay_fixed_is_refused():
+    problem = b.Problem(lambda x, y, batch: y**2, lambda x, y, batch: (y - x["rate"]) ** 2)
+    with pytest.raises(ValueError, match="x must hold a floating-point array, but all of it stays fixed"):
+        b.soba(problem).init({"rate": 0.5, "name": "decay"}, jnp.zeros(()))

@@ -1,5 +1,6 @@
-"""Data sets: public ones by name, and files of the user."""
+"""Data sets: public ones by name, files of the user, and rows in memory."""
 
+from bilevel.datasets.arrays import from_arrays
 from bilevel.datasets.errors import DataNotFoundError
 from bilevel.datasets.files import read_file
 from bilevel.datasets.known import class_sets, describe, load, load_classes, names
@@ -11,6 +12,7 @@ __all__ = [
     "ImageClasses",
     "class_sets",
     "describe",
+    "from_arrays",
     "load",
     "load_classes",
     "names",

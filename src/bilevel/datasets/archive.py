@@ -16,7 +16,7 @@ _CSR = ("data", "indices", "indptr", "shape")
 
 
 def read_archive(path: Path) -> dict[str, tuple[Any, np.ndarray]]:
-    """Return `{part: (features, labels)}` of training, trusted and any test rows.
+    """Return `{part: (features, labels)}` of training rows, and of trusted and test rows where stored.
 
     Raises:
       ValueError: when the file is not an archive of such arrays.
@@ -27,7 +27,7 @@ def read_archive(path: Path) -> dict[str, tuple[Any, np.ndarray]]:
         stored = set(file.files)
         parts = {}
         for part, prefix in _PREFIXES.items():
-            if part == "test" and not any(name.startswith(prefix) for name in stored):
+            if prefix and not any(name.startswith(prefix) for name in stored):
                 continue
             features = _read_features(path, file, f"{prefix}features")
             parts[part] = features, _read(path, file, f"{prefix}labels")

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from bilevel.datasets.rows import scaler
 from bilevel.datasets.types import Dataset
 from bilevel.extras import extra
 
@@ -33,7 +32,11 @@ def breast_cancer() -> Dataset:
     features, labels = load_breast_cancer(return_X_y=True)
     classes = ["malignant", "benign"]
     dataset = _split(Dataset(name="breast_cancer", features=features, labels=labels, classes=classes), 114)
-    scale = scaler("breast_cancer", dataset.features)
+    mean, deviation = dataset.features.mean(axis=0), dataset.features.std(axis=0)
+
+    def scale(rows):
+        return ((rows - mean) / deviation).astype(np.float32)
+
     return dataset._replace(features=scale(dataset.features), test_features=scale(dataset.test_features))
 
 

@@ -1,154 +1,229 @@
-"""Data sets from files of the user: `.npz` archives, `.csv` and `.parquet` tables."""
+"""Data sets from files of the user: tables, `.npz` archives, and folders of images."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-
-import numpy as np
-import scipy.sparse
+from typing import Any
 
 from bilevel.datasets.archive import read_archive
+from bilevel.datasets.arrays import as_rows, dataset
+from bilevel.datasets.assemble import assemble
+from bilevel.datasets.checked import CHECKED, add_checked
 from bilevel.datasets.errors import DataNotFoundError, did_you_mean
-from bilevel.datasets.rows import class_indices, plain_labels, scaler
-from bilevel.datasets.table import TABLES, read_tables
+from bilevel.datasets.folder import ImageFolder
+from bilevel.datasets.frames import TableForm
+from bilevel.datasets.labels import label_texts
+from bilevel.datasets.tablefiles import TABLES, read_table, split_name
 from bilevel.datasets.types import Dataset
+from bilevel.extras import extra
 
 
 def read_file(
-    path: str | PathLike, *, label: str | None = None, trusted: str | PathLike | None = None
+    path: str | PathLike,
+    *,
+    label: str | None = None,
+    trusted: str | PathLike | None = None,
+    test: str | PathLike | None = None,
+    id: str | None = None,
+    drop: Sequence[str] = (),
+    sep: str | None = None,
+    encoding: str | None = None,
+    missing: Sequence[str] | None = None,
 ) -> Dataset:
-    """Read a file of training and trusted rows, and scale the features for learning.
+    """Read rows and labels from a file or a folder, and scale the features for learning.
 
-    An `.npz` file holds `features`, `labels`, `trusted_features` and `trusted_labels`, and may hold
+    A table (.csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet; text may be compressed) has one row for
+    each example. The column `label` holds the labels, the other columns the features. Separator, encoding,
+    decimal commas, dates, columns that number the rows and ids are detected. Labels and cells keep their
+    text; labels are stripped of blanks and composed to Unicode NFC. See `from_arrays` for how columns
+    become features.
+
+    An `.npz` file holds `features` and `labels`, and may hold `trusted_features`, `trusted_labels`,
     `test_features` and `test_labels`. Rows are vectors (n, d) or images (n, h, w[, c]). A CSR matrix is
     stored as `features_data`, `features_indices`, `features_indptr` and `features_shape` instead of
-    `features`, and as `trusted_features_data`, ... instead of `trusted_features`. Pickled arrays are
-    refused.
+    `features`. Pickled arrays are refused.
 
-    A `.csv` or `.parquet` table has one row for each example. The column `label` holds the labels, the
-    other columns the features. Numeric columns are used as they are. A text column of at most 20
-    distinct values becomes one feature for each value. The trusted rows are a second table with the
-    same columns.
-
-    Labels are integers or strings. The classes are the sorted labels of the training rows.
-
-    Features are scaled by the statistics of the training rows. Vectors are standardised, CSR columns
-    divided by their largest absolute value, and images of integers (0 to 255) divided by 255. Images of
-    floats stay as they are.
+    A folder holds images in one sub-folder for each class.
 
     Args:
-      path: file of the training rows.
+      path: file or folder of the training rows.
       label: name of the column of labels (`--label`); tables only.
-      trusted: file of the trusted rows (`--trusted`); tables only.
+      trusted: table, or folder, of rows whose labels are right (`--trusted`), or a `to_check.csv` whose
+        column `checked_label` holds the checked labels of some of the rows.
+      test: table, or folder, of test rows (`--test`).
+      id: name of a column that is a key and no feature (`--id`); tables only.
+      drop: names of columns to leave out (`--drop`); tables only.
+      sep: separator of the cells (`--sep`); None means that it is detected; text tables only.
+      encoding: encoding of the text (`--encoding`); None means that it is detected; text tables only.
+      missing: markers of missing values and labels (`--missing`); None means the usual ones, such as NA,
+        nan, null and ?; tables only.
 
     Returns:
-      A `Dataset` with trusted rows, named after the file.
+      A `Dataset`, named after the file. Its `notes` list everything unusual, and `shown` holds the rows as
+      read.
 
     Raises:
       DataNotFoundError: when a file does not exist.
       ValueError: when the content breaks a rule; the message is one line.
     """
-    path = _existing(path)
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        if label is not None or trusted is not None:
-            raise ValueError(
-                f"{path.name}: label and trusted (--label, --trusted) are for tables only; leave them out "
-                "and store the arrays `labels`, `trusted_features` and `trusted_labels` in the .npz file"
-            )
-        parts = read_archive(path)
-    elif suffix in TABLES:
-        parts = read_tables(path, label, trusted if trusted is None else _existing(trusted))
-    else:
-        known = [".npz", *TABLES]
-        raise ValueError(f"{path.name}: unknown file type {suffix!r}; {did_you_mean(suffix, known)}")
-    return _dataset(path, parts)
-
-
-def _existing(path):
     path = Path(path)
+    tables_only = {
+        "label": label,
+        "id": id,
+        "drop": drop,
+        "sep": sep,
+        "encoding": encoding,
+        "missing": missing,
+    }
+    if path.is_dir() or split_name(path)[1] == ".npz":
+        given = [f"--{name}" for name, value in tables_only.items() if value]
+        if given:
+            what = "a folder of images" if path.is_dir() else "an .npz file"
+            raise ValueError(
+                f"{path.name}: {', '.join(given)} can be used with tables only, got {what}; leave it out"
+            )
+        reader = _read_folder if path.is_dir() else _read_archive
+        return reader(path, _path(trusted), _path(test))
+    if not path.exists():
+        raise DataNotFoundError(
+            f"no such file: {str(path)!r}; give a table, an .npz file or a folder of images"
+        )
+    kind = split_name(path)[1]
+    if kind not in TABLES:
+        hint = "save the sheet as CSV; " if kind.startswith(".xls") else ""
+        known = [".npz", *TABLES]
+        raise ValueError(f"{path.name}: unknown file type {kind!r}; {hint}{did_you_mean(kind, known)}")
+    drop, missing = _listed(drop), None if missing is None else _listed(missing)
+    return _read_tables(path, label, _path(trusted), _path(test), id, drop, sep, encoding, missing)
+
+
+def _path(path):
+    return None if path is None else Path(path)
+
+
+def _listed(names):
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _read_tables(path, label, trusted, test, key, drop, sep, encoding, missing):
+    table = read_table(path, sep=sep, encoding=encoding, label=label)
+    columns = table.frame.columns
+    if label is None:
+        raise ValueError(
+            f"{path.name}: a table needs the name of its column of labels, got none; "
+            f"give one (--label COLUMN) of {', '.join(columns[:12])}"
+        )
+    for name in [label, *([key] if key else []), *drop]:
+        _require_column(path, name, columns)
+    if label in (key, *drop):
+        raise ValueError(
+            f"{path.name}: the labels {label!r} can be neither key nor left out; name another column"
+        )
+    features = table.frame.drop([label, *drop])
+    form = TableForm(
+        features,
+        source=path.name,
+        keys=[key] if key else [],
+        missing=missing,
+        separator=table.separator,
+    )
+    notes = [*table.notes, *form.notes]
+    parts: dict[str, tuple[Any, Any]] = {
+        "training": (features, label_texts(f"{path.name}: training", table.frame[label]))
+    }
+    checks = None
+    for part, file in (("trusted", trusted), ("test", test)):
+        if file is None:
+            continue
+        other = _other_table(file, sep, encoding, label)
+        notes += [f"{file.name}: {note}" for note in other.notes]
+        if part == "trusted" and _is_checks(other.frame, label):
+            checks = other.frame
+            continue
+        _require_column(file, label, other.frame.columns)
+        rows = other.frame.drop([label, *[name for name in drop if name in other.frame.columns]])
+        parts[part] = rows, label_texts(f"{file.name}: {part}", other.frame[label])
+    data = assemble(
+        split_name(path)[0],
+        parts,
+        form.fit,
+        where=f"{path.name}: ",
+        missing=missing,
+        notes=notes,
+        shown=features.select(form.shown),
+    )
+    return data if checks is None else add_checked(data, checks, Path(trusted).name)
+
+
+def _other_table(file, sep, encoding, label):
+    """Return a second table; what it was not written with may hold for the first one only."""
+    if sep is None and encoding is None:
+        return read_table(file, label=label)
+    try:
+        table = read_table(file, label=label)
+        if table.frame.width > 1 and not any("encoding" in note for note in table.notes):
+            return table
+    except ValueError:
+        pass
+    return read_table(file, sep=sep, encoding=encoding, label=label)
+
+
+def _is_checks(frame, label):
+    return CHECKED in frame.columns and label != CHECKED
+
+
+def _require_column(path, name, columns):
+    if name not in columns:
+        raise ValueError(f"{path.name}: unknown column {name!r}; {did_you_mean(name, columns)}")
+
+
+def _read_archive(path, trusted, test):
     if not path.is_file():
         raise DataNotFoundError(
-            f"no such file: {str(path)!r}; give the path of an .npz, .csv or .parquet file"
+            f"no such file: {str(path)!r}; give a table, an .npz file or a folder of images"
         )
-    return path
-
-
-def _dataset(path, parts):
-    for part, (features, labels) in parts.items():
-        _require_rows(f"{path.name}: {part}", features, labels)
-    features, _ = parts["training"]
-    for part, (others, _) in parts.items():
-        if _form(others) != _form(features):
-            raise ValueError(
-                f"{path.name}: {part} rows must have the form of training rows, {_form(features)}, "
-                f"got {_form(others)}; store both in the same form"
-            )
-
-    labels = {
-        part: plain_labels(f"{path.name}: {part}", part_labels) for part, (_, part_labels) in parts.items()
-    }
-    values = np.unique(labels["training"])
-    if len(values) < 2:
+    if test is not None:
         raise ValueError(
-            f"{path.name}: training labels must have at least 2 classes, got only {str(values[0])!r}; "
-            "add rows of other classes"
+            f"{path.name}: --test can be used with tables and folders only, got an .npz file; store "
+            "`test_features` and `test_labels` in it"
         )
-    indices = {part: class_indices(f"{path.name}: {part}", labels[part], values) for part in parts}
-    if len(np.unique(indices["trusted"])) < 2:
+    parts = {part: (as_rows(part, rows)[0], labels) for part, (rows, labels) in read_archive(path).items()}
+    if trusted is not None:
+        parts.pop("trusted", None)
+    data = dataset(path.stem, parts, where=f"{path.name}: ")
+    return data if trusted is None else add_checked(data, _checks(trusted, path), trusted.name)
+
+
+def _read_folder(path, trusted, test):
+    with extra("clean"):
+        import polars
+
+    folder = ImageFolder(path)
+    notes, checks = list(folder.notes), None
+    parts = {"training": (folder.images, folder.labels)}
+    for part, other in (("trusted", trusted), ("test", test)):
+        if other is None:
+            continue
+        if part == "trusted" and not other.is_dir():
+            checks = _checks(other, path)
+            continue
+        if not other.is_dir():
+            raise DataNotFoundError(f"no such folder: {str(other)!r}; give a folder of images by class")
+        images = ImageFolder(other, like=folder.images)
+        notes += [f"{other.name}: {note}" for note in images.notes]
+        parts[part] = images.images, images.labels
+    shown = polars.DataFrame({"file": folder.files})
+    data = dataset(path.resolve().name, parts, where=f"{path.name}: ", shown=shown)
+    data = data._replace(notes=(*notes, *data.notes))
+    return data if checks is None else add_checked(data, checks, trusted.name)
+
+
+def _checks(file, path):
+    """Return the table of checked labels for data that are no table."""
+    frame = read_table(file).frame
+    if CHECKED not in frame.columns:
         raise ValueError(
-            f"{path.name}: trusted labels must have at least 2 classes, got only "
-            f"{str(labels['trusted'][0])!r}; add trusted rows of other classes"
+            f"{file.name}: trusted labels of {path.name} must be a to_check.csv with the column {CHECKED!r}; "
+            f"{did_you_mean(CHECKED, frame.columns)}"
         )
-
-    scale = scaler(path.name, features)
-    rows = {part: scale(part_features) for part, (part_features, _) in parts.items()}
-    return Dataset(
-        name=path.stem,
-        features=rows["training"],
-        labels=indices["training"],
-        classes=[str(value) for value in values],
-        test_features=rows.get("test"),
-        test_labels=indices.get("test"),
-        trusted_features=rows["trusted"],
-        trusted_labels=indices["trusted"],
-        image_shape=features.shape[1:] if features.ndim > 2 else None,
-    )
-
-
-def _require_rows(where, features, labels):
-    if features.ndim not in (2, 3, 4):
-        raise ValueError(
-            f"{where} features must be (n, d), (n, h, w) or (n, h, w, c), got shape {features.shape}"
-        )
-    if features.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{where} features must be real numbers, got {features.dtype}; convert them to float32"
-        )
-    if labels.ndim != 1 or len(labels) != features.shape[0]:
-        raise ValueError(
-            f"{where} rows need one label each, got {features.shape[0]} rows and labels of shape "
-            f"{labels.shape}"
-        )
-    if features.shape[0] == 0:
-        raise ValueError(f"{where} rows are missing, got shape {features.shape}; add at least 2 rows")
-    if 0 in features.shape:
-        raise ValueError(f"{where} rows need at least 1 feature, got shape {features.shape}; add some")
-    values = features.data if scipy.sparse.issparse(features) else features
-    bad = np.count_nonzero(~np.isfinite(values))
-    if bad:
-        raise ValueError(
-            f"{where} features must be finite, got {bad} NaN or infinite values{_first_bad(features)}; "
-            "fill them or remove these rows"
-        )
-
-
-def _first_bad(features):
-    if scipy.sparse.issparse(features):
-        return ""
-    row = int(np.argmin(np.isfinite(features).reshape(len(features), -1).all(axis=1)))
-    return f", the first in row {row}"
-
-
-def _form(features):
-    container = "a CSR matrix" if scipy.sparse.issparse(features) else "an array"
-    return f"{container} of rows of shape {features.shape[1:]}"
+    return frame

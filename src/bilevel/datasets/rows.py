@@ -1,4 +1,4 @@
-"""Class indices from labels, and rows scaled for learning."""
+"""Rows of numbers scaled for learning, so that no single row decides the scale."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,93 +6,143 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from bilevel.datasets.errors import did_you_mean
+# Scaled values up to this size stay as they are; larger ones are bent towards twice this size.
+BEND = 3.0
+# Quartiles of a normal distribution are this many deviations apart.
+QUARTILES = 1.349
+# Columns per block of the quantiles; a block of float64 is copied.
+BLOCK = 256
 
 
-def plain_labels(where: str, labels: np.ndarray) -> np.ndarray:
-    """Return labels as integers or strings; whole floats become integers.
+class Scale:
+    """Robust centre and scale of each column.
+
+    A column is centred at its median and divided by its interquartile range over 1.349, the standard
+    deviation of normal values. Where the quartiles are equal, the median distance of the other values
+    takes their place. A value z beyond 3 becomes 6 - 9 / z: order is kept, and no value is beyond 6.
+    Missing values become 0, the median.
+
+    Attributes:
+      centre, width: (d,) centre and scale; the scale is 0 where a column is constant.
+    """
+
+    def __init__(self, features: np.ndarray):
+        """Measure the (n, d) training rows."""
+        columns = features.shape[1]
+        self.centre, self.width = np.zeros(columns), np.zeros(columns)
+        for start in range(0, columns, BLOCK):
+            block = features[:, start : start + BLOCK].astype(np.float64)
+            finite = np.isfinite(block).all()
+            if finite:
+                low, middle, high = np.quantile(block, [0.25, 0.5, 0.75], axis=0)
+            for column in range(block.shape[1]):
+                values = block[:, column]
+                if finite:
+                    centre, width = middle[column], (high[column] - low[column]) / QUARTILES
+                else:
+                    values = values[np.isfinite(values)]
+                    if not len(values):
+                        continue
+                    first, centre, last = np.quantile(values, [0.25, 0.5, 0.75])
+                    width = (last - first) / QUARTILES
+                # Rounding errors are no spread.
+                if not width > 1e-12 * abs(centre):
+                    distance = np.abs(values - centre)
+                    distance = distance[distance > 1e-12 * abs(centre)]
+                    width = np.median(distance) if len(distance) else 0
+                self.centre[start + column], self.width[start + column] = centre, width
+
+    def deviations(self, features: np.ndarray) -> np.ndarray:
+        """Return rows in robust standard deviations from the median, not bent, missing values as NaN."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (features - self.centre) / np.where(self.width > 0, self.width, np.inf)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Return scaled rows as float32."""
+        scaled = np.empty(features.shape, np.float32)
+        for start in range(0, features.shape[1], BLOCK):
+            part = slice(start, start + BLOCK)
+            scaled[:, part] = self._block(features[:, part].astype(np.float64), part)
+        return scaled
+
+    def _block(self, values, part):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            values = (values - self.centre[part]) / np.where(self.width[part] > 0, self.width[part], np.inf)
+            size = np.abs(values)
+            bent = np.sign(values) * (2 * BEND - BEND**2 / size)
+        return np.nan_to_num(np.where(size > BEND, bent, values), nan=0.0)
+
+
+def vector_scaler(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that scales vectors, see `Scale`, and appends indicators of missing values.
+
+    Args:
+      features: (n, d) training rows. Each column with missing values gets an indicator.
+    """
+    scale = Scale(features)
+    gaps = np.flatnonzero(np.isnan(features).any(axis=0)) if features.dtype.kind == "f" else []
+
+    def apply(rows):
+        scaled = scale(rows)
+        if len(gaps):
+            scaled = np.concatenate([scaled, np.isnan(rows[:, gaps]).astype(np.float32)], axis=1)
+        return scaled
+
+    return apply
+
+
+def sparse_scaler(features: Any) -> Callable[[Any], scipy.sparse.csr_matrix]:
+    """Return a function that scales CSR columns, so that zeros stay zeros.
+
+    A column is divided by its largest absolute value, or by ten times the median of its absolute stored
+    values if that is smaller; larger values are clipped to 1.
+
+    Args:
+      features: CSR matrix of the training rows.
+    """
+    columns = scipy.sparse.csc_matrix(features, dtype=np.float64, copy=True)
+    columns.eliminate_zeros()
+    stored = np.diff(columns.indptr)
+    order = np.lexsort([np.abs(columns.data), np.repeat(np.arange(len(stored)), stored)])
+    size = np.abs(columns.data)[order]
+    used = stored > 0
+    middle = columns.indptr[:-1][used] + (stored[used] - 1) // 2
+    last = columns.indptr[1:][used] - 1
+    width = np.ones(len(stored))
+    width[used] = np.minimum(size[last], 10 * size[middle])
+    width = np.where(width > 0, width, 1)
+
+    def apply(rows):
+        scaled = scipy.sparse.csr_matrix(rows @ scipy.sparse.diags(1 / width), dtype=np.float32)
+        np.clip(scaled.data, -1, 1, out=scaled.data)
+        return scaled
+
+    return apply
+
+
+def image_scaler(where: str, images: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that divides images of integers by 255, and leaves floats and booleans.
 
     Args:
       where: the beginning of error messages.
-      labels: (n,) labels.
-
-    Raises:
-      ValueError: when a label is neither an integer nor a string.
+      images: the training rows.
     """
-    kind = labels.dtype.kind
-    if kind == "S":
-        labels = np.char.decode(labels, "utf-8")
-    elif kind == "f" and np.all(np.isfinite(labels)) and np.all(labels == np.round(labels)):
-        labels = labels.astype(np.int64)
-    elif kind == "f":
-        wrong = labels[~(np.isfinite(labels) & (labels == np.round(labels)))][0]
-        raise ValueError(
-            f"{where} labels must be integers or strings, got {wrong}; replace measurements by classes"
-        )
-    elif kind == "b":
-        labels = labels.astype(np.int64)
-    elif kind not in "iuU":
-        raise ValueError(f"{where} labels must be integers or strings, got {labels.dtype}; convert them")
-    return labels
+    integers = images.dtype.kind in "iu"
 
-
-def class_indices(where: str, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the (n,) int32 positions of the labels among the sorted classes.
-
-    Args:
-      where: the beginning of error messages.
-      labels: (n,) labels.
-      classes: sorted labels of the training rows.
-
-    Raises:
-      ValueError: when a label is not one of the classes.
-    """
-    positions = {str(value): index for index, value in enumerate(classes)}
-    values, inverse = np.unique(labels, return_inverse=True)
-    for value in values:
-        if str(value) not in positions:
+    def apply(rows):
+        if (rows.dtype.kind in "iu") != integers:
             raise ValueError(
-                f"{where} label {str(value)!r} is not a class of the training rows; "
-                f"{did_you_mean(str(value), positions)}"
+                f"{where}: images must all be integers or all be floats, got {rows.dtype} in one part only; "
+                "convert them"
             )
-    return np.array([positions[str(value)] for value in values], np.int32)[inverse]
+        if not integers:
+            return rows.astype(np.float32)
+        low, high = rows.min(), rows.max()
+        if low < 0 or high > 255:
+            raise ValueError(
+                f"{where}: images of integers must be between 0 and 255, got {low} to {high}; "
+                "scale them and store float32"
+            )
+        return rows.astype(np.float32) / np.float32(255)
 
-
-def scaler(where: str, features: Any) -> Callable[[Any], Any]:
-    """Return a function that scales rows by the statistics of training rows.
-
-    The mean is subtracted from vectors and the result divided by the standard deviation; constant
-    columns become 0. CSR columns are divided by their largest absolute value, so that zeros stay zeros.
-    Images of integers are divided by 255. Images of floats or booleans stay as they are.
-
-    Args:
-      where: the beginning of error messages.
-      features: the training rows.
-    """
-    if scipy.sparse.issparse(features):
-        greatest = abs(features).max(axis=0).toarray().ravel().astype(np.float64)
-        inverse = scipy.sparse.diags(1 / np.where(greatest > 0, greatest, 1))
-        return lambda rows: scipy.sparse.csr_matrix(rows @ inverse).astype(np.float32)
-    if features.ndim > 2:
-        return lambda rows: _pixels(where, rows, integers=features.dtype.kind in "iu")
-    mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    # Rounding errors give a constant column a small deviation.
-    deviation = np.where(deviation > 1e-12 * np.abs(mean), deviation, 1)
-    return lambda rows: ((rows - mean) / deviation).astype(np.float32)
-
-
-def _pixels(where, images, integers):
-    if (images.dtype.kind in "iu") != integers:
-        raise ValueError(
-            f"{where}: images must all be integers or all be floats, got {images.dtype} in one part only; "
-            "convert them"
-        )
-    if not integers:
-        return images.astype(np.float32)
-    low, high = images.min(), images.max()
-    if low < 0 or high > 255:
-        raise ValueError(
-            f"{where}: images of integers must be between 0 and 255, got {low} to {high}; "
-            "scale them and store float32"
-        )
-    return images.astype(np.float32) / np.float32(255)
+    return apply

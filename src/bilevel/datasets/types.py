@@ -1,6 +1,6 @@
 """Types of data sets: labelled rows, and images by class."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -17,6 +17,12 @@ class Dataset(NamedTuple):
       test_features, test_labels: features and labels of the test part, or None.
       trusted_features, trusted_labels: features and labels of rows whose labels are right, or None.
       image_shape: (h, w) or (h, w, c) when rows are images, else None.
+      shown: polars.DataFrame of the n rows as they were read: keys, then feature columns, texts or file
+        names; or None.
+      notes: one line for each unusual thing that was found, and what was done about it.
+      checked_rows: positions of the trusted rows among the n rows when they are some of them, else None.
+        Then `labels` keeps their given labels, and `trusted_labels` holds the checked ones.
+      rows: (n,) positions of the rows in the source, from 0, when rows were left out there, else None.
     """
 
     name: str
@@ -28,6 +34,10 @@ class Dataset(NamedTuple):
     trusted_features: np.ndarray | scipy.sparse.csr_matrix | None = None
     trusted_labels: np.ndarray | None = None
     image_shape: tuple[int, ...] | None = None
+    shown: Any = None
+    notes: tuple[str, ...] = ()
+    checked_rows: np.ndarray | None = None
+    rows: np.ndarray | None = None
 
 
 class ImageClasses(NamedTuple):

@@ -1,0 +1,223 @@
+"""Vectors from the cells of a table, and from texts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from bilevel.datasets.columns import FEWEST
+from bilevel.datasets.labels import count, listed
+from bilevel.datasets.rows import BEND, Scale
+from bilevel.extras import extra
+
+FEW_VALUES = 40  # text of up to so many distinct values is one-hot encoded
+FEW_WORDS = 3  # text of fewer words on average is encoded by its letters
+DOMINANT = 4  # words per other cell from which text dominates a table
+EXTREME = 50  # robust deviations from the median from which a cell is extreme
+
+
+def text_vectorizer(texts: list[str]) -> Callable[[list[str]], scipy.sparse.csr_matrix]:
+    """Return a function from texts to tf-idf vectors, CSR rows of unit norm.
+
+    Texts of three words or more on average are taken as words, 1 + log count each. Shorter texts, and
+    texts without words, are taken as runs of 2 to 4 letters.
+
+    Args:
+      texts: n training texts.
+    """
+    with extra("clean"):
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+    # A word of one row alone says nothing of another row.
+    fewest = 2 if len(texts) >= 1000 else 1
+    options: dict[str, Any] = {"sublinear_tf": True, "dtype": np.float32}
+    words = np.mean([len(text.split()) for text in texts]) >= FEW_WORDS
+    try:
+        if not words:
+            raise ValueError
+        model = TfidfVectorizer(min_df=fewest, **options).fit(texts)
+    except ValueError:  # no words
+        letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=fewest, **options)
+        try:
+            model = letters.fit(texts)
+        except ValueError:
+            raise ValueError("texts must share some words or letters, got none; check the texts") from None
+    return lambda rows: scipy.sparse.csr_matrix(model.transform(rows), dtype=np.float32)
+
+
+def table_vectorizer(
+    cells: Any, notes: list[str], places: np.ndarray
+) -> Callable[[Any, str], tuple[Any, list[str]]]:
+    """Return a function from the cells of a table to vectors and notes.
+
+    - Numbers are scaled robustly, see `Scale`. Missing ones become the median.
+    - Text of at most 40 distinct values is one-hot encoded, a missing value being one more value.
+    - Other text becomes 30 numbers by skrub's `StringEncoder`: tf-idf of runs of letters, reduced by a
+      singular value decomposition. It suits names and short remarks, and keeps the vectors dense.
+    - Where text dominates, four words for each other cell of a row, its words become tf-idf columns
+      instead, and the vectors a CSR matrix.
+    - Dates become year, month, day, hour, weekday and seconds by skrub's `DatetimeEncoder`.
+    - Each column with missing values that is not one-hot encoded gets an indicator.
+
+    Args:
+      cells: polars.DataFrame of the training rows, of Float64, Datetime and String.
+      notes: list that receives one line for each unusual thing.
+      places: (n,) positions of the rows in the source, to name them in notes.
+    """
+    import polars
+
+    text = cells.select(polars.col(polars.String))
+    distinct = {name: text[name].n_unique() for name in text.columns}
+    lengths = {
+        name: float(text[name].fill_null("").str.count_matches(r"\S+").mean())
+        for name in text.columns
+        if distinct[name] > FEW_VALUES
+    }
+    prose = [name for name in lengths if lengths[name] >= FEW_WORDS]
+    others = [name for name in cells.columns if name not in prose]
+    dominant = bool(prose) and sum(lengths[name] for name in prose) >= DOMINANT * len(others)
+    if not dominant:
+        prose = []
+    _note_encodings(notes, prose, [name for name in lengths if name not in prose])
+
+    numbers = cells.select(polars.col(polars.Float64)).columns
+    scale = Scale(_matrix(cells, numbers))
+    _note_extremes(notes, cells, numbers, scale, places)
+    mixed = [name for name in others if name not in numbers]
+    encode = _mixed_encoder(cells.select(mixed)) if mixed else None
+    categories = {name: set(cells[name].to_list()) for name in distinct if distinct[name] <= FEW_VALUES}
+    gaps = [name for name in cells.columns if name not in categories and cells[name].null_count()]
+    readers = {name: text_vectorizer(cells[name].fill_null("").to_list()) for name in prose}
+    _note_gaps(notes, cells)
+
+    def apply(rows, where):
+        blocks = [scale(_matrix(rows, numbers))] if numbers else []
+        if encode is not None:
+            blocks.append(encode(rows.select(mixed)))
+        if gaps:
+            blocks.append(rows.select(polars.col(gaps).is_null().cast(polars.Float32)).to_numpy())
+        dense = np.concatenate(blocks, axis=1) if blocks else np.zeros((rows.height, 0), np.float32)
+        found = _unknown_values(rows, categories, where)
+        if not readers:
+            return dense, found
+        # Unit rows of words are small numbers; numbers of the same size leave them their weight.
+        parts = [scipy.sparse.csr_matrix(dense / (2 * BEND))]
+        parts += [read(rows[name].fill_null("").to_list()) for name, read in readers.items()]
+        return scipy.sparse.csr_matrix(scipy.sparse.hstack(parts, format="csr"), dtype=np.float32), found
+
+    return apply
+
+
+def _mixed_encoder(cells):
+    """Return the function from dates and text to float32 vectors."""
+    with extra("clean"):
+        from sklearn.preprocessing import OneHotEncoder
+        from skrub import DatetimeEncoder, StringEncoder, TableVectorizer
+    import polars
+
+    # The vectorizer would read text that looks like numbers as numbers; categories stay what they are.
+    def categorical(rows):
+        return rows.with_columns(polars.col(polars.String).cast(polars.Categorical))
+
+    vectorizer: Any = TableVectorizer(
+        cardinality_threshold=FEW_VALUES + 1,
+        low_cardinality=OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32),
+        high_cardinality=StringEncoder(random_state=0),
+        datetime=DatetimeEncoder(add_weekday=True),
+    )
+    first = vectorizer.fit_transform(categorical(cells))
+    dates = [
+        name
+        for column in vectorizer.kind_to_columns_["datetime"]
+        for name in vectorizer.input_to_outputs_[column]
+    ]
+    scale = Scale(_matrix(first, dates))
+    varying = [name for name, width in zip(dates, scale.width, strict=True) if width > 0]
+    scale = Scale(_matrix(first, varying))
+    rest = [name for name in first.columns if name not in dates]
+
+    def apply(rows):
+        encoded = vectorizer.transform(categorical(rows))
+        return np.concatenate(
+            [_matrix(encoded, rest).astype(np.float32), scale(_matrix(encoded, varying))], axis=1
+        )
+
+    return apply
+
+
+def _matrix(frame, names):
+    """Return columns of numbers as a matrix, with NaN for nulls."""
+    if not names:
+        return np.zeros((frame.height, 0), np.float32)
+    return frame.select(names).to_numpy()
+
+
+def _note_encodings(notes, prose, short):
+    if prose:
+        notes.append(f"free text, used by the tf-idf of its words: {_names(prose)}")
+    if short:
+        notes.append(f"text of more than {FEW_VALUES} values, used by its letters: {_names(short)}")
+
+
+def _note_gaps(notes, cells):
+    gaps = {name: cells[name].null_count() for name in cells.columns if cells[name].null_count()}
+    if gaps:
+        total = count(sum(gaps.values()), "missing value")
+        each = ", ".join(f"{name!r} ({gaps[name]:,})" for name in list(gaps)[:8])
+        each += ", ..." if len(gaps) > 8 else ""
+        notes.append(f"{total} imputed, with an indicator for each column: {each}")
+
+
+def _note_extremes(notes, cells, numbers, scale, places):
+    """Name rows that are extreme in most columns of numbers, and extreme values that repeat."""
+    if not numbers or cells.height < FEWEST:
+        return
+    rows = np.zeros(cells.height, np.int32)
+    repeated, infinite = [], {}
+    for place, name in enumerate(numbers):
+        if scale.width[place] <= 0:
+            continue
+        values = cells[name].to_numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            extreme = np.abs(values - scale.centre[place]) > EXTREME * scale.width[place]
+        rows += extreme
+        if not extreme.any():
+            continue
+        infinite[name] = int(np.isinf(values).sum())
+        found, times = np.unique(values[extreme & np.isfinite(values)], return_counts=True)
+        if len(times) and times.max() >= 3:
+            repeated.append(f"{found[times.argmax()]:g} in {name!r} ({times.max():,} rows)")
+    infinite = {name: number for name, number in infinite.items() if number}
+    if infinite:
+        total = count(sum(infinite.values()), "infinite value")
+        notes.append(f"{total} taken as the largest or smallest value: {_names(list(infinite))}")
+    wild = np.flatnonzero(rows > max(1, len(numbers) / 2)) if len(numbers) > 1 else []
+    if len(wild):
+        shown = ", ".join(map(str, places[wild[:5]])) + (", ..." if len(wild) > 5 else "")
+        notes.append(
+            f"extreme values in most columns of {count(len(wild), 'row')} ({shown}, counted from 0); "
+            "their influence is bounded, but check them"
+        )
+    if repeated:
+        notes.append(
+            f"extreme values that repeat: {', '.join(repeated[:5])}; if they stand for missing values, "
+            "name them (--missing)"
+        )
+
+
+def _unknown_values(rows, categories, where):
+    notes = []
+    for name, known in categories.items():
+        values = rows[name]
+        unknown = values.filter(~values.is_in([value for value in known if value is not None])).drop_nulls()
+        if len(unknown):
+            shown = listed([repr(value) for value in unknown.unique().to_list()])
+            notes.append(
+                f"{where}{name!r} has values that no training row has, in {count(len(unknown), 'row')}: {shown}"
+            )
+    return notes
+
+
+def _names(names):
+    return ", ".join(repr(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")

@@ -10,9 +10,9 @@ import scipy.sparse
 from bilevel.datasets.assemble import assemble, with_checked
 from bilevel.datasets.frames import TableForm, as_frame
 from bilevel.datasets.labels import count, label_texts
-from bilevel.datasets.rows import image_scaler, sparse_scaler, vector_scaler
+from bilevel.datasets.rows import Scale, image_scaler, sparse_scaler, vector_scaler
 from bilevel.datasets.types import Dataset
-from bilevel.datasets.vectors import text_vectorizer
+from bilevel.datasets.vectors import note_extremes, text_vectorizer
 from bilevel.extras import extra
 
 
@@ -154,7 +154,7 @@ def as_rows(part: str, rows: Any) -> tuple[Any, list[str]]:
         return polars.DataFrame(rows, infer_schema_length=None, strict=False), []
     if isinstance(rows, polars.LazyFrame) or hasattr(rows, "columns"):
         return as_frame(rows)
-    if isinstance(rows, polars.Series) or type(rows).__name__ == "Series":
+    if not isinstance(rows, list | tuple) and hasattr(rows, "to_list"):  # a Series
         rows = rows.to_list()
     if isinstance(rows, list | tuple) and any(isinstance(row, str) for row in rows):
         return _texts(part, rows), []
@@ -201,10 +201,10 @@ def _is_mask(trusted):
     return True
 
 
-def _pair(part, pair):
+def _pair(part, pair) -> tuple[Any, Any]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"{part} must be the pair (X, y), got {type(pair).__name__}; give rows and labels")
-    return pair
+    return pair[0], pair[1]
 
 
 def _fit_images(where, images, notes, places):
@@ -213,20 +213,14 @@ def _fit_images(where, images, notes, places):
 
 
 def _fit_vectors(rows, notes, places):
-    _note_cells(rows, notes)
-    scale = vector_scaler(rows)
-    return lambda rows, part: scale(rows)
-
-
-def _note_cells(rows, notes):
-    if rows.dtype.kind != "f":
-        return
-    gaps, infinite = int(np.isnan(rows).sum()), int(np.isinf(rows).sum())
-    if gaps:
-        columns = count(int(np.isnan(rows).any(axis=0).sum()), "column")
-        notes.append(f"{count(gaps, 'missing value')} in {columns} imputed, with indicators")
-    if infinite:
-        notes.append(f"{count(infinite, 'infinite value')} taken as the largest or smallest value")
+    scale = Scale(rows)
+    gaps = np.isnan(rows) if rows.dtype.kind == "f" else np.zeros(0, bool)
+    if gaps.any():
+        columns = count(int(gaps.any(axis=0).sum()), "column")
+        notes.append(f"{count(int(gaps.sum()), 'missing value')} in {columns} imputed, with indicators")
+    note_extremes(notes, rows, [f"column {place}" for place in range(rows.shape[1])], scale, places)
+    vectorize = vector_scaler(rows, scale)
+    return lambda rows, part: vectorize(rows)
 
 
 def _fit_texts(texts, notes, places):

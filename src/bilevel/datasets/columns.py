@@ -302,6 +302,8 @@ def _date_format(text):
     best, ties = None, set()
     for time in (*_TIMES, *_ZONES):
         for day, meaning in _DAYS:
+            if not long and day.startswith("%Y"):
+                continue  # 05.01.19 is a day first
             pattern = (day if long else day.replace("%Y", "%y")) + time
             dates = sample.str.strptime(polars.Datetime("us"), pattern, strict=False)
             share = 1 - dates.null_count() / len(sample)

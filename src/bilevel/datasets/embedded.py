@@ -1,5 +1,7 @@
 """Data sets that scikit-learn contains, without a download."""
 
+from typing import Any
+
 import numpy as np
 
 from bilevel.datasets.types import Dataset
@@ -14,7 +16,8 @@ def digits() -> Dataset:
     with extra("clean"):
         from sklearn.datasets import load_digits
 
-    pixels, labels = load_digits(return_X_y=True)
+    loaded: Any = load_digits(return_X_y=True)
+    pixels, labels = loaded
     images = (pixels / 16).astype(np.float32).reshape(-1, 8, 8)
     classes = [str(digit) for digit in range(10)]
     dataset = Dataset(name="digits", features=images, labels=labels, classes=classes, image_shape=(8, 8))
@@ -29,15 +32,17 @@ def breast_cancer() -> Dataset:
     with extra("clean"):
         from sklearn.datasets import load_breast_cancer
 
-    features, labels = load_breast_cancer(return_X_y=True)
+    loaded: Any = load_breast_cancer(return_X_y=True)
+    features, labels = loaded
     classes = ["malignant", "benign"]
     dataset = _split(Dataset(name="breast_cancer", features=features, labels=labels, classes=classes), 114)
-    mean, deviation = dataset.features.mean(axis=0), dataset.features.std(axis=0)
+    training = np.asarray(dataset.features)
+    mean, deviation = training.mean(axis=0), training.std(axis=0)
 
     def scale(rows):
         return ((rows - mean) / deviation).astype(np.float32)
 
-    return dataset._replace(features=scale(dataset.features), test_features=scale(dataset.test_features))
+    return dataset._replace(features=scale(training), test_features=scale(dataset.test_features))
 
 
 def _split(dataset, test_rows):

@@ -33,7 +33,7 @@ def label_texts(where: str, labels: Any) -> Any:
     if isinstance(labels, polars.DataFrame):
         labels = labels.to_series() if labels.width == 1 else labels.to_numpy()
     if not isinstance(labels, polars.Series):
-        array = _array(labels)
+        array: Any = _array(labels)
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
         if array.ndim != 1:
@@ -180,7 +180,7 @@ class Classes:
     def _refuse_measurements(self, where, rows):
         numbers = [_number(name) for name in self.names]
         if len(self.names) > max(20, rows // 10) and None not in numbers:
-            wrong = [name for name, number in zip(self.names, numbers, strict=True) if number % 1]
+            wrong = [name for name in self.names if float(name) % 1]
             if wrong:
                 raise ValueError(
                     f"{where} labels must be classes, got {len(self.names)} numbers such as {wrong[0]}; "

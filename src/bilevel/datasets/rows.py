@@ -52,11 +52,6 @@ class Scale:
                     width = np.median(distance) if len(distance) else 0
                 self.centre[start + column], self.width[start + column] = centre, width
 
-    def deviations(self, features: np.ndarray) -> np.ndarray:
-        """Return rows in robust standard deviations from the median, not bent, missing values as NaN."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return (features - self.centre) / np.where(self.width > 0, self.width, np.inf)
-
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return scaled rows as float32."""
         scaled = np.empty(features.shape, np.float32)
@@ -73,13 +68,13 @@ class Scale:
         return np.nan_to_num(np.where(size > BEND, bent, values), nan=0.0)
 
 
-def vector_scaler(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that scales vectors, see `Scale`, and appends indicators of missing values.
+def vector_scaler(features: np.ndarray, scale: Scale) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that scales vectors and appends indicators of missing values.
 
     Args:
       features: (n, d) training rows. Each column with missing values gets an indicator.
+      scale: centre and scale of these rows.
     """
-    scale = Scale(features)
     gaps = np.flatnonzero(np.isnan(features).any(axis=0)) if features.dtype.kind == "f" else []
 
     def apply(rows):

@@ -89,8 +89,6 @@ def read_table(
         hint = "save the sheet as CSV; " if kind.startswith(".xls") else ""
         raise ValueError(f"{path.name}: unknown type of table {kind!r}; {hint}{did_you_mean(kind, TABLES)}")
     content = _content(path)
-    if not content.strip():
-        raise ValueError(f"{path.name} is empty; write the table again")
     notes: list[str] = []
     if kind == ".parquet":
         try:
@@ -99,6 +97,8 @@ def read_table(
             raise ValueError(_unreadable(path, kind, error)) from error
         return _checked(path, Table(frame, None, notes))
     text = _utf8(path, content, encoding, notes)
+    if not text.strip():
+        raise ValueError(f"{path.name} is empty; write the table again")
     if kind in TEXT:
         frame, separator = _read_cells(path, text, sep, label, kind, notes)
         return _checked(path, Table(frame, separator, notes))
@@ -209,7 +209,7 @@ def _read_cells(path, text, sep, label, kind, notes):
         if separator != ("\t" if kind == ".tsv" else ","):
             notes.append(f"the separator {SEPARATORS[separator]} was detected; --sep decides otherwise")
     else:
-        separator = {"tab": "\t", "\\t": "\t"}.get(sep, sep)
+        separator = "\t" if sep in ("tab", "\\t") else sep
         if len(separator.encode()) != 1 or separator in '"\n\r':
             raise ValueError(f"{path.name}: a separator must be one ASCII character or tab, got {sep!r}")
     faults = {}
@@ -227,6 +227,8 @@ def _read_cells(path, text, sep, label, kind, notes):
         )
     if quote is None:
         notes.append("quotation marks do not come in pairs and were read as text")
+    if len(blank):
+        text = np.delete(np.frombuffer(text, np.uint8), blank).tobytes()
     header = next(
         csv.reader(io.StringIO(sample), delimiter=separator, quoting=0 if quote else csv.QUOTE_NONE)
     )
@@ -243,8 +245,6 @@ def _read_cells(path, text, sep, label, kind, notes):
         frame = polars.DataFrame([polars.Series(str(k), [], polars.String) for k in range(len(header))])
     except polars.exceptions.PolarsError as error:
         raise ValueError(_unreadable(path, kind, error)) from error
-    if len(blank):
-        frame = frame.filter(~polars.Series(np.isin(np.arange(frame.height), blank)))
     frame.columns = _names(path, header)
     return frame, separator
 
@@ -266,7 +266,7 @@ def _separator(sample, label, usual):
 
 
 def _count_cells(text, separator, quote):
-    """Return the blank rows and None, or None and the first row with other cells than the header.
+    """Return the places of blank lines and None, or None and the first row unlike the header.
 
     That is `(width, row, cells, line)`, or None when quotation marks do not come in pairs.
     """
@@ -286,7 +286,7 @@ def _count_cells(text, separator, quote):
     cells[1:][blank] = cells[0]
     wrong = np.flatnonzero(cells != cells[0])
     if not len(wrong):
-        return blank, None
+        return ends[1:][blank], None
     record = int(wrong[0])
     line = record + 1 if lines is None else int(np.searchsorted(lines, ends[record - 1]) + 2)
     row = record - 1 - int(np.sum(blank < record - 1))

@@ -1,12 +1,11 @@
 """Vectors from the cells of a table, and from texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
-from bilevel.datasets.columns import FEWEST
 from bilevel.datasets.labels import count, listed
 from bilevel.datasets.rows import BEND, Scale
 from bilevel.extras import extra
@@ -14,6 +13,7 @@ from bilevel.extras import extra
 FEW_VALUES = 40  # text of up to so many distinct values is one-hot encoded
 FEW_WORDS = 3  # text of fewer words on average is encoded by its letters
 DOMINANT = 4  # words per other cell from which text dominates a table
+REPEATED = 3  # rows with the same extreme value from which it may be a marker
 EXTREME = 50  # robust deviations from the median from which a cell is extreme
 
 
@@ -83,7 +83,7 @@ def table_vectorizer(
 
     numbers = cells.select(polars.col(polars.Float64)).columns
     scale = Scale(_matrix(cells, numbers))
-    _note_extremes(notes, cells, numbers, scale, places)
+    note_extremes(notes, _matrix(cells, numbers), numbers, scale, places)
     mixed = [name for name in others if name not in numbers]
     encode = _mixed_encoder(cells.select(mixed)) if mixed else None
     categories = {name: set(cells[name].to_list()) for name in distinct if distinct[name] <= FEW_VALUES}
@@ -122,7 +122,7 @@ def _mixed_encoder(cells):
 
     vectorizer: Any = TableVectorizer(
         cardinality_threshold=FEW_VALUES + 1,
-        low_cardinality=OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32),
+        low_cardinality=OneHotEncoder(handle_unknown="ignore", sparse_output=False),
         high_cardinality=StringEncoder(random_state=0),
         datetime=DatetimeEncoder(add_weekday=True),
     )
@@ -169,30 +169,38 @@ def _note_gaps(notes, cells):
         notes.append(f"{total} imputed, with an indicator for each column: {each}")
 
 
-def _note_extremes(notes, cells, numbers, scale, places):
-    """Name rows that are extreme in most columns of numbers, and extreme values that repeat."""
-    if not numbers or cells.height < FEWEST:
-        return
-    rows = np.zeros(cells.height, np.int32)
+def note_extremes(
+    notes: list[str], numbers: np.ndarray, names: Sequence[str], scale: Scale, places: np.ndarray
+) -> None:
+    """Add notes on rows that are extreme in most columns, and on extreme values that repeat.
+
+    Args:
+      notes: list that receives the notes.
+      numbers: (n, d) training rows.
+      names: names of the columns.
+      scale: centre and scale of the columns.
+      places: (n,) positions of the rows in the source.
+    """
+    rows = np.zeros(len(numbers), np.int32)
     repeated, infinite = [], {}
-    for place, name in enumerate(numbers):
+    for place, name in enumerate(names):
         if scale.width[place] <= 0:
             continue
-        values = cells[name].to_numpy()
+        values = numbers[:, place].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             extreme = np.abs(values - scale.centre[place]) > EXTREME * scale.width[place]
-        rows += extreme
         if not extreme.any():
             continue
-        infinite[name] = int(np.isinf(values).sum())
+        rows += extreme
+        if endless := int(np.isinf(values).sum()):
+            infinite[name] = endless
         found, times = np.unique(values[extreme & np.isfinite(values)], return_counts=True)
-        if len(times) and times.max() >= 3:
-            repeated.append(f"{found[times.argmax()]:g} in {name!r} ({times.max():,} rows)")
-    infinite = {name: number for name, number in infinite.items() if number}
+        if len(times) and times.max() >= REPEATED:
+            repeated.append(f"{found[times.argmax()]:g} in {name!r} ({count(int(times.max()), 'row')})")
     if infinite:
         total = count(sum(infinite.values()), "infinite value")
         notes.append(f"{total} taken as the largest or smallest value: {_names(list(infinite))}")
-    wild = np.flatnonzero(rows > max(1, len(numbers) / 2)) if len(numbers) > 1 else []
+    wild = np.flatnonzero(rows > len(names) / 2) if len(names) > 1 else np.array([], int)
     if len(wild):
         shown = ", ".join(map(str, places[wild[:5]])) + (", ..." if len(wild) > 5 else "")
         notes.append(
@@ -212,10 +220,9 @@ def _unknown_values(rows, categories, where):
         values = rows[name]
         unknown = values.filter(~values.is_in([value for value in known if value is not None])).drop_nulls()
         if len(unknown):
-            shown = listed([repr(value) for value in unknown.unique().to_list()])
-            notes.append(
-                f"{where}{name!r} has values that no training row has, in {count(len(unknown), 'row')}: {shown}"
-            )
+            values = listed([repr(value) for value in unknown.unique().to_list()])
+            rows_of = count(len(unknown), "row")
+            notes.append(f"{where}{rows_of} with values of {name!r} that no training row has: {values}")
     return notes
 
 

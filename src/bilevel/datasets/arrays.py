@@ -227,8 +227,8 @@ def _fit_texts(texts, notes, places):
     empty = int((texts.fill_null("").str.strip_chars() == "").sum())
     if empty:
         notes.append(f"{count(empty, 'row')} without text")
-    vectorize = text_vectorizer(texts.fill_null("").to_list())
-    return lambda rows, part: vectorize(rows.fill_null("").to_list())
+    first, vectorize = text_vectorizer(texts.fill_null("").to_list())
+    return lambda rows, part: first if rows is texts else vectorize(rows.fill_null("").to_list())
 
 
 def _fit_sparse(matrix, notes, places):

@@ -97,8 +97,14 @@ def understand(
                 f"convert it or leave it out (--drop {name})"
             )
     markers = _Markers(missing)
-    texts = {name: markers.text(frame[name]) for name in names if not _is_native(frame[name])}
+    texts = {name: markers.text(frame[name]) for name in names if not _holds_numbers(frame[name])}
     commas = _decimal_commas(texts, separator)
+    if any(commas.values()):
+        # Beside decimal commas, 1.234 may be the number 1234.
+        for name in names:
+            if frame[name].dtype == polars.String and name not in texts:
+                texts[name] = markers.text(frame[name])
+        commas = _decimal_commas(texts, separator)
     columns, left_out, unsure = [], {}, {}
     for name in names:
         if name in texts:
@@ -191,6 +197,21 @@ def _as_float(text):
         return None
 
 
+def _holds_numbers(series):
+    """Return whether each cell is a number, a date or missing without further reading."""
+    if _is_native(series):
+        return True
+    text = series.cast(str)
+    return _plain_numbers(text) is not None and not text.str.contains(_CODE).any()
+
+
+def _plain_numbers(text):
+    """Return text as Float64 where all of it is plain numbers, else None."""
+    numbers = text.cast(float, strict=False)
+    known = len(text) - text.null_count()
+    return numbers.fill_nan(None) if known and numbers.null_count() == text.null_count() else None
+
+
 def _is_native(series):
     import polars
 
@@ -217,11 +238,13 @@ def _read_date(cells):
 def _read_number(cells, markers, comma):
     import polars
 
-    if not _is_native(cells):
-        return _numbers(markers.text(cells, True), comma)
-    if cells.dtype in (polars.Time, polars.Duration):
-        cells = cells.to_physical()
-    values = cells.cast(polars.Float64, strict=False).fill_nan(None)
+    if _is_native(cells):
+        physical = cells.to_physical() if cells.dtype in (polars.Time, polars.Duration) else cells
+        values = physical.cast(polars.Float64, strict=False).fill_nan(None)
+    else:
+        values = None if comma else _plain_numbers(cells.cast(polars.String))
+        if values is None:
+            return _numbers(markers.text(cells, True), comma)
     return _without(values, values.is_in(markers.numbers)) if markers.numbers else values
 
 
@@ -247,9 +270,9 @@ def _numbers(text, comma):
     """Return text as Float64, null where it is no number."""
     import polars
 
-    plain = text.cast(polars.Float64, strict=False)
-    if not comma and plain.null_count() == text.null_count():
-        return plain.fill_nan(None)
+    plain = None if comma else _plain_numbers(text)
+    if plain is not None:
+        return plain
     text = text.str.replace_all(_UNIT, "")
     text = _without(text, ~text.str.contains(_COMMA if comma else _POINT) & ~text.str.contains(_INFINITE))
     if comma:
@@ -261,11 +284,11 @@ def _numbers(text, comma):
 
 def _text_column(name, text, markers, comma):
     """Return the column behind text, and a line on what is unsure about it or None."""
-    cells = markers.text(text, True)
-    known = len(cells) - cells.null_count()
-    if known and not cells.str.contains(_CODE).any():
-        values = _numbers(cells, comma)
-        if len(values) - values.null_count() >= max(ENOUGH * known, 1):
+    sample = markers.text(text.drop_nulls().unique().head(SAMPLE), True).drop_nulls()
+    if len(sample) and _numbers(sample, comma).count() >= len(sample) / 2:
+        cells = markers.text(text, True)
+        enough = _numbers(cells, comma).count() >= ENOUGH * cells.count()
+        if enough and not cells.str.contains(_CODE).any():
             return Column(name, "number", lambda given: _read_number(given, markers, comma)), None
     form = _date_format(text)
     if form is not None:
@@ -317,7 +340,7 @@ def _date_format(text):
 
 
 def _is_constant(values):
-    return values.null_count() == 0 and values.n_unique() == 1
+    return values.null_count() == 0 and values.min() == values.max()
 
 
 def _key_reason(name, kind, values):
@@ -332,9 +355,9 @@ def _key_reason(name, kind, values):
         steps = values.diff().drop_nulls()
         if whole and (rows >= FEWEST // 2 or _INDEX_NAMES.match(name)) and bool((steps == 1).all()):
             return ROW_NUMBERS
-        if not whole or values.n_unique() < ENOUGH * rows or rows < FEWEST // 2:
+        if not whole or rows < FEWEST // 2 or (distinct := values.n_unique()) < ENOUGH * rows:
             return None
-        if values.n_unique() == rows and values.max() - values.min() == rows - 1 and rows >= FEWEST:
+        if distinct == rows and values.max() - values.min() == rows - 1 and rows >= FEWEST:
             return ROW_NUMBERS
         if _INDEX_NAMES.match(name):
             return ROW_NUMBERS

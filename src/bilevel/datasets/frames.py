@@ -60,8 +60,7 @@ class TableForm:
         """
         cells, lost = read_cells(frame, self._columns, "", self._source)
         notes += lost
-        vectorize = table_vectorizer(cells, notes, places)
-        first, _ = vectorize(cells, "")
+        first, vectorize = table_vectorizer(cells, notes, places)
         # Columns that are constant over the training rows say nothing.
         varies = _varying(first)
 

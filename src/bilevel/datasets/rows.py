@@ -61,11 +61,14 @@ class Scale:
         return scaled
 
     def _block(self, values, part):
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            values = (values - self.centre[part]) / np.where(self.width[part] > 0, self.width[part], np.inf)
-            size = np.abs(values)
-            bent = np.sign(values) * (2 * BEND - BEND**2 / size)
-        return np.nan_to_num(np.where(size > BEND, bent, values), nan=0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values -= self.centre[part]
+            values /= np.where(self.width[part] > 0, self.width[part], np.inf)
+        values[np.isnan(values)] = 0
+        far = np.abs(values) > BEND
+        size = values[far]
+        values[far] = np.sign(size) * (2 * BEND - BEND**2 / np.abs(size))
+        return values
 
 
 def vector_scaler(features: np.ndarray, scale: Scale) -> Callable[[np.ndarray], np.ndarray]:

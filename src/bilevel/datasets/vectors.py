@@ -17,8 +17,8 @@ REPEATED = 3  # rows with the same extreme value from which it may be a marker
 EXTREME = 50  # robust deviations from the median from which a cell is extreme
 
 
-def text_vectorizer(texts: list[str]) -> Callable[[list[str]], scipy.sparse.csr_matrix]:
-    """Return a function from texts to tf-idf vectors, CSR rows of unit norm.
+def text_vectorizer(texts: list[str]) -> tuple[Any, Callable[[list[str]], Any]]:
+    """Return tf-idf vectors of texts, CSR rows of unit norm, and the function that makes them.
 
     Texts of three words or more on average are taken as words, 1 + log count each. Shorter texts, and
     texts without words, are taken as runs of 2 to 4 letters.
@@ -36,20 +36,25 @@ def text_vectorizer(texts: list[str]) -> Callable[[list[str]], scipy.sparse.csr_
     try:
         if not words:
             raise ValueError
-        model = TfidfVectorizer(min_df=fewest, **options).fit(texts)
+        model = TfidfVectorizer(min_df=fewest, **options)
+        first = model.fit_transform(texts)
     except ValueError:  # no words
-        letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=fewest, **options)
+        model = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=fewest, **options)
         try:
-            model = letters.fit(texts)
+            first = model.fit_transform(texts)
         except ValueError:
             raise ValueError("texts must share some words or letters, got none; check the texts") from None
-    return lambda rows: scipy.sparse.csr_matrix(model.transform(rows), dtype=np.float32)
+    return _csr(first), lambda rows: _csr(model.transform(rows))
+
+
+def _csr(matrix):
+    return scipy.sparse.csr_matrix(matrix, dtype=np.float32)
 
 
 def table_vectorizer(
     cells: Any, notes: list[str], places: np.ndarray
-) -> Callable[[Any, str], tuple[Any, list[str]]]:
-    """Return a function from the cells of a table to vectors and notes.
+) -> tuple[Any, Callable[[Any, str], tuple[Any, list[str]]]]:
+    """Return vectors of the cells of a table, and the function from cells to vectors and notes.
 
     - Numbers are scaled robustly, see `Scale`. Missing ones become the median.
     - Text of at most 40 distinct values is one-hot encoded, a missing value being one more value.
@@ -82,35 +87,38 @@ def table_vectorizer(
     _note_encodings(notes, prose, [name for name in lengths if name not in prose])
 
     numbers = cells.select(polars.col(polars.Float64)).columns
-    scale = Scale(_matrix(cells, numbers))
-    note_extremes(notes, _matrix(cells, numbers), numbers, scale, places)
+    matrix = _matrix(cells, numbers)
+    scale = Scale(matrix)
+    note_extremes(notes, matrix, numbers, scale, places)
     mixed = [name for name in others if name not in numbers]
-    encode = _mixed_encoder(cells.select(mixed)) if mixed else None
+    encoded, encode = _mixed_encoder(cells.select(mixed)) if mixed else (None, None)
     categories = {name: set(cells[name].to_list()) for name in distinct if distinct[name] <= FEW_VALUES}
     gaps = [name for name in cells.columns if name not in categories and cells[name].null_count()]
     readers = {name: text_vectorizer(cells[name].fill_null("").to_list()) for name in prose}
     _note_gaps(notes, cells)
 
-    def apply(rows, where):
-        blocks = [scale(_matrix(rows, numbers))] if numbers else []
-        if encode is not None:
-            blocks.append(encode(rows.select(mixed)))
+    def join(rows, numeric, others, words):
+        blocks = [scale(numeric)] if numbers else []
+        blocks += [] if others is None else [others]
         if gaps:
             blocks.append(rows.select(polars.col(gaps).is_null().cast(polars.Float32)).to_numpy())
         dense = np.concatenate(blocks, axis=1) if blocks else np.zeros((rows.height, 0), np.float32)
-        found = _unknown_values(rows, categories, where)
-        if not readers:
-            return dense, found
+        if not words:
+            return dense
         # Unit rows of words are small numbers; numbers of the same size leave them their weight.
-        parts = [scipy.sparse.csr_matrix(dense / (2 * BEND))]
-        parts += [read(rows[name].fill_null("").to_list()) for name, read in readers.items()]
-        return scipy.sparse.csr_matrix(scipy.sparse.hstack(parts, format="csr"), dtype=np.float32), found
+        return _csr(scipy.sparse.hstack([scipy.sparse.csr_matrix(dense / (2 * BEND)), *words], format="csr"))
 
-    return apply
+    def apply(rows, where):
+        words = [read(rows[name].fill_null("").to_list()) for name, (_, read) in readers.items()]
+        others = None if encode is None else encode(rows.select(mixed))
+        vectors = join(rows, _matrix(rows, numbers), others, words)
+        return vectors, _unknown_values(rows, categories, where)
+
+    return join(cells, matrix, encoded, [first for first, _ in readers.values()]), apply
 
 
 def _mixed_encoder(cells):
-    """Return the function from dates and text to float32 vectors."""
+    """Return dates and text as float32 vectors, and the function that makes them."""
     with extra("clean"):
         from sklearn.preprocessing import OneHotEncoder
         from skrub import DatetimeEncoder, StringEncoder, TableVectorizer
@@ -137,13 +145,11 @@ def _mixed_encoder(cells):
     scale = Scale(_matrix(first, varying))
     rest = [name for name in first.columns if name not in dates]
 
-    def apply(rows):
-        encoded = vectorizer.transform(categorical(rows))
-        return np.concatenate(
-            [_matrix(encoded, rest).astype(np.float32), scale(_matrix(encoded, varying))], axis=1
-        )
+    def vectors(encoded):
+        parts = [_matrix(encoded, rest).astype(np.float32), scale(_matrix(encoded, varying))]
+        return np.concatenate(parts, axis=1)
 
-    return apply
+    return vectors(first), lambda rows: vectors(vectorizer.transform(categorical(rows)))
 
 
 def _matrix(frame, names):

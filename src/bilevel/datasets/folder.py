@@ -28,7 +28,7 @@ class ImageFolder:
         Args:
           path: the folder.
           like: images of another folder, whose size and colours are used; None means the median size, at
-            most 64 pixels, and grey where no image has colours.
+            most 64 pixels, and grey where no pixel has a colour.
 
         Raises:
           ValueError: when the folder holds no images by class.
@@ -69,6 +69,8 @@ class ImageFolder:
         if not kept:
             raise ValueError(f"{path}: no image can be read, got {len(found)} broken files; write them again")
         self.images = np.stack(pixels)
+        if like is None and colours and (self.images == self.images[..., :1]).all():
+            self.images = np.ascontiguousarray(self.images[..., 0])
         self.files = [file.relative_to(path).as_posix() for file in kept]
         self.labels = [name.partition("/")[0] for name in self.files]
         if broken:

@@ -6,15 +6,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bilevel.report.compare_statistics import Record, by_algorithm, curve, quantities, track
-from bilevel.report.figures import COLOURS, DASHES, panel, png, spans_decades, styled
+from bilevel.report.figures import COLOURS, DASHES, panel, spans_decades, styled
 
 AXES = {"step": "steps", "seconds": "seconds without compilation", "oracle_calls": "oracle calls"}
 
 
-def compare_figures(records: Sequence[Record]) -> dict[str, bytes]:
-    """Return a PNG of every quantity against every axis, named `quantity_by_axis`."""
+def compare_figures(records: Sequence[Record]) -> dict[str, Figure]:
+    """Return a figure of every quantity against every axis, named `quantity_by_axis`."""
     return {
-        f"{quantity}_by_{against}": png(curves(records, quantity, against))
+        f"{quantity}_by_{against}": curves(records, quantity, against)
         for quantity in quantities(records)
         for against in AXES
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilevel.report.fewshot_figures import drawn, fewshot_figures, spread
+from bilevel.report.figures import image_files, pngs
 from bilevel.report.files import write_files
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
@@ -34,12 +35,13 @@ def write_fewshot(result: "FewShotResult", out: str | os.PathLike) -> list[Path]
       ValueError: when the folder cannot be created or written.
     """
     figures = fewshot_figures(result.summary, result.history, result.examples)
+    images = pngs(figures)
     files: dict[str, str | bytes] = {
         "summary.json": strict_json(result.summary | {"history": result.history}),
-        "report.html": fewshot_page(result, figures),
+        "report.html": fewshot_page(result, images),
         "learner.npz": result.file,
     }
-    return write_files(out, files | {f"{name}.png": image for name, image in figures.items()})
+    return write_files(out, files | image_files(figures, images))
 
 
 def fewshot_page(result: "FewShotResult", figures: Mapping[str, bytes] | None = None) -> str:
@@ -47,11 +49,11 @@ def fewshot_page(result: "FewShotResult", figures: Mapping[str, bytes] | None = 
 
     Args:
       result: the outcome of a run.
-      figures: PNG bytes by name from `fewshot_figures`; None draws them.
+      figures: PNG bytes by name, from `fewshot_figures` and `pngs`; None draws them.
     """
     summary = result.summary
     if figures is None:
-        figures = fewshot_figures(summary, result.history, result.examples)
+        figures = pngs(fewshot_figures(summary, result.history, result.examples))
     return render(
         "fewshot.html.jinja",
         title=f"bilevel fewshot · {summary['dataset']}, {_task(summary)}",

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, panel, png, spans_decades, styled
+from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, panel, spans_decades, styled
 from bilevel.text import ABSENT, is_number
 
 if TYPE_CHECKING:  # at run time it would import flax, which figures do not need
@@ -22,15 +22,15 @@ WIDTH, FRAME, EDGE, LINE = 7.2, 0.16, 0.56, 0.135
 
 def fewshot_figures(
     summary: Mapping[str, Any], history: Mapping[str, Any], examples: "Sequence[AnsweredEpisode]"
-) -> dict[str, bytes]:
-    """Return the PNG bytes of every figure by name: curves, ways, episode_1, ...."""
+) -> dict[str, Figure]:
+    """Return every figure by name: curves, ways, episode_1, ...."""
     figures = {
         "curves": learning_curves(history, summary["best_step"], summary["chance"]),
         "ways": ways_chart(summary["accuracy_by_ways"], summary["ways"]),
     }
     for place, episode in enumerate(examples, 1):
         figures[f"episode_{place}"] = episode_picture(episode, place)
-    return {name: png(figure) for name, figure in figures.items()}
+    return figures
 
 
 @styled

@@ -11,7 +11,7 @@ from bilevel.cleaning.result import Cleaning
 from bilevel.report.clean_baselines import SCORES, methods
 from bilevel.report.clean_figures import clean_figures, probability_histogram
 from bilevel.report.contact_sheet import SHOWN, picture_png, pictures
-from bilevel.report.figures import image_files, png, pngs
+from bilevel.report.figures import brief, image_files, png, pngs
 from bilevel.report.files import write_files
 from bilevel.report.labels import labels_csv, suspects, to_check_csv
 from bilevel.report.next_steps import next_steps
@@ -177,7 +177,7 @@ def _estimates_table(cleaning: Cleaning) -> Table:
         ["precision of the flags", share(estimates.precision)],
         ["recall of the flags", share(estimates.recall)],
     ]
-    columns = [Column("", numeric=False), Column("expected")]
+    columns = [Column("of this run", numeric=False), Column("expected")]
     if truth is not None:
         wrong = cleaning.given != truth
         count, hits = int(wrong.sum()), int((wrong & cleaning.flagged).sum())
@@ -202,7 +202,7 @@ def _class_table(cleaning: Cleaning) -> Table:
     titles = ["rows", "trusted", "flagged", "expected wrong", "precision", "recall", "false alarms"]
     columns = [Column("class", numeric=False), *map(Column, titles)]
     if truth is not None:
-        columns.insert(5, Column("truly wrong"))
+        columns.insert(5, Column("wrong, true"))
     table = []
     for label, entry in enumerate(cleaning.estimates.classes):
         shares = [entry.precision, entry.recall, entry.false_alarms]
@@ -250,8 +250,8 @@ def _sheet(cleaning: Cleaning, order: np.ndarray) -> list[Tile]:
     return [
         Tile(
             row=int(row),
-            given=str(cleaning.classes[cleaning.given[row]]),
-            suggested=str(cleaning.classes[cleaning.suggested[row]]),
+            given=brief(cleaning.classes[cleaning.given[row]], 22),
+            suggested=brief(cleaning.classes[cleaning.suggested[row]], 22),
             mark=mark_of(cleaning, row),
             png=picture_png(tile),
             small=small,

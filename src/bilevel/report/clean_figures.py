@@ -143,7 +143,8 @@ def noise_matrix(noise: np.ndarray, classes: Sequence[str]) -> Figure:
     values = np.ma.array(shown, mask=np.eye(size, dtype=bool))
     colours = LinearSegmentedColormap.from_list("noise", ["#ffffff", SKY, BLUE, "#003a5d"])
     colours.set_bad(GRID)
-    top = float(shown.max())
+    # A scale from 0 to the largest cell would make uniform noise look dark.
+    top = max(float(shown.max()), 0.1)
     picture = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
     if size <= NUMBERED_CLASSES:
         for row, column in np.ndindex(size, size):
@@ -199,7 +200,9 @@ def precision_recall(
 
     A marker shows the flags of each method.
     """
-    figure, axes = panel("Finding the wrong labels", "recall: share of the wrong labels found", "precision")
+    figure, axes = panel(
+        "Finding the wrong labels", "recall: share of the wrong labels found", "precision", height=4.2
+    )
     with extra("clean"):
         from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -221,7 +224,7 @@ def precision_recall(
     axes.axhline(base, color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"by chance, {base:.2f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.legend(loc="lower left", bbox_to_anchor=(0.02, min(base + 0.02, 0.45)))
+    figure.legend(loc="outside lower center", ncols=2, columnspacing=1.4, handlelength=1.6)
     return figure
 
 

@@ -99,10 +99,7 @@ def review(cleaning: Cleaning, rows: np.ndarray, name: str, file: str) -> Review
             mark = mark_of(cleaning, row)
             truth = names[cleaning.truth[row]]
             cells.append(Cell(f"{truth} ✗" if mark == "alarm" else truth, mark=mark))
-        details = [
-            (field.name, _cut(as_text(field.values[place]), LETTERS_IN_PANEL))
-            for field in data[:COLUMNS_IN_PANEL]
-        ]
+        details = [(field.name, _detail(field.values[place])) for field in data[:COLUMNS_IN_PANEL]]
         items.append(
             Item(
                 row=int(row), given=given, suggested=suggested, png=pngs[place], cells=cells, details=details
@@ -148,13 +145,14 @@ def _is_numeric(field: Field) -> bool:
 
 def _cell(value: Any, numeric: bool, letters: int) -> Cell:
     if numeric and value is not None:
-        # An integer may be a key, so it has no separators.
-        return Cell(f"{value:.6g}" if isinstance(value, float) else as_text(value), float(value))
+        return Cell(_detail(value), float(value))
     return Cell(brief(as_text(value), letters))
 
 
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+def _detail(value: Any) -> str:
+    # An integer may be a key, so it has no separators.
+    text = f"{value:.6g}" if isinstance(value, float) else as_text(value)
+    return text if len(text) <= LETTERS_IN_PANEL else f"{text[: LETTERS_IN_PANEL - 1]}…"
 
 
 def _digest(cleaning: Cleaning, name: str) -> str:

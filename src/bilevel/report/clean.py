@@ -11,7 +11,7 @@ from bilevel.cleaning.result import Cleaning
 from bilevel.report.clean_baselines import SCORES, methods
 from bilevel.report.clean_figures import clean_figures, probability_histogram
 from bilevel.report.contact_sheet import SHOWN, picture_png, pictures
-from bilevel.report.figures import brief, image_files, png, pngs
+from bilevel.report.figures import brief_names, image_files, png, pngs
 from bilevel.report.files import write_files
 from bilevel.report.labels import labels_csv, suspects, to_check_csv
 from bilevel.report.next_steps import next_steps
@@ -188,7 +188,7 @@ def _estimates_table(cleaning: Cleaning) -> Table:
                 numeral(count),
                 share(count / len(wrong)),
                 share(hits / flags) if flags else ABSENT,
-                share(hits / count) if count else ABSENT,
+                share(hits / count) if flags and count else ABSENT,
             ),
             strict=True,
         ):
@@ -243,6 +243,7 @@ def _methods_table(summary: Mapping[str, Any]) -> Table:
 
 def _sheet(cleaning: Cleaning, order: np.ndarray) -> list[Tile]:
     rows = order[:SHOWN]
+    names = brief_names(cleaning.classes, 22)
     if cleaning.images is None or not len(rows):
         return []
     tiles = pictures(cleaning.images[rows])
@@ -250,8 +251,8 @@ def _sheet(cleaning: Cleaning, order: np.ndarray) -> list[Tile]:
     return [
         Tile(
             row=int(row),
-            given=brief(cleaning.classes[cleaning.given[row]], 22),
-            suggested=brief(cleaning.classes[cleaning.suggested[row]], 22),
+            given=names[cleaning.given[row]],
+            suggested=names[cleaning.suggested[row]],
             mark=mark_of(cleaning, row),
             png=picture_png(tile),
             small=small,

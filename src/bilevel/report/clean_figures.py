@@ -22,7 +22,7 @@ from bilevel.report.figures import (
     QUIET,
     SKY,
     VERMILLION,
-    brief,
+    brief_names,
     panel,
     spans_decades,
     styled,
@@ -93,6 +93,8 @@ def probability_histogram(
     names = ("kept", "flagged") if wrong is None else ("label is right", "label is wrong")
     counts = []
     for part, name, colour in ((~second, names[0], BLUE), (second, names[1], VERMILLION)):
+        if not part.any():
+            continue
         count, _ = np.histogram(np.clip(probability[part], 0, 1), edges)
         label = f"{name} ({part.sum():,})"
         axes.stairs(count, edges, fill=True, color=colour, alpha=0.3, linewidth=0)
@@ -134,7 +136,7 @@ def noise_matrix(noise: np.ndarray, classes: Sequence[str]) -> Figure:
     order = np.argsort(-(confused.sum(axis=0) + confused.sum(axis=1)), kind="stable")
     kept = np.sort(order[:NOISE_CLASSES])
     shown, size = confused[np.ix_(kept, kept)], len(kept)
-    names = [brief(classes[label], 14) for label in kept]
+    names = brief_names([classes[label] for label in kept], 14)
     part = "" if size == len(noise) else f", the {size} most confused of {len(noise)} classes"
     side = min(1.9 + 0.42 * size, 6.2)
     figure, axes = panel(
@@ -175,7 +177,7 @@ def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
     pairs = np.stack([cleaning.given[changed], cleaning.suggested[changed]], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:shown][::-1]
-    names = [brief(name, 18) for name in cleaning.classes]
+    names = brief_names(cleaning.classes, 18)
     figure, axes = panel("Most frequent corrections", "flagged rows")
     bars = axes.barh(range(most.size), counts[most], height=0.66, color=BLUE)
     axes.bar_label(bars, padding=4, fontsize=9)

@@ -69,6 +69,7 @@ def fewshot_page(result: "FewShotResult", figures: Mapping[str, bytes] | None = 
         figures=figures,
         best_step=numeral(summary["best_step"]),
         by_ways=_by_ways(summary),
+        train_ways=numeral(summary["settings"]["train_ways"]),
         examples=[
             (figures[f"episode_{place}"], *_example(episode))
             for place, episode in enumerate(result.examples, 1)
@@ -153,12 +154,16 @@ def _task(summary: Mapping[str, Any]) -> str:
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
+    trained = summary["settings"]["train_ways"]
+    training = (
+        "" if trained == summary["ways"] else f"In training a task has {_count(trained, 'class', 'es')}. "
+    )
     return (
         f"Trained by {summary['algorithm']} in {_count(summary['steps'], 'step')} of "
         f"{_count(summary['batch_tasks'], 'task')} ({duration(summary['seconds'])}). "
         f"A task: learn {_count(summary['ways'], 'class', 'es')} from {_count(summary['shots'], 'image')} of "
         f"each, then classify {_count(summary['queries'], 'query image')} of each. "
-        f"Network: {summary['network']}, {_count(summary['parameters'], 'parameter')}."
+        f"{training}Network: {summary['network']}, {_count(summary['parameters'], 'parameter')}."
     )
 
 

@@ -6,7 +6,7 @@ Figures are plain `matplotlib.figure.Figure` objects; pyplot and global settings
 import functools
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -112,6 +112,27 @@ def brief(name: object, length: int) -> str:
     """
     line = " ".join(str(name).split())
     return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def brief_names(names: Sequence[object], length: int, longest: int = 40) -> list[str]:
+    """Return names on one line, cut to at most `length` characters where they stay distinct.
+
+    Where a cut at the end makes two names equal, the middle is cut out; where that does too, the limit
+    rises up to `longest`.
+
+    >>> brief_names(["comp.sys.mac.hardware", "comp.sys.mac.software"], 12)
+    ['comp.s…dware', 'comp.s…tware']
+    """
+    lines = [" ".join(str(name).split()) for name in names]
+    for limit in range(length, longest + 1):
+        head = limit // 2
+        for cut in (
+            [brief(line, limit) for line in lines],
+            [line if len(line) <= limit else f"{line[:head]}…{line[head + 1 - limit :]}" for line in lines],
+        ):
+            if len(set(cut)) == len(set(lines)):
+                return cut
+    return [brief(line, length) for line in lines]
 
 
 def png(figure: Figure) -> bytes:

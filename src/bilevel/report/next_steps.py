@@ -46,12 +46,7 @@ def next_steps(cleaning: Cleaning, folder: str = "") -> list[Step]:
     if flags:
         steps += [_review(cleaning, flags, folder), *_trust_flags(cleaning)]
     elif summary["signal"]:
-        steps.append(
-            Step(
-                f"No row is flagged, and about {numeral(round(cleaning.estimates.wrong))} wrong labels are "
-                "expected. Use the data as they are, or flag more rows with a smaller --cost."
-            )
-        )
+        steps.append(_nothing_flagged(round(cleaning.estimates.wrong)))
     steps += _classes(cleaning)
     accuracy = summary["test_accuracy"]
     cleaned, as_given = accuracy.get("cleaned"), accuracy.get("as_given")
@@ -77,6 +72,16 @@ def _no_signal() -> Step:
         "The scores do not tell right labels from wrong ones on these data, so no row is flagged. Give more "
         "trusted rows, or better features: a model has to predict the labels better than chance before "
         "it can find wrong ones."
+    )
+
+
+def _nothing_flagged(wrong: int) -> Step:
+    if wrong < 1:
+        return Step("No row is flagged and no wrong label is expected: use the data as they are.")
+    return Step(
+        f"No single row is sure enough to be flagged, yet about {numeral(wrong)} wrong labels are expected. "
+        "Look at the rows of highest probability in labels.csv, or run again with a smaller --cost, which "
+        "flags more rows."
     )
 
 

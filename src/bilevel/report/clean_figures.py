@@ -144,7 +144,7 @@ def noise_matrix(noise: np.ndarray, classes: Sequence[str]) -> Figure:
     )
     values = np.ma.array(shown, mask=np.eye(size, dtype=bool))
     colours = LinearSegmentedColormap.from_list("noise", ["#ffffff", SKY, BLUE, "#003a5d"])
-    colours.set_bad(GRID)
+    colours = colours.with_extremes(bad=GRID)
     # A scale from 0 to the largest cell would make uniform noise look dark.
     top = max(float(shown.max()), 0.1)
     picture = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest")

@@ -201,8 +201,8 @@ def _example(episode: "AnsweredEpisode") -> tuple[str, str]:
     """Return the counts of query images shown and of right answers, as text."""
     shown, right = drawn(episode), np.asarray(episode.predictions) == np.asarray(episode.labels)
     most = int(np.bincount(np.asarray(episode.labels)[shown], minlength=1).max())
-    first = "the first" if most == 1 else f"the first {numeral(most)}"
-    which = "all" if shown.size == right.size else f"{first} of each class"
+    each = f"{numeral(most)} of each class" if shown.size >= len(episode.support) else "of some classes"
+    which = "all" if shown.size == right.size else f"{each}, wrong answers first"
     return (
         f"{numeral(shown.size)} of {_count(right.size, 'query image')} are shown ({which})",
         f"{numeral(int(right[shown].sum()))} of these and {numeral(int(right.sum()))} of all are right",

@@ -21,7 +21,8 @@ from bilevel.report.compare_statistics import curve
 from bilevel.report.contact_sheet import contact_sheet, pictures
 from bilevel.report.figures import brief_names, image_files, pdf, png, pngs
 from bilevel.report.page import png_size
-from cases.reports import CLEANINGS, COMPARISON, HOSTILE, UNDRAWN, example_cleaning, example_records
+from bilevel_claims import figures as claim_figures
+from cases.reports import CLEANINGS, COMPARISON, HOSTILE, PIXEL, UNDRAWN, example_cleaning, example_records
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +156,22 @@ def test_contact_sheet_of_every_kind_of_image(name):
     assert png(contact_sheet(example_cleaning(**CLEANINGS[name])))
 
 
+@pytest.mark.parametrize(
+    "name", ["7", "a", "class", "trousers", "comp.sys.ibm.pc.hardware", "ankle boot, high"]
+)
+@pytest.mark.parametrize("truth", [False, True])
+def test_no_text_of_a_contact_sheet_lies_over_another(name, truth):
+    classes = [f"{name}{label}" if len(name) > 1 else name for label in range(10)]
+    cleaning = example_cleaning(classes=classes, truth=truth)
+    # Every flag is a false alarm, which adds a cross.
+    cleaning = replace(cleaning, truth=cleaning.given if truth else None)
+    figure = contact_sheet(cleaning)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) >= 30
+    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
+
+
 def test_probabilities_of_a_run_whose_truth_is_not_known():
     cleaning = example_cleaning()
     figure = probability_histogram(cleaning.probability, cleaning.flagged, 0.5)
@@ -277,3 +294,13 @@ def test_a_run_that_diverged_at_once_has_no_line():
     records[0]["history"] = {name: [] for name in records[0]["history"]}
     axes = curves(records, "outer_loss", "oracle_calls").axes[0]
     assert not axes.lines and png(curves(records, "outer_loss", "step"))
+
+
+def test_a_claim_drops_a_start_that_a_log_axis_cannot_show(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(claim_figures, "png", lambda figure: drawn.append(figure) or PIXEL)
+    x, y = np.array([0.0, 1, 10, 100, 1000]), np.array([1e9, 1, 2, 3, 4])
+    claim_figures.picture("title", "steps", "loss", [claim_figures.Line("a", x, y)], "caption", log="x")
+    claim_figures.picture("title", "steps", "loss", [claim_figures.Line("a", x, y)], "caption", log="")
+    hidden, shown = (figure.axes[0].get_ylim()[1] for figure in drawn)
+    assert hidden < 10 and shown > 1e8

@@ -122,9 +122,12 @@ def cleaning_table(cleaning: Cleaning) -> str:
     summary, estimates = cleaning.summary, cleaning.estimates
     lines = [f"{headline(cleaning)} ({duration(summary['seconds'])})"]
     if summary["signal"]:
+        quality = (
+            f", precision {share(estimates.precision)} and recall {share(estimates.recall)} of the flags"
+        )
         lines.append(
-            f"expected: {numeral(round(estimates.wrong))} wrong labels in all, "
-            f"precision {share(estimates.precision)} and recall {share(estimates.recall)} of the flags"
+            f"expected: {numeral(round(estimates.wrong))} wrong labels in all"
+            + (quality if cleaning.flagged.any() else "")
         )
     else:
         lines.append("the scores carry no signal on these data, so no row is flagged")

@@ -92,7 +92,7 @@ def _check_rows(cleaning: Cleaning, folder: str) -> Step:
     again = "with it as the trusted rows" if not command else ""
     return Step(
         f"Check the {count} rows of to_check.csv: write the right label of each row into the column "
-        "checked_label, or decide them under “Rows to check” on this page and download checked.csv. "
+        "checked_label, or decide them under “Rows to check” in report.html and download checked.csv. "
         "They teach the run how far its scores can be trusted, so the flags and estimates improve. "
         f"Then run again {again}".rstrip()
         + (":" if command else "."),
@@ -105,7 +105,7 @@ def _review(cleaning: Cleaning, flags: int, folder: str) -> Step:
     command = cleaning.summary.get("command", "")
     known = not command or "--trusted" in command
     text = (
-        f"Review {rows}, under “Review the flagged rows” on this page. Accept, reject or relabel each one "
+        f"Review {rows}, under “Review the flagged rows” in report.html. Accept, reject or relabel each one "
         "with the mouse or the keys a, r and 1 to 9, and download reviewed.csv. "
     )
     if known:

@@ -68,6 +68,9 @@ def picture(
     place = 0
     for line, (low, middle, high) in zip(lines, spans, strict=True):
         at = np.asarray(line.x, float)
+        if "x" in log:
+            # A start at 0 has no place on the axis, so it has no say in the heights either.
+            at = np.where(at > 0, at, np.nan)
         if line.guide:
             dash = DASHES[1 if line.dash is None else line.dash]
             axes.plot(at, middle, color=QUIET, linewidth=1.1, linestyle=dash, label=line.label, zorder=1)

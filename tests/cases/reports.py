@@ -1,12 +1,14 @@
 """Made-up runs for the tests of the reports."""
 
+import datetime
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars
 
 from bilevel.checking import Report, Row
-from bilevel.cleaning.result import Cleaning
+from bilevel.cleaning.result import ClassEstimates, Cleaning, Estimates
 from bilevel.report.contact_sheet import picture_png
 from bilevel.report.tables import Cell, Column, Table
 from bilevel_claims.types import Claim, Finding, Picture, Run, Search, at_least, at_most, shown
@@ -16,7 +18,7 @@ DIVERGED = "outer_loss is not finite at step 100; lower the step sizes"
 # Figures for tests of a page's text: drawing figures takes most of the time.
 PIXEL = picture_png(np.zeros((1, 1, 3), np.uint8))
 UNDRAWN: dict[str, bytes] = dict.fromkeys(
-    ("weights", "learning_curves", "test_accuracy", "precision_recall", "corrections"), PIXEL
+    ("probabilities", "noise", "learning_curves", "test_accuracy", "precision_recall", "corrections"), PIXEL
 )
 EPISODES: dict[str, bytes] = dict.fromkeys(("curves", "ways", "episode_1", "episode_2"), PIXEL)
 COMPARISON = {
@@ -26,54 +28,161 @@ COMPARISON = {
 }
 
 
-def example_cleaning(rows=240, truth=True, tested=True, image_shape=(8, 8), classes=None, **summary):
-    """Return a run on random images that finds most wrong labels."""
+def example_cleaning(
+    rows=240,
+    truth=True,
+    tested=True,
+    image_shape=(8, 8),
+    classes=None,
+    data=None,
+    trusted=50,
+    learnt=False,
+    threshold=0.5,
+    **summary,
+):
+    """Return a run that finds most wrong labels.
+
+    Args:
+      rows: number of rows.
+      truth: whether the truth is known.
+      tested: whether there are test rows.
+      image_shape: shape of a random image, or None.
+      classes: names of the classes; default: ten.
+      data: "table", "text" or "pandas" for columns of the data, or None.
+      trusted: number of trusted rows; with none, twelve rows are to be checked.
+      learnt: whether weights were learnt, with a history.
+      threshold: probability above which a row is flagged.
+      **summary: changed entries of the summary.
+    """
     random = np.random.default_rng(0)
-    right = random.integers(0, 10, rows)
+    classes = classes or [f"class {digit}" for digit in range(10)]
+    count = len(classes)
+    right = random.integers(0, count, rows)
     wrong = random.random(rows) < 0.4
-    given = np.where(wrong, (right + random.integers(1, 10, rows)) % 10, right)
-    weights = 1 / (1 + np.exp(np.where(wrong, 3.0, -3.0) + 1.5 * random.standard_normal(rows)))
+    given = np.where(wrong, (right + random.integers(1, count, rows)) % count, right)
+    score = np.where(wrong, 3.0, -3.0) + 1.5 * random.standard_normal(rows)
+    probability = 1 / (1 + np.exp(-score))
+    flagged = probability > threshold
     step = np.arange(0, 101, 10)
-    accuracy = {"as_given": 0.8, "trusted_only": 0.85, "disagreement": 0.9, "cleaned": 0.93} | {
-        "oracle": 0.95 if truth else None
-    }
+    accuracy = {
+        "as_given": 0.8, "trusted_only": 0.85 if trusted else None, "confident_learning": 0.9,
+        "cleaned": 0.93, "oracle": 0.95 if truth else None,
+    }  # fmt: skip
+    estimates = example_estimates(given, probability, flagged, classes, trusted)
     numbers = {
         "source": "digits",
         "rows": rows,
-        "trusted": 50,
-        "flagged": int((weights < 0.5).sum()),
-        "weights": "shared",
-        "model": "linear",
-        "algorithm": "soba",
-        "steps": 100,
+        "trusted": trusted,
+        "classes": count,
+        "flagged": int(flagged.sum()),
+        "wrong": estimates.wrong,
+        "rate": estimates.rate,
+        "precision": estimates.precision,
+        "recall": estimates.recall,
+        "signal": True,
+        "model": "gradient boosting",
+        "model_reason": "It is right on more of the held-out trusted rows than the others.",
+        "paragraph": "A model predicted the label of each row without having seen it. The trusted rows "
+        "taught how far these predictions can be trusted.",
+        "models": {"linear": 0.81, "gradient boosting": 0.86, "mlp": None},
+        "threshold": threshold,
+        "cost": 1.0,
         "seed": 0,
-        "linear_residual": float("nan"),
-        "test_accuracy": accuracy if tested else dict.fromkeys(accuracy),
         "seconds": 9.83,
+        "stages": {"models": 8.1, "canaries": 1.7},
+        "residual": float("nan"),
         "warnings": ["few trusted rows"],
+        "test_accuracy": accuracy if tested else dict.fromkeys(accuracy),
     }
     if truth:
         numbers["detection"] = {"precision": 0.95, "recall": 0.94, "f1": 0.945, "auroc": 0.98}
         numbers["baseline_detection"] = {
+            "confident_learning": {"precision": 0.92, "recall": 0.81, "f1": 0.861, "auroc": 0.91},
+            "influence": {"precision": 0.7, "recall": 0.6, "f1": 0.646, "auroc": 0.7},
             "disagreement": {"precision": 0.9, "recall": 0.8, "f1": 0.85, "auroc": 0.9},
             "trusted_only": {"precision": 0.8, "recall": 0.7, "f1": 0.75, "auroc": 0.8},
         }
     return Cleaning(
         given=given,
-        weights=weights,
-        flagged=weights < 0.5,
+        classes=classes,
+        probability=probability,
+        flagged=flagged,
         suggested=right,
+        checked=np.arange(rows) % 50 == 7,
+        estimates=estimates,
+        summary=numbers | summary,
+        influence=0.01 * score if trusted else None,
+        to_check=None if trusted else random.permutation(rows)[:12],
         truth=right if truth else None,
-        classes=classes or [f"class {digit}" for digit in range(10)],
         images=None if image_shape is None else random.random((rows, *image_shape)),
+        columns=None if data is None else example_columns(rows, data),
+        keys=() if data is None else ("id",),
         history={
             "step": step,
             "outer_loss": np.exp(-step / 30),
             "held_out_loss": 0.1 + np.exp(-step / 30),
             "best_step": 70,
-        },
-        summary=numbers | summary,
+        }
+        if learnt
+        else None,
     )
+
+
+def example_estimates(given, probability, flagged, classes, trusted):
+    """Return the estimates that follow from the probabilities, with uniform noise."""
+    count = len(classes)
+
+    def ratio(above, below):
+        return float(above / below) if below else float("nan")
+
+    entries = []
+    for label, name in enumerate(classes):
+        of_class = given == label
+        flags, wrong = flagged & of_class, float(probability[of_class].sum())
+        hits = float(probability[flags].sum())
+        entries.append(
+            ClassEstimates(
+                name=name,
+                rows=int(of_class.sum()),
+                trusted=trusted // count,
+                flagged=int(flags.sum()),
+                wrong=wrong,
+                precision=ratio(hits, flags.sum()),
+                recall=ratio(hits, wrong),
+                false_alarms=ratio(flags.sum() - hits, of_class.sum() - wrong),
+            )
+        )
+    hits, wrong = float(probability[flagged].sum()), float(probability.sum())
+    return Estimates(
+        wrong=wrong,
+        rate=wrong / len(given),
+        precision=ratio(hits, flagged.sum()),
+        recall=ratio(hits, wrong) if flagged.any() else float("nan"),
+        classes=entries,
+        noise=0.6 * np.eye(count) + 0.4 / count,
+    )
+
+
+def example_columns(rows, data):
+    """Return the columns of a table, of a pandas table with an index of its own, or of texts."""
+    random = np.random.default_rng(1)
+    columns = {"id": [f"user-{row:05}" for row in range(rows)]}
+    if data == "text":
+        words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", HOSTILE]
+        texts = [" ".join(random.choice(words, random.integers(3, 300))) for _ in range(rows)]
+        return polars.DataFrame(columns | {"text": texts})
+    columns |= {
+        "age": random.integers(18, 90, rows).tolist(),
+        "income": [None if row % 7 == 0 else float(x) for row, x in enumerate(random.normal(3e4, 1e4, rows))],
+        "given": random.choice(["first class ", "=cmd()", "é", ""], rows).tolist(),
+        "joined": [datetime.date(2020, 1, 1 + row % 28) for row in range(rows)],
+        **{f"measurement number {place}": random.random(rows).tolist() for place in range(20)},
+    }
+    if data == "pandas":
+        import pandas
+
+        return pandas.DataFrame(columns, index=[f"line {row}" for row in range(rows)])
+    return polars.DataFrame(columns)
 
 
 def example_records(algorithms=("aid_bio", "soba"), seeds=3, diverged=()):
@@ -172,7 +281,9 @@ def example_episode(ways=5, shots=1, queries=15, shape=(28, 28, 1), wrong=2, see
     )
 
 
-def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, **summary) -> Any:
+def example_fewshot(
+    ways=5, shots=1, text="plain", examples=None, history=None, train_ways=None, **summary
+) -> Any:
     """Return a few-shot run that learns well, with every number that a report can show."""
     step = np.arange(0, 3001, 300)
     accuracy = 0.97 - (0.97 - 1 / ways) * np.exp(-step / 400)
@@ -185,7 +296,13 @@ def example_fewshot(ways=5, shots=1, text="plain", examples=None, history=None, 
         "network": f"4 blocks of convolution, 64 channels {text}",
         "parameters": 111936,
         "batch_tasks": 16,
-        "settings": {"inner_steps": 5, "inner_step_size": 0.4, "outer_step_size": 1e-3, text: text},
+        "settings": {
+            "inner_steps": 5,
+            "inner_step_size": 0.4,
+            "outer_step_size": 1e-3,
+            "train_ways": train_ways or ways,
+            text: text,
+        },
         "steps": 3000,
         "seconds": 482.3,
         "compile_seconds": 21.4,
@@ -231,6 +348,21 @@ CLEANINGS = {
     "no images, no truth": {"image_shape": None, "truth": False},
     "hostile names": {"classes": [HOSTILE] * 10},
     "no test rows, no truth": {"truth": False, "tested": False, "warnings": []},
+    "table": {"image_shape": None, "data": "table", "learnt": True},
+    "texts": {"image_shape": None, "data": "text", "truth": False},
+    "no trusted rows": {
+        "trusted": 0,
+        "truth": False,
+        "tested": False,
+        "command": "bilevel clean my.csv --label y",
+    },
+    "images with keys, no trusted rows": {"trusted": 0, "data": "table"},
+    "nothing flagged": {"threshold": 1.0},
+    "no signal": {"threshold": 1.0, "signal": False, "trusted": 0, "truth": False},
+    "one flagged row": {"threshold": 0.9965},
+    "two classes": {"classes": ["no", "yes"], "image_shape": None},
+    "forty classes": {"classes": [f"comp.sys.ibm.pc.hardware.{n}" for n in range(40)], "data": "text"},
+    "pair of digits": {"classes": ["0", "1"], "data": "table", "image_shape": None},
 }
 
 

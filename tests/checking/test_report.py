@@ -100,7 +100,8 @@ def test_saved_files_are_whole(advice, tmp_path):
     found = advice[1]
     paths = write_check(found, tmp_path / "out")
     assert sorted(path.name for path in paths) == [
-        "error_by_inner_steps.png", "error_by_linear_steps.png", "report.html", "results.json"
+        "error_by_inner_steps.pdf", "error_by_inner_steps.png", "error_by_linear_steps.pdf",
+        "error_by_linear_steps.png", "report.html", "results.json",
     ]  # fmt: skip
     assert sorted(paths) == sorted((tmp_path / "out").iterdir())
     numbers = json.loads((tmp_path / "out" / "results.json").read_text())

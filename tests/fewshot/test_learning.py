@@ -181,8 +181,9 @@ def test_a_resumed_command_ends_with_the_same_learner(
         assert "another run" in error and saved in error
 
     assert main([*command, "--resume"]) == 0
-    names = {"summary.json", "report.html", "learner.npz", "curves.png", "ways.png"}
-    names |= {f"episode_{number}.png" for number in (1, 2, 3)}
+    figures = ("curves", "ways", "episode_1", "episode_2", "episode_3")
+    names = {"summary.json", "report.html", "learner.npz"}
+    names |= {f"{name}.{kind}" for name in figures for kind in ("png", "pdf")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["command"] == f"{shown} --resume"

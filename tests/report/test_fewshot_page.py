@@ -15,7 +15,7 @@ from bilevel.report.fewshot_figures import (
     learning_curves,
     ways_chart,
 )
-from bilevel.report.figures import png
+from bilevel.report.figures import image_files, png, pngs
 from bilevel.report.page import png_size
 from cases.reports import HOSTILE, PIXEL, example_episode, example_fewshot
 
@@ -47,7 +47,8 @@ def test_the_folder_holds_every_file(tmp_path):
     result = example_fewshot(history={"outer_loss": [2.0] * 10 + [float("nan")]}, peak_mib=float("nan"))
     paths = write_fewshot(result, tmp_path)
     names = ["summary.json", "report.html", "learner.npz"]
-    names += ["curves.png", "ways.png", "episode_1.png", "episode_2.png"]
+    figures = ("curves", "ways", "episode_1", "episode_2")
+    names += [f"{name}.png" for name in figures] + [f"{name}.pdf" for name in figures]
     assert [path.name for path in paths] == names
 
     def refuse(token):
@@ -192,29 +193,66 @@ def test_curves_of_few_points_draw(length, known):
 
 def test_ways_have_their_own_chance():
     rows = example_fewshot().summary["accuracy_by_ways"]
-    axes = ways_chart(rows, 5).axes[0]
+    axes = ways_chart(rows, 40).axes[0]
     dots, *_, dashes = axes.lines  # the caps of the intervals come between
     np.testing.assert_allclose(np.asarray(dots.get_ydata()), [0.982, 0.97, 0.95, 0.91])
     np.testing.assert_allclose(np.asarray(dashes.get_ydata()), [1 / 2, 1 / 5, 1 / 10, 1 / 20])
     labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels == ["2", "5\nas trained", "10", "20"]
+    assert [label.partition("\n")[0] for label in labels] == ["2", "5", "10", "20"]
+    assert labels[1] == "5\n97.0 %\n± 0.4 %" and not axes.texts
+    assert axes.get_xlabel().endswith("training used 40")
+
+
+def test_the_ways_of_training_are_told_apart_from_those_of_the_test():
+    page = fewshot_page(example_fewshot(train_ways=40), UNDRAWN)
+    assert "Training used episodes of 40 ways" in page and "In training a task has 40 classes." in page
+    assert "as trained" not in page
+    assert "In training a task has" not in fewshot_page(example_fewshot(), UNDRAWN)
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+@pytest.mark.parametrize("accuracy", [0.01, 0.5, 1.0])
+def test_no_text_of_the_ways_lies_over_another_or_over_the_axes(count, accuracy):
+    ways = (2, 5, 10, 20, 40, 50, 60)[:count]
+    rows = [{"ways": number, "accuracy": accuracy, "interval": 0.1} for number in ways]
+    figure = ways_chart(rows, 5)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
+    assert not any(box.overlaps(axes.get_window_extent()) for box in boxes)
+    assert not axes.texts
 
 
 @pytest.mark.parametrize(
     ("ways", "queries", "count"),
     [(5, 15, 15), (5, 1, 5), (20, 15, 20), (10, 15, 20), (2, 15, 6), (25, 1, 20)],
 )
-def test_the_first_query_images_of_each_class_are_drawn(ways, queries, count):
+def test_query_images_of_each_class_are_drawn_wrong_answers_first(ways, queries, count):
     episode = example_episode(ways, 1, queries)
     order = np.random.default_rng(1).permutation(episode.labels.size)
-    episode.labels = episode.labels[order]
+    episode.labels, episode.predictions = episode.labels[order], episode.predictions[order]
     shown = drawn(episode)
     assert shown.size == len(set(shown)) == count
     labels = episode.labels[shown]
     assert (np.diff(labels) >= 0).all()
-    for label in range(min(ways, 20)):
+    for label in range(ways):
         rows = np.flatnonzero(episode.labels == label)
+        # Otherwise the order is that of the episode.
+        rows = rows[np.argsort(episode.predictions[rows] == label, kind="stable")]
         np.testing.assert_array_equal(shown[labels == label], rows[: (labels == label).sum()])
+
+
+@pytest.mark.parametrize(("ways", "queries"), [(5, 15), (20, 15), (25, 15), (25, 1)])
+@pytest.mark.parametrize("late", [False, True])
+def test_no_wrong_answer_stays_hidden(ways, queries, late):
+    episode = example_episode(ways, 1, queries, wrong=2)
+    if late:  # the wrong answers are the last of their classes
+        order = np.arange(episode.labels.size)[::-1]
+        episode.labels, episode.predictions = episode.labels[order], episode.predictions[order]
+    shown = drawn(episode)
+    assert (episode.predictions[shown] != episode.labels[shown]).sum() == 2
+    assert sum("✗" in text for text in texts(episode_picture(episode))) == 2
 
 
 def test_wrong_answers_differ_by_frame_cross_and_letter():
@@ -262,13 +300,14 @@ def test_images_in_a_picture_of_an_episode_do_not_overlap(ways, shots, shape):
 def test_figures_are_reproducible_and_leave_arrays_unchanged():
     result = example_fewshot()
     before = result.examples[0].support.copy()
-    assert figures_of(result) == figures_of(result)
+    first, second = figures_of(result), figures_of(result)
+    assert image_files(first, pngs(first)) == image_files(second, pngs(second))
     np.testing.assert_array_equal(result.examples[0].support, before)
 
 
 def test_caption_counts_shown_images_and_right_answers():
     page = fewshot_page(example_fewshot(), UNDRAWN)
-    assert page.count("15 of 75 query images are shown (the first 3 of each class); "
+    assert page.count("15 of 75 query images are shown (3 of each class, wrong answers first); "
                       "13 of these and 73 of all are right.") == 2  # fmt: skip
     few = example_fewshot(examples=[example_episode(5, 1, 2)])
     assert "10 of 10 query images are shown (all)" in fewshot_page(few, UNDRAWN)

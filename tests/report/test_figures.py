@@ -1,5 +1,7 @@
 """Figures of the reports, and the statistics of a comparison that they draw."""
 
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pytest
@@ -7,13 +9,19 @@ from matplotlib.figure import Figure
 
 from bilevel.report import clean_page, compare_page, comparison_table
 from bilevel.report import figures as figure_module
-from bilevel.report.clean_figures import clean_figures, cut, learning_curves, weight_histogram
+from bilevel.report.clean_figures import (
+    clean_figures,
+    learning_curves,
+    noise_matrix,
+    probability_histogram,
+)
 from bilevel.report.compare import standings
 from bilevel.report.compare_figures import AXES, curves
 from bilevel.report.compare_statistics import curve
 from bilevel.report.contact_sheet import contact_sheet, pictures
-from bilevel.report.figures import png
+from bilevel.report.figures import brief_names, image_files, pdf, png, pngs
 from bilevel.report.page import png_size
+from bilevel_claims import figures as claim_figures
 from cases.reports import CLEANINGS, COMPARISON, HOSTILE, PIXEL, UNDRAWN, example_cleaning, example_records
 
 
@@ -21,12 +29,6 @@ from cases.reports import CLEANINGS, COMPARISON, HOSTILE, PIXEL, UNDRAWN, exampl
 def coarse(monkeypatch):
     """Draw figures in low resolution: the same code in less time."""
     monkeypatch.setattr(figure_module, "RESOLUTION", 50)
-
-
-@pytest.fixture
-def unrendered(monkeypatch):
-    """Make the figures of a cleaning without their PNGs, which take most time."""
-    monkeypatch.setattr("bilevel.report.clean_figures.png", lambda figure: PIXEL)
 
 
 # Statistics
@@ -108,30 +110,45 @@ def test_an_algorithm_that_diverged_with_one_seed_never_ends_lowest():
 
 
 @pytest.mark.parametrize("name", CLEANINGS)
-def test_a_cleaning_has_the_figures_that_it_has_data_for(name, unrendered):
+def test_a_cleaning_has_the_figures_that_it_has_data_for(name):
     cleaning = example_cleaning(**CLEANINGS[name])
-    expected = {"learning_curves", "weights", "corrections"}
+    flags, signal = cleaning.flagged.any(), cleaning.summary["signal"]
+    expected = {"probabilities"}
+    expected |= {"noise"} if signal else set()
+    expected |= {"corrections"} if flags else set()
+    expected |= {"learning_curves"} if cleaning.history is not None else set()
     expected |= {"precision_recall"} if cleaning.truth is not None else set()
-    expected |= {"contact_sheet"} if cleaning.images is not None else set()
+    expected |= {"contact_sheet"} if cleaning.images is not None and flags else set()
     expected |= {"test_accuracy"} if cleaning.summary["test_accuracy"]["cleaned"] is not None else set()
     assert set(clean_figures(cleaning)) == expected
 
 
 @pytest.mark.parametrize("flag", [False, True])
-def test_figures_of_a_run_that_flags_nothing_or_everything(flag, unrendered):
+def test_figures_of_a_run_that_flags_nothing_or_everything(flag):
     cleaning = example_cleaning()
-    cleaning = cleaning._replace(flagged=np.full(len(cleaning.given), flag))
+    cleaning = replace(cleaning, flagged=np.full(len(cleaning.given), flag))
     assert ("contact_sheet" in clean_figures(cleaning)) == flag
     assert clean_page(cleaning, UNDRAWN)
 
 
 def test_figures_are_drawn_reproducibly_and_change_no_global_setting():
     before = dict(matplotlib.rcParams)
-    first, second = (clean_figures(example_cleaning(rows=40, classes=[HOSTILE] * 10)) for _ in range(2))
-    assert first == second
+    first, second = (
+        clean_figures(example_cleaning(rows=40, classes=[HOSTILE] * 10, learnt=True)) for _ in range(2)
+    )
+    images = pngs(first)
+    assert image_files(first, images) == image_files(second, pngs(second))
     assert dict(matplotlib.rcParams) == before
     # The smallest is a contact sheet of three lines.
-    assert all(min(png_size(image)) > 2.5 * figure_module.RESOLUTION for image in first.values())
+    assert all(min(png_size(image)) > 2.5 * figure_module.RESOLUTION for image in images.values())
+
+
+def test_each_figure_is_written_as_png_and_as_pdf():
+    figures = {"one": probability_histogram(np.array([0.1, 0.9]), np.array([False, True]))}
+    files = image_files(figures, pngs(figures))
+    assert set(files) == {"one.png", "one.pdf"}
+    assert files["one.png"].startswith(b"\x89PNG") and files["one.pdf"].startswith(b"%PDF")
+    assert b"CreationDate" not in pdf(figures["one"])
 
 
 @pytest.mark.parametrize("name", ["one channel", "colour", "large colour"])
@@ -139,21 +156,63 @@ def test_contact_sheet_of_every_kind_of_image(name):
     assert png(contact_sheet(example_cleaning(**CLEANINGS[name])))
 
 
-def test_weights_of_a_run_whose_truth_is_not_known():
+@pytest.mark.parametrize(
+    "name", ["7", "a", "class", "trousers", "comp.sys.ibm.pc.hardware", "ankle boot, high"]
+)
+@pytest.mark.parametrize("truth", [False, True])
+def test_no_text_of_a_contact_sheet_lies_over_another(name, truth):
+    classes = [f"{name}{label}" if len(name) > 1 else name for label in range(10)]
+    cleaning = example_cleaning(classes=classes, truth=truth)
+    # Every flag is a false alarm, which adds a cross.
+    cleaning = replace(cleaning, truth=cleaning.given if truth else None)
+    figure = contact_sheet(cleaning)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) >= 30
+    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
+
+
+def test_probabilities_of_a_run_whose_truth_is_not_known():
     cleaning = example_cleaning()
-    axes = weight_histogram(cleaning.weights, cleaning.flagged).axes[0]
-    assert [label.split(" (")[0] for label in axes.get_legend_handles_labels()[1]] == [
-        "flagged below",
-        "kept",
-        "flagged",
-    ]
+    figure = probability_histogram(cleaning.probability, cleaning.flagged, 0.5)
+    axes = figure.axes[0]
+    labels = axes.get_legend_handles_labels()[1]
+    assert sorted(label.split(" (")[0] for label in labels) == ["flagged", "flagged above", "kept"]
+    (line,) = axes.lines
+    assert set(np.asarray(line.get_xdata())) == {0.5}
 
 
-def test_cut_is_a_weight_that_separates_flagged_from_kept_rows():
-    weights = np.array([0.1, 0.2, 0.8, 0.9])
-    assert cut(weights, weights < 0.5) == pytest.approx(0.5)
-    assert cut(weights, np.array([True, False, True, False])) is None
-    assert cut(weights, weights < 2) is None
+@pytest.mark.parametrize("rows", [10, 100_000])
+def test_a_histogram_shows_the_few_beside_the_many(rows):
+    probability = np.r_[np.zeros(rows), 0.99]
+    axes = probability_histogram(probability, probability > 0.5, 0.5).axes[0]
+    low, high = axes.get_ylim()
+    top, bottom, few = axes.transData.transform([(0, high), (0, low), (0, 1)])[:, 1]
+    assert (few - bottom) / (top - bottom) > 0.01
+    assert axes.get_yscale() == ("log" if rows > 50 else "linear")
+
+
+@pytest.mark.parametrize("count", [2, 12, 40])
+def test_a_noise_matrix_numbers_few_classes_and_draws_the_most_confused_of_many(count):
+    noise = np.full((count, count), 0.001)
+    np.fill_diagonal(noise, 0.9)
+    noise[count - 1, 0] = 0.3
+    figure = noise_matrix(noise, [f"a long name of class {label}" for label in range(count)])
+    axes = figure.axes[0]
+    size = min(count, 30)
+    assert np.asarray(axes.images[0].get_array()).shape == (size, size)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(set(names)) == size and names[-1].endswith(f"{count - 1}")
+    numbers = [text.get_text() for text in axes.texts]
+    assert ("30" in numbers) == (count <= 12)
+    assert png(figure)
+
+
+def test_names_are_cut_where_they_stay_distinct():
+    assert brief_names(["cat", "dog\nhouse"], 9) == ["cat", "dog house"]
+    names = brief_names(["talk.politics.guns", "talk.politics.mideast", "talk.politics.misc"], 12)
+    assert len(set(names)) == 3 and max(map(len, names)) == 12
+    assert brief_names(["a" * 60, "a" * 60, "b"], 10) == ["a" * 9 + "…"] * 2 + ["b"]
 
 
 def test_pictures_fill_the_range_and_stay_small():
@@ -191,6 +250,18 @@ def test_curves_are_logarithmic_where_values_span_decades():
     assert not np.isfinite(axes.xaxis.get_transform().transform([0.0])).any()
 
 
+def test_a_start_that_a_log_axis_cannot_show_does_not_set_the_heights():
+    records = example_records()
+    for record in records:
+        record["history"]["outer_loss"][0] = 1e9
+    for record in records[:3]:
+        record["history"]["seconds"] = [20 * seconds for seconds in record["history"]["seconds"]]
+    axes = curves(records, "outer_loss", "seconds").axes[0]
+    assert axes.get_xscale() == "log" and axes.get_ylim()[1] < 10
+    # On a linear axis the start is shown.
+    assert curves(records, "outer_loss", "step").axes[0].get_ylim()[1] > 1e9
+
+
 def test_the_runs_of_an_algorithm_that_diverged_are_drawn_to_their_ends():
     records = example_records(["soba"], seeds=3, diverged=[("soba", 1)])
     records[1]["history"] = {name: values[:4] for name, values in records[1]["history"].items()}
@@ -223,3 +294,13 @@ def test_a_run_that_diverged_at_once_has_no_line():
     records[0]["history"] = {name: [] for name in records[0]["history"]}
     axes = curves(records, "outer_loss", "oracle_calls").axes[0]
     assert not axes.lines and png(curves(records, "outer_loss", "step"))
+
+
+def test_a_claim_drops_a_start_that_a_log_axis_cannot_show(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(claim_figures, "png", lambda figure: drawn.append(figure) or PIXEL)
+    x, y = np.array([0.0, 1, 10, 100, 1000]), np.array([1e9, 1, 2, 3, 4])
+    claim_figures.picture("title", "steps", "loss", [claim_figures.Line("a", x, y)], "caption", log="x")
+    claim_figures.picture("title", "steps", "loss", [claim_figures.Line("a", x, y)], "caption", log="")
+    hidden, shown = (figure.axes[0].get_ylim()[1] for figure in drawn)
+    assert hidden < 10 and shown > 1e8

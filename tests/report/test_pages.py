@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ from bilevel.report import (
     compare_page,
     strict_json,
     text_table,
-    write_cleaning,
     write_comparison,
     write_files,
 )
 from bilevel.report import figures as figure_module
-from bilevel.report.labels import labels_csv, suspects
+from bilevel.report.labels import labels_csv, suspects, to_check_csv
+from bilevel.report.next_steps import next_steps
 from cases.reports import (
     CLEANINGS,
     COMPARISON,
@@ -110,24 +111,95 @@ def test_json_is_strict_and_accepts_numpy():
     }
 
 
-def test_suspects_are_sorted_by_weight():
+def test_suspects_are_sorted_by_probability():
     cleaning = example_cleaning()
     order = suspects(cleaning)
     assert set(order) == set(np.flatnonzero(cleaning.flagged))
-    assert (np.diff(cleaning.weights[order]) >= 0).all()
+    assert (np.diff(cleaning.probability[order]) <= 0).all()
 
 
-def test_labels_csv_reads_back_and_is_safe_in_a_spreadsheet():
-    classes = ["=cmd()", "-1", "@x", "+1e3", "\tx", 'a "quoted", name', "two\nlines", "é", "", "plain"]
-    cleaning = example_cleaning(classes=classes)
-    rows = list(csv.DictReader(io.StringIO(labels_csv(cleaning))))
-    assert list(rows[0]) == ["row", "given", "weight", "flagged", "suggested"]
+TEXTS = ["=cmd()", "-1", "@x", " dog ", "\tx\r", 'a "quoted", name', "two\nlines", "é", "", "plain"]
+
+
+def read_csv(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.mark.parametrize("data", [None, "table", "text", "pandas"])
+@pytest.mark.parametrize("trusted", [0, 50])
+def test_labels_csv_reads_back_with_every_text_as_it_was(data, trusted):
+    cleaning = with_data(data, trusted=trusted, classes=TEXTS)
+    rows = read_csv(labels_csv(cleaning))
+    names = ["row", *(["id"] if data else []), "given", "probability", "flagged", "suggested"]
+    assert list(rows[0]) == [*names, *(["influence"] if trusted else []), "checked"]
     assert [int(row["row"]) for row in rows] == list(range(len(cleaning.given)))
-    assert [row["flagged"] == "true" for row in rows] == cleaning.flagged.tolist()
+    for name in ("flagged", "checked"):
+        assert [row[name] == "true" for row in rows] == getattr(cleaning, name).tolist()
+    for name in ("given", "suggested"):
+        assert [row[name] for row in rows] == [TEXTS[label] for label in getattr(cleaning, name)]
     # The file holds six significant digits.
-    np.testing.assert_allclose([float(row["weight"]) for row in rows], cleaning.weights, rtol=1e-5)
-    safe = ["'=cmd()", "-1", "'@x", "+1e3", "'\tx", *classes[5:]]
-    assert [row["given"] for row in rows] == [safe[label] for label in cleaning.given]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], cleaning.probability, rtol=1e-5)
+    if data:
+        assert rows[7]["id"] == "user-00007"
+
+
+@pytest.mark.parametrize("data", [None, "table", "text", "pandas"])
+def test_rows_to_check_have_their_columns_and_an_empty_one(data):
+    cleaning = with_data(data, trusted=0, classes=TEXTS)
+    rows = read_csv(to_check_csv(cleaning))
+    assert [int(row["row"]) for row in rows] == np.asarray(cleaning.to_check).tolist()
+    names = list(rows[0])
+    assert names[:4] == ["row", "given", "suggested", "probability"] and names[-1] == "checked_label"
+    assert all(row["checked_label"] == "" for row in rows)
+    assert [row["given"] for row in rows] == [TEXTS[cleaning.given[int(row["row"])]] for row in rows]
+    if data in ("table", "pandas"):
+        ages = list(cleaning.columns["age"])
+        assert [row["age"] for row in rows] == [str(ages[int(row["row"])]) for row in rows]
+        # A column of the data whose name the file needs for itself.
+        kinds = list(cleaning.columns["given"])
+        assert [row["given (data)"] for row in rows] == [kinds[int(row["row"])] for row in rows]
+        missing = [int(row["row"]) % 7 == 0 for row in rows]
+        assert [row["income"] == "" for row in rows] == missing
+
+
+def with_data(data, **options):
+    if data == "pandas":
+        pytest.importorskip("pandas")
+    return example_cleaning(data=data, image_shape=None, **options)
+
+
+def test_a_text_that_utf8_cannot_encode_is_written():
+    cleaning = example_cleaning(classes=["\udcff", "b"])
+    assert "?" in labels_csv(cleaning) and labels_csv(cleaning).encode()
+
+
+def test_a_frame_has_the_columns_of_the_data_and_what_was_found():
+    cleaning = example_cleaning(data="table")
+    frame = cleaning.to_frame()
+    assert frame.columns[:4] == ["id", "age", "income", "given (data)"]
+    assert frame.columns[-4:] == ["given", "suggested", "probability", "flagged"]
+    assert frame["given"].to_list() == [cleaning.classes[label] for label in cleaning.given]
+    assert frame["flagged"].to_list() == cleaning.flagged.tolist()
+    assert frame["age"].equals(cleaning.columns["age"])
+    assert example_cleaning().to_frame().shape == (240, 4)
+
+
+def test_a_frame_of_pandas_data_keeps_its_index():
+    cleaning = with_data("pandas")
+    frame = cleaning.to_frame()
+    assert list(frame.index) == list(cleaning.columns.index)
+    assert list(frame.columns[-4:]) == ["given", "suggested", "probability", "flagged"]
+    assert list(frame["suggested"]) == [cleaning.classes[label] for label in cleaning.suggested]
+    assert list(cleaning.columns.columns[:4]) == ["id", "age", "income", "given"]
+
+
+def test_a_cleaning_describes_itself_in_a_line_and_in_a_notebook():
+    cleaning = example_cleaning(classes=[HOSTILE] * 10, data="text", warnings=[HOSTILE])
+    assert repr(cleaning) == "<Cleaning: 86 of 240 labels look wrong, 92 expected>"
+    html = cleaning._repr_html_()
+    assert "86 of 240 labels look wrong" in html and html.count("<table") == 3
+    assert "<script" not in html and "&lt;script" in html
+    assert html.count("data:image/png") == 1
 
 
 def test_text_table_aligns():
@@ -139,16 +211,68 @@ def test_text_table_aligns():
 def test_terminal_and_page_show_the_same_numbers():
     cleaning = example_cleaning()
     for text in (cleaning_table(cleaning), clean_page(cleaning, UNDRAWN)):
-        assert f"{cleaning.summary['flagged']}" in text
+        assert f"{cleaning.summary['flagged']}" in text and "gradient boosting" in text
         assert all(number in text for number in ("0.800", "0.930", "0.945", "9.8 s", "few trusted rows"))
+        for number in (cleaning.estimates.precision, cleaning.estimates.recall):
+            assert f"{number:.3f}" in text
 
 
 def test_a_run_without_test_rows_and_truth_has_no_table_of_methods():
     bare = example_cleaning(truth=False, tested=False)
     assert "labels look wrong" in cleaning_table(bare) and "test accuracy" not in cleaning_table(bare)
-    figures = {name: UNDRAWN[name] for name in ("weights", "learning_curves")}
-    page = clean_page(bare, figures)
+    page = clean_page(bare, {"probabilities": UNDRAWN["probabilities"]})
     assert "labels look wrong" in page and "Methods compared" not in page
+
+
+# Next steps
+
+
+def told(**options):
+    return " ".join(f"{step.text} {step.command}" for step in next_steps(example_cleaning(**options), "out"))
+
+
+def test_without_trusted_rows_the_first_step_is_to_check_some():
+    command = "bilevel clean my.csv --label y"
+    first = next_steps(example_cleaning(trusted=0, command=command), "my out")[0]
+    assert first.text.startswith("Check the 12 rows of to_check.csv")
+    assert first.command == f"{command} --trusted 'my out/to_check.csv'"
+    for text in (
+        clean_page(example_cleaning(trusted=0), UNDRAWN),
+        cleaning_table(example_cleaning(trusted=0)),
+    ):
+        assert "Check the 12 rows of to_check.csv" in text
+    assert "to_check.csv" not in told()
+
+
+def test_steps_depend_on_the_result():
+    assert "Review the 86 flagged rows" in told() and "Review the flagged row," in told(threshold=0.9969)
+    assert "drop the flagged rows: about 91 %" in told()
+    assert "Do not drop flagged rows unseen: only about" in told(threshold=0.01)
+    assert "Only about" in told(threshold=0.99) and "Only about" not in told()
+    nothing = told(threshold=1.0)
+    assert "Review" not in nothing and "about 92 wrong labels are expected" in nothing
+    assert "do not tell right labels from wrong ones" in told(threshold=1.0, signal=False)
+    assert "fewer than 10 trusted rows" in told() and "fewer than 10" not in told(trusted=100)
+    assert "is not better than" in told(test_accuracy={"cleaned": 0.7, "as_given": 0.8})
+    assert "is not better than" not in told()
+
+
+def test_a_class_whose_right_labels_are_often_flagged_is_named():
+    cleaning = example_cleaning()
+    quiet = [entry._replace(false_alarms=0.01) for entry in cleaning.estimates.classes]
+    loud = [*quiet[:3], quiet[3]._replace(false_alarms=0.17), *quiet[4:]]
+    for classes, named in ((quiet, False), (loud, True)):
+        changed = replace(cleaning, estimates=cleaning.estimates._replace(classes=classes))
+        texts = " ".join(step.text for step in next_steps(changed))
+        assert ("flags of class “class 3”" in texts) == named
+
+
+def test_a_run_without_signal_says_so():
+    cleaning = example_cleaning(threshold=1.0, signal=False)
+    assert "carry no signal" in clean_page(cleaning, UNDRAWN) and "carry no signal" in cleaning_table(
+        cleaning
+    )
+    assert "carry no signal" not in clean_page(example_cleaning(), UNDRAWN)
 
 
 # Pages
@@ -156,10 +280,28 @@ def test_a_run_without_test_rows_and_truth_has_no_table_of_methods():
 
 @pytest.mark.parametrize("name", CLEANINGS)
 def test_page_escapes_names_of_the_user(name):
-    options = CLEANINGS[name] | {"source": HOSTILE, "warnings": [HOSTILE], "command": HOSTILE}
+    options = CLEANINGS[name] | {
+        "source": HOSTILE, "warnings": [HOSTILE], "command": HOSTILE, "paragraph": HOSTILE,
+        "model_reason": HOSTILE,
+    }  # fmt: skip
     page = clean_page(example_cleaning(**options), UNDRAWN)
     assert page.count("<script") == 1 and page.count("</script") == 1
     assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("name", CLEANINGS)
+def test_page_shows_expected_numbers_and_true_ones_where_they_are_known(name):
+    cleaning = example_cleaning(**CLEANINGS[name])
+    page = clean_page(cleaning, UNDRAWN)
+    table = page.partition('aria-label="Estimates"')[2].partition("</table>")[0]
+    expected = f"{cleaning.estimates.wrong:.0f}</td>"
+    assert expected in table and (">true<" in table) == (cleaning.truth is not None)
+    if cleaning.truth is not None:
+        assert f">{(cleaning.truth != cleaning.given).sum()}</td>" in table
+    classes = page.partition('aria-label="Classes"')[2].partition("</table>")[0]
+    assert classes.count("<tr>") == 1 + len(cleaning.classes)
+    assert ("Review the flagged rows</h2>" in page) == bool(cleaning.flagged.any())
+    assert ("Rows to check</h2>" in page) == (cleaning.to_check is not None)
 
 
 def test_page_of_a_comparison_escapes_names_of_the_user():
@@ -170,36 +312,36 @@ def test_page_of_a_comparison_escapes_names_of_the_user():
 
 def test_page_lists_at_most_500_rows():
     page = clean_page(example_cleaning(rows=2000, image_shape=None), UNDRAWN)
-    assert page.count('<td class="number name') == 500
+    assert page.count("<tr data-row=") == 500
     assert "labels.csv lists all" in page
 
 
 def test_page_gives_the_command_to_run_again():
-    assert "bilevel clean digits --weights shared --algorithm soba" in clean_page(example_cleaning(), UNDRAWN)
     command = "bilevel clean my.csv --seed 3"
     assert command in clean_page(example_cleaning(command=command), UNDRAWN)
+    assert "Run it again" not in clean_page(example_cleaning(), UNDRAWN)
 
 
-def test_cleaning_writes_its_files(tmp_path):
-    paths = write_cleaning(example_cleaning(), tmp_path)
-    assert {path.name for path in paths} == {
-        "labels.csv",
-        "summary.json",
-        "report.html",
-        "learning_curves.png",
-        "weights.png",
-        "precision_recall.png",
-        "test_accuracy.png",
-        "corrections.png",
-        "contact_sheet.png",
-    }
+@pytest.mark.parametrize("trusted", [0, 50])
+def test_cleaning_writes_its_files(trusted, tmp_path):
+    cleaning = example_cleaning(rows=60, trusted=trusted, learnt=True)
+    paths = cleaning.save(tmp_path)
+    figures = (
+        "probabilities", "noise", "precision_recall", "test_accuracy", "corrections", "contact_sheet",
+        "learning_curves",
+    )  # fmt: skip
+    names = {"labels.csv", "summary.json", "report.html"} | (set() if trusted else {"to_check.csv"})
+    names |= {f"{name}.{kind}" for name in figures for kind in ("png", "pdf")}
+    assert {path.name for path in paths} == names == set(os.listdir(tmp_path))
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["linear_residual"] is None and summary["rows"] == 240
+    assert summary["residual"] is None and summary["rows"] == 60
+    assert [entry["name"] for entry in summary["estimates_by_class"]] == cleaning.classes
 
 
 def test_comparison_writes_its_files(tmp_path):
     records = example_records(diverged=[("soba", 1)])
     paths = write_comparison(records, tmp_path)
-    assert {path.stem for path in paths} == {"results", "report", *COMPARISON}
+    images = {f"{name}.{kind}" for name in COMPARISON for kind in ("png", "pdf")}
+    assert {path.name for path in paths} == {"results.json", "report.html", *images}
     read = json.loads((tmp_path / "results.json").read_text())
     assert read == records

@@ -4,7 +4,7 @@ from bilevel.extras import extra
 
 with extra("report"):
     from bilevel.report.check import check_page, write_check
-    from bilevel.report.clean import clean_page, cleaning_table, write_cleaning
+    from bilevel.report.clean import clean_page, cleaning_fragment, cleaning_table, write_cleaning
     from bilevel.report.compare import compare_page, comparison_table, write_comparison
     from bilevel.report.fewshot import fewshot_table, write_fewshot
     from bilevel.report.files import check_folder, write_files
@@ -15,6 +15,7 @@ __all__ = [
     "check_folder",
     "check_page",
     "clean_page",
+    "cleaning_fragment",
     "cleaning_table",
     "compare_page",
     "comparison_table",

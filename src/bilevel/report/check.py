@@ -7,6 +7,7 @@ from pathlib import Path
 from bilevel.checking import Advice, Report
 from bilevel.checking.report import COLUMNS, cells
 from bilevel.report.check_figures import check_figures
+from bilevel.report.figures import image_files, pngs
 from bilevel.report.files import write_files
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
@@ -32,11 +33,12 @@ def write_check(result: Report | Advice, out: str | os.PathLike) -> list[Path]:
     """
     report, advice = (result.report, result) if isinstance(result, Advice) else (result, None)
     figures = check_figures(report)
+    drawn = pngs(figures)
     files: dict[str, str | bytes] = {
         "results.json": strict_json(result.numbers()),
-        "report.html": check_page(report, figures, advice),
+        "report.html": check_page(report, drawn, advice),
     }
-    return write_files(out, files | {f"{name}.png": png for name, png in figures.items()})
+    return write_files(out, files | image_files(figures, drawn))
 
 
 def check_page(
@@ -46,10 +48,10 @@ def check_page(
 
     Args:
       report: from `bilevel.check`.
-      figures: PNG bytes by name, from `check_figures`; None draws them.
+      figures: PNG bytes by name, from `check_figures` and `pngs`; None draws them.
       advice: from `bilevel.advise`, or None.
     """
-    figures = check_figures(report) if figures is None else figures
+    figures = pngs(check_figures(report)) if figures is None else figures
     environment = dict(report.environment)
     command = environment.pop("command", "")
     subject = environment.pop("subject", "a problem")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from bilevel.checking.report import Report
-from bilevel.report.figures import COLOURS, DASHES, QUIET, panel, png, styled
+from bilevel.report.figures import COLOURS, DASHES, QUIET, panel, styled
 
 TITLES = {
     "inner_steps": ("Error against inner steps", "inner steps"),
@@ -13,10 +13,10 @@ TITLES = {
 }
 
 
-def check_figures(report: Report) -> dict[str, bytes]:
-    """Return a PNG of each measured curve, by name."""
+def check_figures(report: Report) -> dict[str, Figure]:
+    """Return a figure of each measured curve, by name."""
     return {
-        f"error_by_{axis}": png(errors(curves, axis, report.settings["tolerance"]))
+        f"error_by_{axis}": errors(curves, axis, report.settings["tolerance"])
         for axis, curves in report.curves.items()
         if any(len(curve) > 1 for curve in curves.values())
     }

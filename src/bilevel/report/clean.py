@@ -1,8 +1,7 @@
 """Output of `bilevel clean`: labels, numbers, figures, page, and table."""
 
 import os
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,25 +9,31 @@ import numpy as np
 
 from bilevel.cleaning.result import Cleaning
 from bilevel.report.clean_baselines import SCORES, methods
-from bilevel.report.clean_figures import clean_figures
+from bilevel.report.clean_figures import clean_figures, probability_histogram
 from bilevel.report.contact_sheet import SHOWN, picture_png, pictures
+from bilevel.report.figures import brief_names, image_files, png, pngs
 from bilevel.report.files import write_files
-from bilevel.report.labels import labels_csv, suspects
-from bilevel.report.page import render
+from bilevel.report.labels import labels_csv, suspects, to_check_csv
+from bilevel.report.next_steps import next_steps
+from bilevel.report.page import fragment, render
+from bilevel.report.review import SMALL, mark_of, review
 from bilevel.report.strict import strict_json
 from bilevel.report.tables import Cell, Column, Table
 from bilevel.text import ABSENT, duration, is_number, numeral, share, text_table
 
 LISTED = 500  # flagged rows on the page
-WEIGHTS = {"shared": "one weighting net shared by all rows", "per-row": "one free weight per row"}
-OPTIONS = ("weights", "algorithm", "model", "steps", "seed")
+FIRST = 10  # flagged rows in a notebook
+# Figures that not every run has.
+OPTIONAL = ("noise", "precision_recall", "test_accuracy", "corrections", "learning_curves")
+# Entries of the summary that the page shows elsewhere.
+SHOWN_ELSEWHERE = ("command", "paragraph", "model_reason")
 
 
 class Tile(NamedTuple):
-    """A flagged image on the page.
+    """An image on the contact sheet of the page.
 
     Attributes:
-      row: row of the training data.
+      row: row of the data.
       given: name of the given class.
       suggested: name of the suggested class.
       mark: "right" for a wrong label, "alarm" for a false alarm, "" where the truth is not known.
@@ -45,7 +50,10 @@ class Tile(NamedTuple):
 
 
 def write_cleaning(cleaning: Cleaning, out: str | os.PathLike) -> list[Path]:
-    """Write `labels.csv`, `summary.json`, `report.html` and figures; return the paths.
+    """Write the files of a cleaning run; return the paths.
+
+    They are `labels.csv`, `summary.json`, `report.html`, every figure as PNG and as PDF and, where no
+    trusted rows were given, `to_check.csv`.
 
     Args:
       cleaning: result of `bilevel.cleaning.clean`.
@@ -55,67 +63,167 @@ def write_cleaning(cleaning: Cleaning, out: str | os.PathLike) -> list[Path]:
       ValueError: the folder cannot be created or written.
     """
     figures = clean_figures(cleaning)
+    drawn = pngs(figures)
+    by_class = [entry._asdict() for entry in cleaning.estimates.classes]
     files: dict[str, str | bytes] = {
         "labels.csv": labels_csv(cleaning),
-        "summary.json": strict_json(cleaning.summary),
-        "report.html": clean_page(cleaning, figures),
+        "summary.json": strict_json(cleaning.summary | {"estimates_by_class": by_class}),
+        "report.html": clean_page(cleaning, drawn, folder=str(out)),
     }
-    return write_files(out, files | {f"{name}.png": png for name, png in figures.items()})
+    if cleaning.to_check is not None:
+        files["to_check.csv"] = to_check_csv(cleaning)
+    return write_files(out, files | image_files(figures, drawn))
 
 
-def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None) -> str:
+def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None, folder: str = "") -> str:
     """Return the HTML page of a cleaning run.
 
     Args:
       cleaning: result of `bilevel.cleaning.clean`.
-      figures: PNG bytes by name, from `clean_figures`; None draws them.
+      figures: PNG bytes by name, from `clean_figures` and `pngs`; None draws them.
+      folder: output folder, for the commands on the page.
     """
     summary = cleaning.summary
-    count = int(cleaning.flagged.sum())
-    note = f"The {numeral(LISTED)} of {numeral(count)} with the smallest weight; labels.csv lists all."
+    order = suspects(cleaning)
     return render(
         "clean.html.jinja",
-        title=f"{numeral(count)} of {numeral(len(cleaning.given))} labels look wrong",
+        title=headline(cleaning),
+        scripts=("page.js", "review.js"),
         warnings=summary["warnings"],
         source=summary["source"],
-        flagged=numeral(count),
+        flagged=numeral(len(order)),
         rows=numeral(len(cleaning.given)),
-        lead=(
-            f"Learnt by {summary['algorithm']} with {WEIGHTS[summary['weights']]} "
-            f"and a {summary['model']} model from {numeral(summary['trusted'])} trusted rows "
-            f"in {duration(summary['seconds'])}."
-        ),
+        paragraph=summary["paragraph"],
+        signal=summary["signal"],
+        steps=next_steps(cleaning, folder),
+        estimates=_estimates_table(cleaning),
+        trusted=summary["trusted"],
+        by_class=_class_table(cleaning),
         methods=_methods_table(summary),
         meanings=[(method.title, method.meaning) for method in methods(summary)],
         truth_known=cleaning.truth is not None,
-        oracle_known=summary["test_accuracy"]["oracle"] is not None,
-        # The template reads figures that not every run has.
-        figures=dict.fromkeys(("test_accuracy", "precision_recall", "corrections"))
-        | dict(clean_figures(cleaning) if figures is None else figures),
-        sheet=_sheet(cleaning),
-        flagged_table=_flagged_table(cleaning),
-        flagged_note=note if count > LISTED else "Most suspicious first. Click a header to sort.",
-        settings=[
-            (name.replace("_", " "), duration(value) if name == "seconds" else numeral(value))
-            for name, value in summary.items()
-            if name != "command" and (is_number(value) or isinstance(value, str | bool))
-        ],
-        command=_command(summary),
+        influence_known=cleaning.influence is not None,
+        oracle_known=summary["test_accuracy"].get("oracle") is not None,
+        figures=dict.fromkeys(OPTIONAL) | dict(pngs(clean_figures(cleaning)) if figures is None else figures),
+        sheet=_sheet(cleaning, order),
+        flags=review(cleaning, order[:LISTED], "flagged", "reviewed.csv") if len(order) else None,
+        flags_left_out=max(len(order) - LISTED, 0) and f"{numeral(LISTED)} of {numeral(len(order))}",
+        to_check=None
+        if cleaning.to_check is None or not len(cleaning.to_check)
+        else review(cleaning, cleaning.to_check, "to_check", "checked.csv"),
+        settings=_settings(summary),
+        model=(summary["model"], summary["model_reason"]),
+        command=summary.get("command"),
     )
 
 
 def cleaning_table(cleaning: Cleaning) -> str:
-    """Return text for the terminal: flagged rows, table of methods, warnings."""
-    summary = cleaning.summary
-    count, rows = int(cleaning.flagged.sum()), len(cleaning.given)
-    lines = [f"{numeral(count)} of {numeral(rows)} labels look wrong ({duration(summary['seconds'])})"]
+    """Return text for the terminal: flags, estimates, methods, warnings, and the next step."""
+    summary, estimates = cleaning.summary, cleaning.estimates
+    lines = [f"{headline(cleaning)} ({duration(summary['seconds'])})"]
+    if summary["signal"]:
+        quality = (
+            f", precision {share(estimates.precision)} and recall {share(estimates.recall)} of the flags"
+        )
+        lines.append(
+            f"expected: {numeral(round(estimates.wrong))} wrong labels in all"
+            + (quality if cleaning.flagged.any() else "")
+        )
+    else:
+        lines.append("the scores carry no signal on these data, so no row is flagged")
+    lines.append(f"model: {summary['model']}. {summary['model_reason']}")
     table = [
         [method.title, share(method.test_accuracy), *map(share, method.detection)]
         for method in methods(summary)
     ]
     if any(cell != ABSENT for row in table for cell in row[1:]):
-        lines += ["", text_table(["", "test accuracy", *SCORES], table)]
-    return "\n".join([*lines, *[f"warning: {warning}" for warning in summary["warnings"]]])
+        lines += ["", text_table(["", "test accuracy", *SCORES], table), ""]
+    lines += [f"warning: {warning}" for warning in summary["warnings"]]
+    for step in next_steps(cleaning)[:1]:
+        lines += [f"next: {step.text}", *([f"  {step.command}"] if step.command else [])]
+    return "\n".join(lines)
+
+
+def cleaning_fragment(cleaning: Cleaning) -> str:
+    """Return HTML for a notebook: headline, estimates, class table, first flags, and a figure."""
+    order = suspects(cleaning)
+    wrong = None if cleaning.truth is None else cleaning.given != cleaning.truth
+    figure = probability_histogram(
+        cleaning.probability, cleaning.flagged, cleaning.summary["threshold"], wrong
+    )
+    return fragment(
+        "notebook.html.jinja",
+        headline=headline(cleaning),
+        paragraph=cleaning.summary["paragraph"],
+        warnings=cleaning.summary["warnings"],
+        tables=[
+            ("Estimates", _estimates_table(cleaning)),
+            ("By class", _class_table(cleaning)),
+            ("Most suspicious rows", _first_flags(cleaning, order[:FIRST])),
+        ],
+        png=png(figure),
+    )
+
+
+def headline(cleaning: Cleaning) -> str:
+    """Return how many labels look wrong, as a sentence."""
+    count, rows = int(cleaning.flagged.sum()), len(cleaning.given)
+    return f"{numeral(count)} of {numeral(rows)} labels {'looks' if count == 1 else 'look'} wrong"
+
+
+def _estimates_table(cleaning: Cleaning) -> Table:
+    estimates, truth = cleaning.estimates, cleaning.truth
+    flags = int(cleaning.flagged.sum())
+    rows = [
+        ["wrong labels", numeral(round(estimates.wrong))],
+        ["share of the labels", share(estimates.rate)],
+        ["precision of the flags", share(estimates.precision)],
+        ["recall of the flags", share(estimates.recall)],
+    ]
+    columns = [Column("of this run", numeric=False), Column("expected")]
+    if truth is not None:
+        wrong = cleaning.given != truth
+        count, hits = int(wrong.sum()), int((wrong & cleaning.flagged).sum())
+        columns.append(Column("true"))
+        for row, value in zip(
+            rows,
+            (
+                numeral(count),
+                share(count / len(wrong)),
+                share(hits / flags) if flags else ABSENT,
+                share(hits / count) if flags and count else ABSENT,
+            ),
+            strict=True,
+        ):
+            row.append(value)
+    return Table(columns, [[Cell(text) for text in row] for row in rows])
+
+
+def _class_table(cleaning: Cleaning) -> Table:
+    """Return the estimates by given class; true counts stand beside them where they are known."""
+    truth = cleaning.truth
+    titles = ["rows", "trusted", "flagged", "expected wrong", "precision", "recall", "false alarms"]
+    columns = [Column("class", numeric=False), *map(Column, titles)]
+    if truth is not None:
+        columns.insert(5, Column("wrong, true"))
+    table = []
+    for label, entry in enumerate(cleaning.estimates.classes):
+        shares = [entry.precision, entry.recall, entry.false_alarms]
+        cells = [Cell(str(entry.name)), *map(Cell.of, (entry.rows, entry.trusted, entry.flagged))]
+        cells.append(Cell(_count(entry.wrong), _number(entry.wrong)))
+        if truth is not None:
+            of_class = cleaning.given == label
+            cells.append(Cell.of(int((truth[of_class] != label).sum())))
+        table.append([*cells, *[Cell(share(value), _number(value)) for value in shares]])
+    return Table(columns, table)
+
+
+def _count(value: float) -> str:
+    return numeral(round(value) if is_number(value) and value >= 10 else round(float(value), 1))
+
+
+def _number(value: float) -> float | None:
+    return float(value) if is_number(value) else None
 
 
 def _methods_table(summary: Mapping[str, Any]) -> Table:
@@ -136,55 +244,41 @@ def _methods_table(summary: Mapping[str, Any]) -> Table:
     return Table([columns[place] for place in kept], [[row[place] for place in kept] for row in rows])
 
 
-def _sheet(cleaning: Cleaning) -> list[Tile]:
-    rows = suspects(cleaning)[:SHOWN]
+def _sheet(cleaning: Cleaning, order: np.ndarray) -> list[Tile]:
+    rows = order[:SHOWN]
+    names = brief_names(cleaning.classes, 22)
     if cleaning.images is None or not len(rows):
         return []
     tiles = pictures(cleaning.images[rows])
-    small = max(tiles.shape[1:3]) < 48
-    sheet = []
-    for row, tile in zip(rows, tiles, strict=True):
-        given, suggested = _names(cleaning, row)
-        mark = _mark(cleaning, row)
-        sheet.append(
-            Tile(
-                row=int(row), given=given, suggested=suggested, mark=mark, png=picture_png(tile), small=small
-            )
+    small = max(tiles.shape[1:3]) < SMALL
+    return [
+        Tile(
+            row=int(row),
+            given=names[cleaning.given[row]],
+            suggested=names[cleaning.suggested[row]],
+            mark=mark_of(cleaning, row),
+            png=picture_png(tile),
+            small=small,
         )
-    return sheet
+        for row, tile in zip(rows, tiles, strict=True)
+    ]
 
 
-def _flagged_table(cleaning: Cleaning) -> Table:
-    truth = cleaning.truth
-    columns = [
-        Column("row"), Column("given", numeric=False), Column("suggested", numeric=False), Column("weight"),
-    ]  # fmt: skip
-    columns += [] if truth is None else [Column("truth", numeric=False)]
-    rows = []
-    for row in suspects(cleaning)[:LISTED]:
-        given, suggested = _names(cleaning, row)
-        weight = float(cleaning.weights[row])
-        cells = [Cell(str(row), float(row)), Cell(given), Cell(suggested), Cell(f"{weight:.4f}", weight)]
-        if truth is not None:
-            name, mark = str(cleaning.classes[truth[row]]), _mark(cleaning, row)
-            cells.append(Cell(f"{name} ✗" if mark == "alarm" else name, mark=mark))
-        rows.append(cells)
-    return Table(columns, rows)
+def _first_flags(cleaning: Cleaning, rows: Sequence[int] | np.ndarray) -> Table:
+    found = review(cleaning, np.asarray(rows), "first", "")
+    # A notebook's table holds text only.
+    columns = [column for column in found.columns if column.title != "image"]
+    table = [[Cell(str(item.row), float(item.row)), *item.cells] for item in found.items]
+    return Table(columns, table)
 
 
-def _names(cleaning: Cleaning, row: np.integer) -> tuple[str, str]:
-    return str(cleaning.classes[cleaning.given[row]]), str(cleaning.classes[cleaning.suggested[row]])
-
-
-def _mark(cleaning: Cleaning, row: np.integer) -> str:
-    if cleaning.truth is None:
-        return ""
-    return "right" if cleaning.truth[row] != cleaning.given[row] else "alarm"
-
-
-def _command(summary: Mapping[str, Any]) -> str:
-    # `bilevel clean` adds its command line; a run from Python has none.
-    if "command" in summary:
-        return summary["command"]
-    options = [f"--{name} {shlex.quote(str(summary[name]))}" for name in OPTIONS]
-    return " ".join(["bilevel clean", shlex.quote(summary["source"]), *options])
+def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    pairs = [
+        (name.replace("_", " "), duration(value) if name == "seconds" else numeral(value))
+        for name, value in summary.items()
+        if name not in SHOWN_ELSEWHERE and (is_number(value) or isinstance(value, str | bool))
+    ]
+    models = [
+        (f"accuracy of {name} on trusted rows", share(value)) for name, value in summary["models"].items()
+    ]
+    return pairs + models

@@ -3,14 +3,23 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# Title of each method, and the rows that its model is trained on.
+# Title of each method, and its meaning. Methods that only flag rows have no model.
 METHODS = {
     "as_given": ("Trained as given", "every row with its given label, without the trusted rows."),
-    "trusted_only": ("Trusted rows only", "the trusted rows alone."),
-    "disagreement": (
-        "Drop disagreements",
-        "without the rows whose label differs from the prediction of a model that did not see them.",
+    "trusted_only": (
+        "Trusted rows only",
+        "the trusted rows alone; it flags the rows to which this model gives another label.",
     ),
+    "disagreement": (
+        "Disagreement",
+        "flags the rows whose label differs from the prediction of a model that did not see them.",
+    ),
+    "confident_learning": (
+        "Confident learning",
+        "without the rows to which a model that did not see them gives another class, with more confidence "
+        "than is usual for rows of that class.",
+    ),
+    "influence": ("Influence", "flags the rows without which the loss on the trusted rows would be lower."),
     "cleaned": ("Cleaned", "without the rows that this run flagged."),
     "oracle": (
         "Truth known",
@@ -21,13 +30,13 @@ SCORES = ("precision", "recall", "f1", "auroc")
 
 
 class Method(NamedTuple):
-    """A method to train a model on noisy labels, with its results.
+    """A method to find wrong labels and train without them, with its results.
 
     Attributes:
       name: key in the summary.
       title: title in tables and figures.
-      meaning: rows that its model is trained on.
-      test_accuracy: accuracy on the test rows, in [0, 1]; None without test rows.
+      meaning: rows that its model is trained on, or that it flags.
+      test_accuracy: accuracy on the test rows, in [0, 1]; None where unknown.
       detection: the `SCORES` of its flags; None where unknown.
     """
 
@@ -48,7 +57,7 @@ def methods(summary: Mapping[str, Any]) -> list[Method]:
             name=name,
             title=title,
             meaning=meaning,
-            test_accuracy=accuracy[name],
+            test_accuracy=accuracy.get(name),
             detection=tuple(detection.get(name, {}).get(score) for score in SCORES),
         )
         for name, (title, meaning) in METHODS.items()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -13,35 +14,45 @@ from bilevel.report.clean_baselines import Method, methods
 from bilevel.report.contact_sheet import contact_sheet
 from bilevel.report.figures import (
     BLUE,
+    GREEN,
+    GRID,
     INK,
     ORANGE,
+    PURPLE,
     QUIET,
+    SKY,
     VERMILLION,
-    brief,
+    brief_names,
     panel,
-    png,
     spans_decades,
     styled,
 )
 
+# A noise matrix is drawn if some class is confused with another at least this often.
+CONFUSED = 0.005
+NOISE_CLASSES, NUMBERED_CLASSES = 30, 12  # classes in the noise matrix, and most with numbers in its cells
 
-def clean_figures(cleaning: Cleaning) -> dict[str, bytes]:
-    """Return a PNG of every figure that the run has data for, by name."""
+
+def clean_figures(cleaning: Cleaning) -> dict[str, Figure]:
+    """Return every figure that the run has data for, by name."""
     table = methods(cleaning.summary)
     wrong = None if cleaning.truth is None else cleaning.given != cleaning.truth
-    figures = {
-        "learning_curves": learning_curves(cleaning.history),
-        "weights": weight_histogram(cleaning.weights, cleaning.flagged, wrong),
-    }
+    probability, flagged = np.asarray(cleaning.probability), np.asarray(cleaning.flagged)
+    threshold = cleaning.summary["threshold"]
+    figures = {"probabilities": probability_histogram(probability, flagged, threshold, wrong)}
+    if shows_noise(cleaning):
+        figures["noise"] = noise_matrix(cleaning.estimates.noise, cleaning.classes)
     if wrong is not None and wrong.any():
-        figures["precision_recall"] = precision_recall(cleaning.weights, cleaning.flagged, wrong, table)
+        figures["precision_recall"] = precision_recall(probability, flagged, wrong, table)
     if sum(method.test_accuracy is not None for method in table) > 1:
         figures["test_accuracy"] = accuracy_chart(table)
-    if (cleaning.flagged & (cleaning.given != cleaning.suggested)).any():
+    if (flagged & (cleaning.given != cleaning.suggested)).any():
         figures["corrections"] = correction_chart(cleaning)
-    if cleaning.images is not None and cleaning.flagged.any():
+    if cleaning.history is not None:
+        figures["learning_curves"] = learning_curves(cleaning.history)
+    if cleaning.images is not None and flagged.any():
         figures["contact_sheet"] = contact_sheet(cleaning)
-    return {name: png(figure) for name, figure in figures.items()}
+    return figures
 
 
 @styled
@@ -65,45 +76,98 @@ def learning_curves(history: Mapping[str, Any]) -> Figure:
 
 
 @styled
-def weight_histogram(weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray | None = None) -> Figure:
-    """Draw a histogram of the weights.
+def probability_histogram(
+    probability: np.ndarray,
+    flagged: np.ndarray,
+    threshold: float | None = None,
+    wrong: np.ndarray | None = None,
+) -> Figure:
+    """Draw a histogram of the probability that a label is wrong.
 
-    Bars of right labels point upwards, bars of wrong labels downwards. Where the truth is not known,
-    they are bars of kept rows and of flagged rows.
+    Two histograms lie over each other: those of right and of wrong labels or, where the truth is not
+    known, those of kept and of flagged rows.
     """
-    figure, axes = panel("Learnt weights", "weight of a row", "rows")
-    bins = np.linspace(0.0, 1.0, 41)
-    upper = ~flagged if wrong is None else ~wrong
+    figure, axes = panel("Probability that a label is wrong", "probability", "rows")
+    edges = np.linspace(0.0, 1.0, 41)
+    second = flagged if wrong is None else wrong
     names = ("kept", "flagged") if wrong is None else ("label is right", "label is wrong")
-    for part, name, colour, sign in ((upper, names[0], BLUE, 1), (~upper, names[1], VERMILLION, -1)):
-        count, _ = np.histogram(np.clip(weights[part], 0, 1), bins)
-        axes.bar(
-            bins[:-1],
-            sign * count,
-            np.diff(bins) * 0.9,
-            align="edge",
-            color=colour,
-            label=f"{name} ({part.sum():,})",
-        )
-    axes.axhline(0, color=QUIET, linewidth=0.8)
-    threshold = cut(weights, flagged)
-    if threshold is not None:
-        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (2, 2)), label="flagged below")
-    # Counts are positive in both directions.
-    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+    counts = []
+    for part, name, colour in ((~second, names[0], BLUE), (second, names[1], VERMILLION)):
+        if not part.any():
+            continue
+        count, _ = np.histogram(np.clip(probability[part], 0, 1), edges)
+        label = f"{name} ({part.sum():,})"
+        axes.stairs(count, edges, fill=True, color=colour, alpha=0.3, linewidth=0)
+        axes.stairs(count, edges, color=colour, linewidth=1.4, label=label)
+        counts.append(count)
+    counts = np.concatenate(counts)
+    if spans_decades(counts[counts > 0], ratio=50.0):
+        # A bar of one row has its top above the axis.
+        axes.set_yscale("log")
+        axes.set_ylim(0.7, 1.6 * counts.max())
+    else:
+        axes.set_ylim(0, 1.08 * max(counts.max(), 1))
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if threshold is not None and np.isfinite(threshold) and flagged.any():
+        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (2, 2)), label="flagged above")
     axes.set_xlim(-0.01, 1.01)
     axes.grid(axis="x", visible=False)
-    axes.legend(loc="best")
+    figure.legend(loc="outside lower center", ncols=3, columnspacing=1.4, handlelength=1.4)
     return figure
 
 
-def cut(weights: np.ndarray, flagged: np.ndarray) -> float | None:
-    """Return a weight that separates flagged from kept rows, or None."""
-    if not flagged.any() or flagged.all():
-        return None
-    below, above = float(weights[flagged].max()), float(weights[~flagged].min())
-    return (below + above) / 2 if below <= above else None
+def shows_noise(cleaning: Cleaning) -> bool:
+    """Return whether the estimated noise matrix says more than that nearly all labels are right."""
+    noise = np.asarray(cleaning.estimates.noise, float)
+    off = noise[~np.eye(len(noise), dtype=bool)]
+    known = off.size > 0 and bool(np.isfinite(noise).all())
+    return bool(cleaning.summary["signal"]) and known and off.max() >= CONFUSED
+
+
+@styled
+def noise_matrix(noise: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw the probability of each given class for each true class; at most 30 classes.
+
+    Where there are more, those that are confused most are drawn.
+    """
+    noise = np.asarray(noise, float)
+    confused = noise * ~np.eye(len(noise), dtype=bool)
+    order = np.argsort(-(confused.sum(axis=0) + confused.sum(axis=1)), kind="stable")
+    kept = np.sort(order[:NOISE_CLASSES])
+    shown, size = confused[np.ix_(kept, kept)], len(kept)
+    names = brief_names([classes[label] for label in kept], 14)
+    part = "" if size == len(noise) else f", the {size} most confused of {len(noise)} classes"
+    side = min(1.9 + 0.42 * size, 6.2)
+    figure, axes = panel(
+        f"Estimated noise{part}", "given label", "true label", width=max(side + 0.9, 3.6), height=side + 0.3
+    )
+    values = np.ma.array(shown, mask=np.eye(size, dtype=bool))
+    colours = LinearSegmentedColormap.from_list("noise", ["#ffffff", SKY, BLUE, "#003a5d"])
+    colours = colours.with_extremes(bad=GRID)
+    # A scale from 0 to the largest cell would make uniform noise look dark.
+    top = max(float(shown.max()), 0.1)
+    picture = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+    if size <= NUMBERED_CLASSES:
+        for row, column in np.ndindex(size, size):
+            value = noise[kept[row], kept[column]]
+            if value >= 0.005:
+                dark = row != column and value > 0.45 * top
+                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
+                          color="white" if dark else INK)  # fmt: skip
+    turned = max(map(len, names)) > 3
+    axes.set_xticks(range(size), names, rotation=90 if turned else 0)
+    axes.set_yticks(range(size), names)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)
+        label.set_fontsize(9 if size <= 20 else 7)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(
+        picture, ax=axes, shrink=0.8, aspect=24, format=lambda value, _: f"{100 * value:.3g} %"
+    )
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    return figure
 
 
 @styled
@@ -113,7 +177,7 @@ def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
     pairs = np.stack([cleaning.given[changed], cleaning.suggested[changed]], axis=1)
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
     most = np.argsort(-counts, kind="stable")[:shown][::-1]
-    names = [brief(name, 18) for name in cleaning.classes]
+    names = brief_names(cleaning.classes, 18)
     figure, axes = panel("Most frequent corrections", "flagged rows")
     bars = axes.barh(range(most.size), counts[most], height=0.66, color=BLUE)
     axes.bar_label(bars, padding=4, fontsize=9)
@@ -132,25 +196,26 @@ def correction_chart(cleaning: Cleaning, shown: int = 10) -> Figure:
 
 @styled
 def precision_recall(
-    weights: np.ndarray, flagged: np.ndarray, wrong: np.ndarray, others: Sequence[Method]
+    probability: np.ndarray, flagged: np.ndarray, wrong: np.ndarray, others: Sequence[Method]
 ) -> Figure:
-    """Draw precision against recall over all thresholds on the weight.
+    """Draw precision against recall over all thresholds on the probability.
 
     A marker shows the flags of each method.
     """
-    figure, axes = panel("Finding the wrong labels", "recall: share of the wrong labels found", "precision")
-    suspicion = 1.0 - np.asarray(weights, float)
+    figure, axes = panel(
+        "Finding the wrong labels", "recall: share of the wrong labels found", "precision", height=4.2
+    )
     with extra("clean"):
         from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    precision, recall, _ = precision_recall_curve(wrong, suspicion)
-    area = average_precision_score(wrong, suspicion)
+    precision, recall, _ = precision_recall_curve(wrong, probability)
+    area = average_precision_score(wrong, probability)
     axes.plot(recall, precision, color=BLUE, label=f"all thresholds, area {area:.3f}", clip_on=False)
     right = float((flagged & wrong).sum())
     chosen = (right / wrong.sum(), right / max(flagged.sum(), 1))
     axes.plot(*chosen, "o", color=BLUE, markersize=9, markeredgecolor="white", markeredgewidth=1.5, zorder=4,
               clip_on=False, label=f"flagged: {chosen[1]:.3f} at recall {chosen[0]:.3f}")  # fmt: skip
-    markers = iter(zip("Ds", (VERMILLION, ORANGE), strict=True))
+    markers = iter(zip("Ds^v", (VERMILLION, ORANGE, GREEN, PURPLE), strict=True))
     for method in others:
         at_precision, at_recall = method.detection[:2]
         if method.name != "cleaned" and at_precision is not None and at_recall is not None:
@@ -161,7 +226,7 @@ def precision_recall(
     axes.axhline(base, color=QUIET, linewidth=1.2, linestyle=(0, (2, 2)), label=f"by chance, {base:.2f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.legend(loc="lower left", bbox_to_anchor=(0.02, min(base + 0.02, 0.45)))
+    figure.legend(loc="outside lower center", ncols=2, columnspacing=1.4, handlelength=1.6)
     return figure
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from bilevel.report.compare_figures import AXES, compare_figures
 from bilevel.report.compare_statistics import Record, by_algorithm, last, quantities
+from bilevel.report.figures import image_files, pngs
 from bilevel.report.files import write_files
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
@@ -33,11 +34,12 @@ def write_comparison(records: Sequence[Record], out: str | os.PathLike) -> list[
       ValueError: the folder cannot be created or written.
     """
     figures = compare_figures(records)
+    drawn = pngs(figures)
     files: dict[str, str | bytes] = {
         "results.json": strict_json(records),
-        "report.html": compare_page(records, figures),
+        "report.html": compare_page(records, drawn),
     }
-    return write_files(out, files | {f"{name}.png": png for name, png in figures.items()})
+    return write_files(out, files | image_files(figures, drawn))
 
 
 def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None = None) -> str:
@@ -45,9 +47,9 @@ def compare_page(records: Sequence[Record], figures: Mapping[str, bytes] | None 
 
     Args:
       records: records of the runs, from `bilevel.comparison.compare`.
-      figures: PNG bytes by name, from `compare_figures`; None draws them.
+      figures: PNG bytes by name, from `compare_figures` and `pngs`; None draws them.
     """
-    figures = compare_figures(records) if figures is None else figures
+    figures = pngs(compare_figures(records)) if figures is None else figures
     groups = by_algorithm(records)
     subject = " · ".join(dict.fromkeys(str(records[0][key]) for key in ("task", "dataset")))
     environment = dict(records[0]["environment"])

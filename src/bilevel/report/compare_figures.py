@@ -6,15 +6,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bilevel.report.compare_statistics import Record, by_algorithm, curve, quantities, track
-from bilevel.report.figures import COLOURS, DASHES, panel, png, spans_decades, styled
+from bilevel.report.figures import COLOURS, DASHES, panel, spans_decades, styled
 
 AXES = {"step": "steps", "seconds": "seconds without compilation", "oracle_calls": "oracle calls"}
 
 
-def compare_figures(records: Sequence[Record]) -> dict[str, bytes]:
-    """Return a PNG of every quantity against every axis, named `quantity_by_axis`."""
+def compare_figures(records: Sequence[Record]) -> dict[str, Figure]:
+    """Return a figure of every quantity against every axis, named `quantity_by_axis`."""
     return {
-        f"{quantity}_by_{against}": png(curves(records, quantity, against))
+        f"{quantity}_by_{against}": curves(records, quantity, against)
         for quantity in quantities(records)
         for against in AXES
     }
@@ -28,7 +28,7 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
     those that diverged end in a cross.
     """
     figure, axes = panel(quantity.replace("_", " ").capitalize(), AXES[against], "", height=3.7)
-    heights, ends, starts, broken = [np.empty(0)], [], [], []
+    points, broken = [], []
     for place, (algorithm, runs) in enumerate(by_algorithm(records).items()):
         colour = COLOURS[place % len(COLOURS)]
         dash = DASHES[place // len(COLOURS) % len(DASHES)]
@@ -37,9 +37,7 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
         if line is not None:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
             axes.plot(line.x, line.mean, color=colour, linestyle=dash, label=label)
-            heights += [line.low, line.high]
-            ends.append(line.x[-1])
-            starts.append(line.x[line.x > 0][:1])
+            points += [(line.x, line.low), (line.x, line.high)]
             continue
         for run in runs:
             # The history of a diverged run ends before the first value that is not finite.
@@ -51,10 +49,8 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
             if run["diverged"]:
                 broken.append((x, y, colour))
             else:
-                heights.append(y)
-                ends.append(x[-1])
-                starts.append(x[x > 0][:1])
-    _scale(axes, np.concatenate(heights), ends, starts)
+                points.append((x, y))
+    _scale(axes, points)
     for x, y, colour in broken:
         # The cross marks where the line leaves the axes, or its last point.
         low, high = axes.get_ylim()
@@ -74,17 +70,20 @@ def curves(records: Sequence[Record], quantity: str, against: str) -> Figure:
     return figure
 
 
-def _scale(axes, heights, ends, starts):
-    """Choose logarithmic or linear axes; diverged runs do not affect the limits."""
+def _scale(axes, points):
+    """Choose logarithmic or linear axes for the `(x, y)` of the lines; diverged runs are not among them."""
+    points = [(x, y) for x, y in points if x.size]
+    ends, starts = [x[-1] for x, _ in points], [x[x > 0][0] for x, _ in points if (x > 0).any()]
+    # A linear axis would squeeze the cheap algorithms against the left edge when budgets differ much.
+    wide = bool(starts) and max(ends) > 8 * min(ends) > 0
+    if wide:
+        # The first point, at 0, is masked on a logarithmic axis, so it has no say in the heights.
+        axes.set_xscale("log", nonpositive="mask")
+        axes.set_xlim(min(starts), max(ends))
+    heights = np.concatenate([np.empty(0), *[y[x > 0] if wide else y for x, y in points]])
     if spans_decades(heights):
         axes.set_yscale("log")
     if heights.size:
         low, high = heights.min(), heights.max()
         room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         axes.set_ylim(*((low / 1.3, high * 1.3) if axes.get_yscale() == "log" else (low - room, high + room)))
-    # A linear axis would squeeze the cheap algorithms against the left edge when budgets differ much.
-    first = np.concatenate([np.empty(0), *starts])
-    if first.size and max(ends) > 8 * min(ends) > 0:
-        # The first point, at 0, is masked on a logarithmic axis.
-        axes.set_xscale("log", nonpositive="mask")
-        axes.set_xlim(first.min(), max(ends))

@@ -8,7 +8,7 @@ from matplotlib.image import imsave
 from matplotlib.patches import Rectangle
 
 from bilevel.cleaning.result import Cleaning
-from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, brief, panel, styled
+from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, brief_names, panel, styled
 from bilevel.report.labels import suspects
 
 SHOWN = 60  # images on the page
@@ -42,9 +42,11 @@ def contact_sheet(cleaning: Cleaning) -> Figure:
     Where the truth is known, a blue frame means a wrong label; a vermillion frame with a cross means
     a false alarm.
     """
-    names = [brief(name, 13) for name in cleaning.classes]
-    terse = max(map(len, names)) <= 2
-    columns, text = (12, 0.34) if terse else (8, 0.44)  # text: room under an image, in widths of an image
+    names = brief_names(cleaning.classes, 13, longest=13)
+    longest = max(map(len, names))
+    terse = longest <= 2
+    # Columns, and room for text under an image in widths of an image. Longer names need wider columns.
+    columns, text = (12, 0.34) if terse else (8, 0.44) if longest <= 8 else (6, 0.36)
     rows = suspects(cleaning)[: LINES * columns]
     lines = max(-(-len(rows) // columns), 1)
     tiles = pictures(cleaning.images[rows])  # pyright: ignore[reportOptionalSubscript]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bilevel.report.fewshot_figures import drawn, fewshot_figures, spread
+from bilevel.report.figures import image_files, pngs
 from bilevel.report.files import write_files
 from bilevel.report.page import render
 from bilevel.report.strict import strict_json
@@ -34,12 +35,13 @@ def write_fewshot(result: "FewShotResult", out: str | os.PathLike) -> list[Path]
       ValueError: when the folder cannot be created or written.
     """
     figures = fewshot_figures(result.summary, result.history, result.examples)
+    images = pngs(figures)
     files: dict[str, str | bytes] = {
         "summary.json": strict_json(result.summary | {"history": result.history}),
-        "report.html": fewshot_page(result, figures),
+        "report.html": fewshot_page(result, images),
         "learner.npz": result.file,
     }
-    return write_files(out, files | {f"{name}.png": image for name, image in figures.items()})
+    return write_files(out, files | image_files(figures, images))
 
 
 def fewshot_page(result: "FewShotResult", figures: Mapping[str, bytes] | None = None) -> str:
@@ -47,11 +49,11 @@ def fewshot_page(result: "FewShotResult", figures: Mapping[str, bytes] | None = 
 
     Args:
       result: the outcome of a run.
-      figures: PNG bytes by name from `fewshot_figures`; None draws them.
+      figures: PNG bytes by name, from `fewshot_figures` and `pngs`; None draws them.
     """
     summary = result.summary
     if figures is None:
-        figures = fewshot_figures(summary, result.history, result.examples)
+        figures = pngs(fewshot_figures(summary, result.history, result.examples))
     return render(
         "fewshot.html.jinja",
         title=f"bilevel fewshot · {summary['dataset']}, {_task(summary)}",
@@ -67,6 +69,7 @@ def fewshot_page(result: "FewShotResult", figures: Mapping[str, bytes] | None = 
         figures=figures,
         best_step=numeral(summary["best_step"]),
         by_ways=_by_ways(summary),
+        train_ways=numeral(summary["settings"]["train_ways"]),
         examples=[
             (figures[f"episode_{place}"], *_example(episode))
             for place, episode in enumerate(result.examples, 1)
@@ -151,12 +154,16 @@ def _task(summary: Mapping[str, Any]) -> str:
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
+    trained = summary["settings"]["train_ways"]
+    training = (
+        "" if trained == summary["ways"] else f"In training a task has {_count(trained, 'class', 'es')}. "
+    )
     return (
         f"Trained by {summary['algorithm']} in {_count(summary['steps'], 'step')} of "
         f"{_count(summary['batch_tasks'], 'task')} ({duration(summary['seconds'])}). "
         f"A task: learn {_count(summary['ways'], 'class', 'es')} from {_count(summary['shots'], 'image')} of "
         f"each, then classify {_count(summary['queries'], 'query image')} of each. "
-        f"Network: {summary['network']}, {_count(summary['parameters'], 'parameter')}."
+        f"{training}Network: {summary['network']}, {_count(summary['parameters'], 'parameter')}."
     )
 
 
@@ -194,8 +201,8 @@ def _example(episode: "AnsweredEpisode") -> tuple[str, str]:
     """Return the counts of query images shown and of right answers, as text."""
     shown, right = drawn(episode), np.asarray(episode.predictions) == np.asarray(episode.labels)
     most = int(np.bincount(np.asarray(episode.labels)[shown], minlength=1).max())
-    first = "the first" if most == 1 else f"the first {numeral(most)}"
-    which = "all" if shown.size == right.size else f"{first} of each class"
+    each = f"{numeral(most)} of each class" if shown.size >= len(episode.support) else "of some classes"
+    which = "all" if shown.size == right.size else f"{each}, wrong answers first"
     return (
         f"{numeral(shown.size)} of {_count(right.size, 'query image')} are shown ({which})",
         f"{numeral(int(right[shown].sum()))} of these and {numeral(int(right.sum()))} of all are right",

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, panel, png, spans_decades, styled
+from bilevel.report.figures import BLUE, INK, QUIET, VERMILLION, panel, spans_decades, styled
 from bilevel.text import ABSENT, is_number
 
 if TYPE_CHECKING:  # at run time it would import flax, which figures do not need
@@ -22,15 +22,15 @@ WIDTH, FRAME, EDGE, LINE = 7.2, 0.16, 0.56, 0.135
 
 def fewshot_figures(
     summary: Mapping[str, Any], history: Mapping[str, Any], examples: "Sequence[AnsweredEpisode]"
-) -> dict[str, bytes]:
-    """Return the PNG bytes of every figure by name: curves, ways, episode_1, ...."""
+) -> dict[str, Figure]:
+    """Return every figure by name: curves, ways, episode_1, ...."""
     figures = {
         "curves": learning_curves(history, summary["best_step"], summary["chance"]),
-        "ways": ways_chart(summary["accuracy_by_ways"], summary["ways"]),
+        "ways": ways_chart(summary["accuracy_by_ways"], summary["settings"]["train_ways"]),
     }
     for place, episode in enumerate(examples, 1):
         figures[f"episode_{place}"] = episode_picture(episode, place)
-    return {name: png(figure) for name, figure in figures.items()}
+    return figures
 
 
 @styled
@@ -81,26 +81,25 @@ def learning_curves(history: Mapping[str, Any], best_step: int, chance: float) -
 
 @styled
 def ways_chart(rows: Sequence[Mapping[str, Any]], trained: int) -> Figure:
-    """Draw accuracy and chance by the ways of an episode."""
+    """Draw accuracy and chance by the ways of an episode, and say at how many ways training was."""
     rows = sorted(rows, key=lambda row: row["ways"])
     places = np.arange(len(rows))
     accuracy, interval = (np.array([row[name] for row in rows]) for name in ("accuracy", "interval"))
     chance = np.array([1 / row["ways"] for row in rows])
     figure, axes = panel(
-        "Accuracy on new classes", "ways (classes of an episode)", "accuracy on query images", height=4
-    )
+        "Accuracy on new classes", f"ways (classes of an episode); training used {trained}",
+        "accuracy on query images", height=4,
+    )  # fmt: skip
     bars = axes.errorbar(places, accuracy, interval, fmt="o", color=BLUE, markersize=6,
                          capsize=6, elinewidth=1.8, label="accuracy, with 95 % interval")  # fmt: skip
     (dashes,) = axes.plot(places, chance, "_", color=QUIET, markersize=26, markeredgewidth=2, label="chance")
-    # Chance is labelled on the left and accuracy on the right, so that close values do not overlap.
-    for place, value, half, guess in zip(places, accuracy, interval, chance, strict=True):
-        axes.annotate(_percent_tick(guess), (place, guess), (-16, 0), textcoords="offset points",
-                      ha="right", va="center", color=QUIET, fontsize=8.5)  # fmt: skip
-        text = spread(value, half).replace(" ±", "\n±")
-        axes.annotate(text, (place, value), (15, 0), textcoords="offset points", va="center",
-                      color=BLUE, fontsize=9)  # fmt: skip
-    axes.set_xticks(places, [f"{row['ways']}{_trained(row['ways'] == trained)}" for row in rows])
-    axes.set_xlim(-0.6, len(rows) - 0.25)
+    # The numbers stand below the axis: beside the dots they would lie over whiskers, dashes or axes.
+    numbers = [
+        spread(value, half).replace(" ±", "\n±") for value, half in zip(accuracy, interval, strict=True)
+    ]
+    axes.set_xticks(places, [f"{row['ways']}\n{text}" for row, text in zip(rows, numbers, strict=True)])
+    axes.tick_params(axis="x", labelsize=9 if len(rows) <= 6 else 7.5)
+    axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(_percent_tick)
     axes.grid(axis="x", visible=False)
@@ -111,12 +110,21 @@ def ways_chart(rows: Sequence[Mapping[str, Any]], trained: int) -> Figure:
 
 
 def drawn(episode: "AnsweredEpisode") -> np.ndarray:
-    """Return the query images to draw: the first of each class, at most 20."""
+    """Return the query images to draw, by class: wrong answers before right ones, at most 20.
+
+    A class shows as many images as fit beside the others. Where not every class fits, those with wrong
+    answers come first.
+    """
     ways = len(episode.support)
     most = max(min(SHOWN_A_CLASS, SHOWN // ways), 1)
     labels = np.asarray(episode.labels)
-    chosen = [np.flatnonzero(labels == label)[:most] for label in range(ways)]
-    return np.concatenate([np.empty(0, int), *chosen])[:SHOWN]
+    right = np.asarray(episode.predictions) == labels
+    # A stable sort keeps the order of the episode within wrong and within right answers.
+    order = np.argsort(right, kind="stable")
+    chosen = [order[labels[order] == label][:most] for label in range(ways)]
+    candidates = np.concatenate([np.empty(0, int), *chosen])
+    kept = candidates[np.argsort(right[candidates], kind="stable")][:SHOWN]
+    return kept[np.argsort(labels[kept], kind="stable")]
 
 
 @styled
@@ -222,7 +230,3 @@ def _tile(axes, image: np.ndarray, left: float, top: float, aspect: float, good:
 
 def _percent_tick(value: float, _: Any = None) -> str:
     return f"{100 * value:.3g} %"
-
-
-def _trained(same: bool) -> str:
-    return "\nas trained" if same else ""

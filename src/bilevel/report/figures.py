@@ -6,7 +6,7 @@ Figures are plain `matplotlib.figure.Figure` objects; pyplot and global settings
 import functools
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -62,6 +62,7 @@ LOOK = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # text can be selected and edited
 }
 
 
@@ -113,12 +114,58 @@ def brief(name: object, length: int) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
-@styled
+def brief_names(names: Sequence[object], length: int, longest: int = 40) -> list[str]:
+    """Return names on one line, cut to at most `length` characters where they stay distinct.
+
+    Where a cut at the end makes two names equal, the middle is cut out; where that does too, the limit
+    rises up to `longest`.
+
+    >>> brief_names(["comp.sys.mac.hardware", "comp.sys.mac.software"], 12)
+    ['comp.s…dware', 'comp.s…tware']
+    """
+    lines = [" ".join(str(name).split()) for name in names]
+    for limit in range(length, longest + 1):
+        head = limit // 2
+        for cut in (
+            [brief(line, limit) for line in lines],
+            [line if len(line) <= limit else f"{line[:head]}…{line[head + 1 - limit :]}" for line in lines],
+        ):
+            if len(set(cut)) == len(set(lines)):
+                return cut
+    return [brief(line, length) for line in lines]
+
+
 def png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
+    return _saved(figure, "png", {"Software": None})
+
+
+def pdf(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PDF file, with its text as text."""
+    return _saved(figure, "pdf", {"Creator": None, "Producer": None, "CreationDate": None})
+
+
+def pngs(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Return the PNG bytes of each figure, by the same names."""
+    return {name: png(figure) for name, figure in figures.items()}
+
+
+def image_files(figures: Mapping[str, Figure], drawn: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the contents of a PNG and of a PDF file of each figure, by file name.
+
+    Args:
+      figures: figures by name.
+      drawn: their PNG bytes by the same names, from `pngs`.
+    """
+    files = {f"{name}.png": image for name, image in drawn.items()}
+    return files | {f"{name}.pdf": pdf(figure) for name, figure in figures.items()}
+
+
+@styled
+def _saved(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
         # Characters that the font lacks are drawn as boxes; the page shows them in the reader's fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(file, format="png", dpi=RESOLUTION, metadata={"Software": None})
+        figure.savefig(file, format=kind, dpi=RESOLUTION, metadata=metadata)
     return file.getvalue()

@@ -1,52 +1,129 @@
-"""Flagged rows in order of suspicion, and `labels.csv` with all rows."""
+"""Rows of a cleaning run as CSV files: `labels.csv` and `to_check.csv`."""
 
-import csv
-import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bilevel.cleaning.result import Cleaning
+from bilevel.extras import extra
 
-# A spreadsheet runs a cell that begins with one of these as a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# Columns of the files that have a meaning for `bilevel clean`.
+RESERVED = (
+    "row", "given", "suggested", "probability", "flagged", "influence", "checked", "checked_label"
+)  # fmt: skip
+
+
+class Field(NamedTuple):
+    """A column of the user's data.
+
+    Attributes:
+      name: its name, distinct from those of the reports.
+      values: its values at the chosen rows, as Python objects; None for a missing value.
+      key: whether it identifies a row.
+    """
+
+    name: str
+    values: list[Any]
+    key: bool
 
 
 def suspects(cleaning: Cleaning) -> np.ndarray:
-    """Return the flagged rows in order of increasing weight."""
+    """Return the flagged rows, the most suspicious first."""
     rows = np.flatnonzero(cleaning.flagged)
-    return rows[np.argsort(np.asarray(cleaning.weights)[rows], kind="stable")]
+    return rows[np.argsort(-np.asarray(cleaning.probability)[rows], kind="stable")]
+
+
+def fields(cleaning: Cleaning, rows: np.ndarray | None = None) -> list[Field]:
+    """Return the columns of the data at the given rows, key columns first; default: all rows."""
+    frame = cleaning.columns
+    if frame is None:
+        return []
+    rows = np.arange(len(cleaning.given)) if rows is None else np.asarray(rows)
+    found, taken = [], {*RESERVED}
+    for place, name in enumerate(frame.columns):
+        if hasattr(frame, "iloc"):  # pandas
+            values = frame.iloc[rows, place].astype(object).tolist()
+        else:
+            values = frame.to_series(place)[rows].to_list()
+        shown = str(name)
+        while shown in taken:
+            shown += " (data)"
+        taken.add(shown)
+        # Only a missing value differs from itself.
+        values = [value if _is_known(value) else None for value in values]
+        found.append(Field(shown, values, name in cleaning.keys))
+    return sorted(found, key=lambda field: not field.key)
+
+
+def _is_known(value: Any) -> bool:
+    try:
+        return value is not None and bool(value == value)
+    except (TypeError, ValueError):  # pandas' NA has no truth value, and an array has none either
+        return type(value).__name__ != "NAType"
+
+
+def as_text(value: Any) -> str:
+    """Return a value of the user's data as text; text stays as it is.
+
+    >>> as_text("dog "), as_text(0.1), as_text(None), as_text(True)
+    ('dog ', '0.1', '', 'true')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    return str(value)
 
 
 def labels_csv(cleaning: Cleaning) -> str:
     """Return the contents of `labels.csv`, one line per row of the data, in its order.
 
-    The columns are row (from 0), given, weight, flagged and suggested.
+    The columns are row (from 0), the key columns, given, probability, flagged, suggested, influence
+    (where known) and checked. Labels and keys keep their text.
     """
-    names = [spreadsheet_safe(name) for name in cleaning.classes]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "given", "weight", "flagged", "suggested"])
-    columns = (cleaning.given, cleaning.weights, cleaning.flagged, cleaning.suggested)
-    for row, (given, weight, flagged, suggested) in enumerate(zip(*columns, strict=True)):
-        writer.writerow(
-            [row, names[given], f"{weight:.6g}", "true" if flagged else "false", names[suggested]]
-        )
-    return text.getvalue()
+    columns: dict[str, Sequence[Any]] = {"row": range(len(cleaning.given))}
+    columns |= {field.name: list(map(as_text, field.values)) for field in fields(cleaning) if field.key}
+    columns |= {
+        "given": _names(cleaning, cleaning.given),
+        "probability": _six_digits(cleaning.probability),
+        "flagged": cleaning.flagged.tolist(),
+        "suggested": _names(cleaning, cleaning.suggested),
+    }
+    if cleaning.influence is not None:
+        columns["influence"] = _six_digits(cleaning.influence)
+    return _csv(columns | {"checked": cleaning.checked.tolist()})
 
 
-def spreadsheet_safe(name: str) -> str:
-    """Return a name, with a quote in front if a spreadsheet would run it as a formula.
+def to_check_csv(cleaning: Cleaning) -> str:
+    """Return the contents of `to_check.csv`: the rows most worth checking, with `checked_label` empty."""
+    rows = np.asarray(cleaning.to_check)
+    columns: dict[str, Sequence[Any]] = {
+        "row": rows.tolist(),
+        "given": _names(cleaning, cleaning.given[rows]),
+        "suggested": _names(cleaning, cleaning.suggested[rows]),
+        "probability": _six_digits(cleaning.probability[rows]),
+    }
+    columns |= {field.name: list(map(as_text, field.values)) for field in fields(cleaning, rows)}
+    return _csv(columns | {"checked_label": [None] * len(rows)})
 
-    >>> spreadsheet_safe("=1+1"), spreadsheet_safe("-1"), spreadsheet_safe("cat")
-    ("'=1+1", '-1', 'cat')
-    """
-    name = str(name)
-    return f"'{name}" if name.startswith(FORMULA_STARTS) and not _is_numeral(name) else name
+
+def _names(cleaning: Cleaning, labels: np.ndarray) -> list[str]:
+    return [str(cleaning.classes[label]) for label in labels]
 
 
-def _is_numeral(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
+def _six_digits(values: np.ndarray) -> list[str]:
+    return [f"{value:.6g}" for value in values]
+
+
+def _csv(columns: Mapping[str, Sequence[Any]]) -> str:
+    with extra("clean"):
+        import polars
+
+    series = [polars.Series(_utf8(name), list(map(_utf8, values))) for name, values in columns.items()]
+    return polars.DataFrame(series).write_csv()
+
+
+def _utf8(value: Any) -> Any:
+    # File names can hold characters that UTF-8 cannot encode.
+    return value.encode("utf-8", errors="replace").decode() if isinstance(value, str) else value

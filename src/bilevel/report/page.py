@@ -16,7 +16,13 @@ FOLDER = Path(__file__).parent
 
 
 def render(
-    template: str, *, title: str, warnings: Sequence[str], folder: Path = FOLDER, **values: Any
+    template: str,
+    *,
+    title: str,
+    warnings: Sequence[str],
+    folder: Path = FOLDER,
+    scripts: Sequence[str] = ("page.js",),
+    **values: Any,
 ) -> str:
     """Return the HTML of a template that extends `page.html.jinja`.
 
@@ -28,9 +34,10 @@ def render(
       title: title of the page.
       warnings: warnings at the top of the page.
       folder: folder of the template.
+      scripts: file names of the scripts of the page.
       **values: further variables of the template.
     """
-    script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    script = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _environment(folder).get_template(template)
     values |= {"title": title, "warnings": warnings, "version": VERSION}
@@ -45,6 +52,11 @@ def data_uri(png: bytes) -> str:
 def png_size(png: bytes) -> tuple[int, int]:
     """Return width and height of a PNG, read from its header."""
     return struct.unpack(">II", png[16:24])
+
+
+def fragment(template: str, **values: Any) -> str:
+    """Return the HTML of a template that is a part of somebody else's page."""
+    return _environment(FOLDER).get_template(template).render(**values).strip()
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import functools
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -233,7 +234,8 @@ NAMES = ['a "quoted", name', "two\nlines", " blank ", "=1+1", "é", HOSTILE, "5"
 
 def reviewing(visit, listed="flagged", **options):
     """Open a page, and return it with its review and a reader of the panel."""
-    cleaning = example_cleaning(**({"classes": NAMES} | options))
+    chosen: dict[str, Any] = {"classes": NAMES} | options
+    cleaning = example_cleaning(**chosen)
     page = visit(clean_page(cleaning, UNDRAWN))
     return cleaning, page, page.locator(f"#review-{listed}")
 
@@ -358,11 +360,10 @@ def test_every_row_can_be_decided_and_the_progress_is_kept(visit):
 def test_another_run_starts_afresh(visit):
     _, page, review = reviewing(visit)
     review.locator("[data-do=accept]").click()
-    for options, kept in (({}, True), ({"seed": 1}, True), ({"threshold": 0.9}, False)):
-        path = Path(page.url.removeprefix("file://")).with_name("again.html")
-        path.write_text(
-            clean_page(example_cleaning(**({"classes": NAMES} | options)), UNDRAWN), encoding="utf-8"
-        )
+    path = Path(page.url.removeprefix("file://")).with_name("again.html")
+    for threshold, kept in ((0.5, True), (0.9, False)):
+        html = clean_page(example_cleaning(classes=NAMES, threshold=threshold), UNDRAWN)
+        path.write_text(html, encoding="utf-8")
         page.goto(path.as_uri())
         assert ("accept" in rows_of(page.locator("#review-flagged"))[1]) == kept
 
@@ -405,7 +406,7 @@ def test_the_panel_shows_image_text_and_columns_of_the_row(visit, data, image_sh
 def test_rows_to_check_are_decided_on_the_page(visit):
     cleaning, page, review = reviewing(visit, listed="to_check", trusted=0)
     numbers, _ = rows_of(review)
-    assert numbers == cleaning.to_check.tolist()
+    assert cleaning.to_check is not None and numbers == cleaning.to_check.tolist()
     for row in numbers:
         same = cleaning.given[row] == cleaning.suggested[row]
         assert current(review) == row

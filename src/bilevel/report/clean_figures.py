@@ -166,7 +166,7 @@ def noise_matrix(noise: np.ndarray, classes: Sequence[str]) -> Figure:
     bar = figure.colorbar(
         picture, ax=axes, shrink=0.8, aspect=24, format=lambda value, _: f"{100 * value:.3g} %"
     )
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.outline.set_visible(False)
     return figure
 
 

@@ -34,14 +34,16 @@ def suspects(cleaning: Cleaning) -> np.ndarray:
     return rows[np.argsort(-np.asarray(cleaning.probability)[rows], kind="stable")]
 
 
-def fields(cleaning: Cleaning, rows: np.ndarray | None = None) -> list[Field]:
-    """Return the columns of the data at the given rows, key columns first; default: all rows."""
+def fields(cleaning: Cleaning, rows: np.ndarray, keys_only: bool = False) -> list[Field]:
+    """Return the columns of the data, or only its key columns, at the given rows; key columns first."""
     frame = cleaning.columns
     if frame is None:
         return []
-    rows = np.arange(len(cleaning.given)) if rows is None else np.asarray(rows)
+    rows = np.asarray(rows)
     found, taken = [], {*RESERVED}
     for place, name in enumerate(frame.columns):
+        if keys_only and name not in cleaning.keys:
+            continue
         if hasattr(frame, "iloc"):  # pandas
             values = frame.iloc[rows, place].astype(object).tolist()
         else:
@@ -83,7 +85,7 @@ def labels_csv(cleaning: Cleaning) -> str:
     (where known) and checked. Labels and keys keep their text.
     """
     columns: dict[str, Sequence[Any]] = {"row": range(len(cleaning.given))}
-    columns |= {field.name: list(map(as_text, field.values)) for field in fields(cleaning) if field.key}
+    columns |= _texts(fields(cleaning, np.arange(len(cleaning.given)), keys_only=True))
     columns |= {
         "given": _names(cleaning, cleaning.given),
         "probability": _six_digits(cleaning.probability),
@@ -104,8 +106,15 @@ def to_check_csv(cleaning: Cleaning) -> str:
         "suggested": _names(cleaning, cleaning.suggested[rows]),
         "probability": _six_digits(cleaning.probability[rows]),
     }
-    columns |= {field.name: list(map(as_text, field.values)) for field in fields(cleaning, rows)}
+    columns |= _texts(fields(cleaning, rows))
     return _csv(columns | {"checked_label": [None] * len(rows)})
+
+
+def _texts(found: Sequence[Field]) -> dict[str, list[str | None]]:
+    # A missing value is an empty cell, unlike a text of no letters, which is written as "".
+    return {
+        field.name: [None if value is None else as_text(value) for value in field.values] for field in found
+    }
 
 
 def _names(cleaning: Cleaning, labels: np.ndarray) -> list[str]:

@@ -1,8 +1,8 @@
-"""Detection of wrong labels with a few trusted rows, and test benches for it."""
+"""Detection of wrong labels, with or without trusted rows, and test benches for it."""
 
-from bilevel.cleaning.clean import clean
+from bilevel.cleaning.clean import clean, clean_dataset
 from bilevel.cleaning.noise import corrupt
-from bilevel.cleaning.result import Cleaning
+from bilevel.cleaning.result import ClassEstimates, Cleaning, Estimates
 from bilevel.cleaning.split import split
 
-__all__ = ["Cleaning", "clean", "corrupt", "split"]
+__all__ = ["ClassEstimates", "Cleaning", "Estimates", "clean", "clean_dataset", "corrupt", "split"]

@@ -1,248 +1,375 @@
-"""Detection of the wrong labels of a data set with the help of a few trusted rows."""
+"""Detection of the wrong labels of a data set, with or without trusted rows."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
 
-from bilevel import algorithms
-from bilevel.checkpoint import Checkpoint
-from bilevel.cleaning import weighting
-from bilevel.cleaning.classifiers import CLASSIFIERS
-from bilevel.cleaning.precision import single_precision
+from bilevel import datasets
+from bilevel.cleaning.base_models import UNIFORM, BaseModel, Choice, candidates, choose, cross_fitted, of_estimator
+from bilevel.cleaning.baselines import baseline_detections, test_accuracy
+from bilevel.cleaning.confident import calibrate, confident_flags, confident_joint
+from bilevel.cleaning.detector import Detection, detect
+from bilevel.cleaning.flags import estimate, no_signal, threshold
+from bilevel.cleaning.influence import row_influence
+from bilevel.cleaning.noise_matrix import posterior
+from bilevel.cleaning.paragraph import paragraph
 from bilevel.cleaning.result import Cleaning
-from bilevel.cleaning.scores import label_scores
-from bilevel.cleaning.subsets import SubsetTrainer
-from bilevel.cleaning.summary import Stages, detection
-from bilevel.cleaning.training import Fit
+from bilevel.cleaning.rows import Rows, join_rows
+from bilevel.cleaning.scoring import Stages, detection
+from bilevel.cleaning.to_check import rows_to_check
 from bilevel.cleaning.validate import validate
 from bilevel.datasets.types import Dataset
 from bilevel.types import require
 
-WEIGHTS = ("per-row", "shared")
-# With at least this many trusted rows per training row, free weights do not overfit the trusted rows.
-PER_ROW_FROM = 10
-# Norm of the gradient above which a convex model counts as not converged.
-UNCONVERGED = 3e-3
+# With fewer trusted rows than this, the detector cannot be taught; they only train the model.
+FEWEST_TRUSTED = 20
+# With fewer trusted rows of a class, its noise is not known well.
+FEWEST_OF_CLASS = 5
 
 
-@single_precision()
 def clean(
-    dataset: Dataset,
-    truth: np.ndarray | None = None,
+    X: Any,
+    y: Any,
+    trusted: Any = None,
     *,
-    weights: str | None = None,
-    model: str = "linear",
-    algorithm: str = "soba",
-    steps: int | None = None,
+    test: Any = None,
+    estimator: Any = None,
+    pred_probs: Any = None,
+    cost: float | None = None,
+    to_check: int = 50,
     seed: int = 0,
-    progress: bool = True,
-    checkpoint: Checkpoint | None = None,
+    name: str = "data",
 ) -> Cleaning:
-    """Learn a weight for each training row, flag wrong labels, and train on the rest.
+    """Find the wrong labels of a data set.
 
-    1. One model trains on the labels as given, cross-fitted over the training rows, and one on the
-       trusted rows.
-    2. Weights are learnt so that a model trained on the weighted rows does well on trusted rows
-       (`bilevel.cleaning.losses`). A fifth of the trusted rows is held out for early stopping.
-    3. Rows whose weight ends below 1/2, the weight at the start, are doubted. A model trains on all
-       other rows, and a doubted row is flagged if this model gives it another label. The final model
-       trains on the trusted rows and the rows that are not flagged.
-
-    Every penalty is chosen on trusted rows. Test rows and the truth are used for the report only.
+    Trusted rows, whose labels are right, teach a detector what wrong labels look like
+    (`bilevel.cleaning.detector`). Each row gets the probability that its label is wrong. Without trusted
+    rows, confident learning takes its place, and the result names the rows that are most worth checking.
 
     Args:
-      dataset: training rows, with `trusted_features` and `trusted_labels`.
-      truth: (n,) true labels of the training rows, for the report; default: not known.
-      weights: "per-row" (one free logit for each row) or "shared" (one network for all rows).
-        Default: "per-row" if there are ten trusted rows for each training row, else "shared", which
-        finds more wrong labels with few trusted rows.
-      model: "linear" or "mlp".
-      algorithm: name of the bilevel algorithm.
-      steps: outer steps; default: 1,500, or 500 if a step of the algorithm is expensive.
-      seed: seed of the random numbers.
-      progress: whether to show a progress bar in a terminal.
-      checkpoint: where the run that learns the weights is saved and resumed; default: it is not saved.
+      X: n rows: an array (n, d) or (n, h, w[, c]), a frame of pandas or polars, a SciPy sparse matrix, or
+        a list of texts.
+      y: n labels: integers, text, Booleans or categories.
+      trusted: `(X, y)` of rows whose labels are right, or a Boolean mask of such rows of `X`. Two hundred
+        rows serve well, fifty already help.
+      test: `(X, y)` of rows to measure the accuracy of the final models on.
+      estimator: scikit-learn classifier with `predict_proba`. Default: the best of linear, forest,
+        boosting and mlp by the accuracy on trusted rows.
+      pred_probs: (n, classes) probabilities by a model that has not seen the row, in the order of the
+        sorted classes, instead of an estimator. With `trusted=(X, y)` give a pair: for the rows, and for
+        the trusted rows.
+      cost: cost of a false alarm divided by that of a missed wrong label. A row is flagged if its
+        probability is above cost / (1 + cost). Default: the threshold with the largest expected f1.
+      to_check: number of rows to name for checking when there are no trusted rows.
+      seed: seed of the folds and of the models.
+      name: name of the data set in the report.
 
     Returns:
       A `Cleaning`.
 
     Raises:
       ValueError: when an argument or the data break a rule; the message is one line.
-      DivergedError: when the algorithm diverges before its second log point.
+
+    >>> X = np.concatenate([np.linspace(-2, -1, 50), np.linspace(1, 2, 50)])[:, None]
+    >>> y = np.repeat([0, 1], 50)
+    >>> y[3] = 1
+    >>> clean(X, y, np.arange(100) % 2 == 0).flagged.nonzero()[0]
+    array([3])
     """
-    _require_choice("weights", weights, (None, *WEIGHTS))
-    _require_choice("model", model, tuple(CLASSIFIERS))
-    _require_choice("algorithm", algorithm, tuple(algorithms.ALGORITHMS))
-    weighting.require_learns_weights(algorithm)
-    require(steps is None or steps >= 1, "steps must be at least 1", steps)
-    warnings, stages = validate(dataset), Stages()
-    trainer = SubsetTrainer(dataset, model, seed)
-    baselines = _train_baselines(trainer, stages)
-    weights = _choose_weights(trainer) if weights is None else weights
-    learnt = weighting.learn_weights(
-        _make_weighting(weights, trainer, baselines),
-        algorithm,
-        inner_step=trainer.classifier.step,
-        steps=steps,
-        seed=seed,
-        progress=progress,
-        checkpoint=checkpoint,
+    data = datasets.from_arrays(X, y, trusted=trusted, test=test, name=name)
+    return clean_dataset(
+        data, estimator=estimator, pred_probs=pred_probs, cost=cost, to_check=to_check, seed=seed, columns=X
     )
-    stages.end("weights")
-    flags = _flag(trainer, doubted=learnt.logits < 0)
-    models = baselines.models | {"cleaned": flags.cleaned}
-    stages.end("final model")
-    if truth is not None:
-        truth = np.asarray(truth)
-        models["oracle"] = trainer.retrain(trainer.labels == truth)
-        stages.end("oracle")
+
+
+def clean_dataset(
+    dataset: Dataset,
+    truth: np.ndarray | None = None,
+    *,
+    estimator: Any = None,
+    pred_probs: Any = None,
+    cost: float | None = None,
+    to_check: int = 50,
+    seed: int = 0,
+    columns: Any = None,
+) -> Cleaning:
+    """Find the wrong labels of a `Dataset`; see `clean`.
+
+    Args:
+      dataset: training rows, with trusted rows and test rows where they exist.
+      truth: (n,) true classes of the training rows, for the report; default: not known.
+      estimator, pred_probs, cost, to_check, seed: see `clean`.
+      columns: frame of the user, for `Cleaning.to_frame`; default: `dataset.shown`.
+
+    Returns:
+      A `Cleaning`.
+
+    Raises:
+      ValueError: when an argument or the data break a rule; the message is one line.
+    """
+    require(cost is None or 0 < cost < float("inf"), "cost must be positive", cost)
+    require(to_check >= 1, "to_check must be at least 1", to_check)
+    require(
+        estimator is None or pred_probs is None,
+        "give an estimator or pred_probs, not both",
+        f"{type(estimator).__name__} and pred_probs",
+    )
+    warnings, stages = validate(dataset), Stages()
+    given = np.asarray(dataset.labels, np.int32)
+    unchecked = np.ones(len(given), bool)
+    if dataset.checked_rows is not None:
+        unchecked[dataset.checked_rows] = False
+    rows = _rows(dataset, unchecked, seed)
+    model, choice = _model(rows, estimator, pred_probs, unchecked, seed)
+    stages.end("model")
+    taught = int(rows.trusted.sum()) >= FEWEST_TRUSTED
+    if taught:
+        found = detect(rows, model, seed, _seen_noise(dataset))
+    else:
+        found = _detect_untaught(rows, model)
+        warnings += _warn_of_few_trusted(int(rows.trusted.sum()))
+    flags = _flag(found, rows, cost, taught)
+    stages.end("detection")
+
+    def for_all(values, checked_values, fill):
+        whole = np.full(len(given), fill, dtype=np.asarray(values).dtype)
+        whole[unchecked] = values
+        if dataset.checked_rows is not None:
+            whole[dataset.checked_rows] = checked_values
+        return whole
+
+    checked_labels = rows.labels[rows.trusted]
+    checked_wrong = False if dataset.checked_rows is None else checked_labels != given[dataset.checked_rows]
+    probability = for_all(found.probability, checked_wrong, 0.0)
+    flagged = for_all(flags.flagged, checked_wrong, False)
+    suggested = for_all(flags.suggested, checked_labels, 0)
+    estimates = estimate(probability, flagged, given, dataset.classes, checked_labels, found.noise)
+    influence = None
+    if taught and rows.features.shape[1]:
+        of_rows = row_influence(
+            rows.features[~rows.trusted], given[unchecked], rows.features[rows.trusted], checked_labels, rows.classes
+        )
+        influence = for_all(of_rows, np.nan, np.nan)
+    stages.end("influence")
+    confident = confident_flags(found.as_given[~rows.trusted], given[unchecked])
+    wrong = None if truth is None else np.asarray(truth) != given
+    accuracy = dict.fromkeys(("as_given", "trusted_only", "confident_learning", "cleaned", "oracle"))
+    if dataset.test_features is not None and isinstance(model, BaseModel):
+        keeps = _keeps(rows, confident, flags.flagged, None if wrong is None else wrong[unchecked])
+        accuracy |= test_accuracy(model, rows, keeps, dataset.test_features, dataset.test_labels)
+    stages.end("final models")
+    warnings += _warn_of_classes(dataset, estimates, checked_labels, taught) + list(dataset.notes)
     summary: dict[str, Any] = {
         "source": dataset.name,
-        "rows": len(trainer.labels),
-        "trusted": len(trainer.trusted_labels),
+        "rows": len(given),
+        "trusted": len(checked_labels),
         "classes": len(dataset.classes),
-        "doubted": int(flags.doubted.sum()),
-        "flagged": int(flags.flagged.sum()),
-        "weights": weights,
-        "model": model,
-        "algorithm": algorithm,
-        "steps": int(learnt.history["step"][-1]),
-        "best_step": int(learnt.history["best_step"]),
+        "flagged": int(flagged.sum()),
+        "wrong": estimates.wrong,
+        "rate": estimates.rate,
+        "precision": _known(estimates.precision),
+        "recall": _known(estimates.recall),
+        "signal": not flags.reason,
+        "model": choice.model.name if choice.model else "given probabilities",
+        "model_reason": choice.reason,
+        "models": choice.accuracy,
+        "paragraph": paragraph(flags.reason, taught, choice, estimates, len(checked_labels), int(flagged.sum())),
+        "threshold": flags.threshold,
+        "cost": cost,
         "seed": seed,
-        **learnt.final,
-        "penalties": {name: fit.penalty for name, fit in models.items()},
-        "test_accuracy": {"oracle": None} | trainer.test_accuracy(dataset, models),
+        "test_accuracy": accuracy,
     }
-    if truth is not None:
-        summary |= _detections(trainer, baselines, learnt, flags, wrong=trainer.labels != truth)
-    suggested = _suggest(trainer, flags)
+    if wrong is not None:
+        summary["detection"] = detection(flagged, probability, wrong)
+        summary["baseline_detection"] = baseline_detections(
+            given[unchecked],
+            found.as_given[~rows.trusted],
+            None if found.alone is None else found.alone[~rows.trusted],
+            None if influence is None else influence[unchecked],
+            confident,
+            wrong[unchecked],
+        )
     stages.end("report")
-    warnings += learnt.warnings + _warn_of_flags(flags) + _warn_of_fits(trainer, models)
     summary |= {"seconds": stages.total, "stages": stages.seconds, "warnings": warnings}
+    confidence = found.as_given[~rows.trusted][np.arange(len(flags.flagged)), given[unchecked]]
+    chosen = None if taught else np.flatnonzero(unchecked)[rows_to_check(confidence, given[unchecked], to_check)]
     return Cleaning(
-        given=trainer.labels,
-        weights=scipy.special.expit(learnt.logits),
-        flagged=flags.flagged,
+        given=given,
+        classes=[str(label) for label in dataset.classes],
+        probability=probability,
+        flagged=flagged,
         suggested=suggested,
-        truth=truth,
-        classes=list(dataset.classes),
+        checked=~unchecked,
+        influence=influence,
+        to_check=chosen,
+        truth=None if truth is None else np.asarray(truth),
         images=_images(dataset),
-        history=learnt.history,
+        columns=dataset.shown if columns is None else columns,
+        estimates=estimates,
         summary=summary,
     )
 
 
-def _require_choice(what, value, choices):
-    names = ", ".join(choice for choice in choices if choice is not None)
-    require(value in choices, f"{what} must be one of {names}", repr(value))
+def _rows(dataset: Dataset, unchecked: np.ndarray, seed: int) -> Rows:
+    features: Any = dataset.features
+    trusted_features, trusted_labels = dataset.trusted_features, dataset.trusted_labels
+    if trusted_labels is None:
+        trusted_features, trusted_labels = features[:0], np.zeros(0, np.int32)
+    return join_rows(
+        features[unchecked],
+        np.asarray(dataset.labels)[unchecked],
+        trusted_features,
+        trusted_labels,
+        len(dataset.classes),
+        seed,
+    )
 
 
-class _Baselines(NamedTuple):
-    """Models that are trained without learnt weights.
+def _model(rows, estimator, pred_probs, unchecked, seed):
+    """Return the base model or the given probabilities of all rows, and the `Choice`."""
+    if pred_probs is None:
+        models = candidates(rows, seed) if estimator is None else [of_estimator(estimator)]
+        choice = choose(models, rows)
+        return choice.model, choice
+    outputs = given_probabilities(pred_probs, rows, unchecked)
+    return outputs, Choice(None, {}, "The probabilities of the classes were given.")
 
-    Attributes:
-      models: fits by name: "as_given", "trusted_only", "disagreement".
-      outputs: (n, classes) cross-fitted outputs of the model trained as given.
-      disagrees: (n,) bool, rows to which these outputs give another label.
+
+def given_probabilities(pred_probs: Any, rows: Rows, unchecked: np.ndarray) -> np.ndarray:
+    """Return the (N, K) probabilities of the user for all rows, a little above 0.
+
+    Args:
+      pred_probs: (n, K) array for the rows of the data, or a pair with that of the trusted rows.
+      rows: the N rows.
+      unchecked: (n,) bool, rows of the data that are training rows.
+
+    Raises:
+      ValueError: when the shape is wrong or a row is no distribution.
     """
-
-    models: dict[str, Fit]
-    outputs: np.ndarray
-    disagrees: np.ndarray
-
-
-def _train_baselines(trainer, stages):
-    as_given, outputs = trainer.as_given()
-    stages.end("trained as given")
-    trusted_only = trainer.trusted_only()
-    stages.end("trusted only")
-    disagrees = outputs.argmax(axis=1) != trainer.labels
-    disagreement = trainer.retrain(~disagrees)
-    stages.end("disagreement")
-    models = {"as_given": as_given, "trusted_only": trusted_only, "disagreement": disagreement}
-    return _Baselines(models, outputs, disagrees)
-
-
-def _choose_weights(trainer):
-    """Return the kind of weights that suits the number of trusted rows."""
-    return "per-row" if len(trainer.trusted_labels) >= PER_ROW_FROM * len(trainer.labels) else "shared"
+    trusted = int(rows.trusted.sum())
+    if isinstance(pred_probs, tuple | list) and len(pred_probs) == 2 and np.ndim(pred_probs[0]) == 2:
+        of_rows, of_trusted = (np.asarray(part, float) for part in pred_probs)
+    else:
+        of_rows = np.asarray(pred_probs, float)
+        of_trusted = of_rows[~unchecked] if len(of_rows) == len(unchecked) else np.zeros((0, rows.classes))
+    for part, outputs, count in (("rows", of_rows, len(unchecked)), ("trusted rows", of_trusted, trusted)):
+        require(
+            outputs.shape == (count, rows.classes),
+            f"pred_probs of the {part} must have the shape ({count}, {rows.classes}), a row and a class each "
+            "(with trusted=(X, y), give a pair of arrays)",
+            outputs.shape,
+        )
+        sums = outputs.sum(axis=1)
+        fine = np.isfinite(outputs).all() and (outputs >= 0).all() and np.allclose(sums, 1, atol=1e-3)
+        require(fine, f"pred_probs of the {part} must be probabilities that sum to 1 in each row", "others")
+    outputs = np.concatenate([of_rows[unchecked], of_trusted])
+    return (1 - UNIFORM) * outputs + UNIFORM / rows.classes
 
 
-def _make_weighting(weights, trainer, baselines):
-    penalty = baselines.models["disagreement"].penalty
-    # The run starts at the solution for equal weights. A model of the agreeing rows would be a worse
-    # start: it is too confident, and the outer loss then asks for wrong labels to lower its confidence.
-    y = trainer.equal_weights(penalty)
-    # The weights average about one half, so the same penalty per unit of weight is half as large.
-    penalty = penalty / 2
-    if weights == "per-row":
-        return weighting.per_row(trainer, y, penalty)
-    scores = trainer.scores(baselines.outputs, baselines.models["trusted_only"].penalty)
-    return weighting.shared(trainer, y, penalty, scores)
+def _seen_noise(dataset: Dataset) -> np.ndarray | None:
+    """Return the counts of (true, given) labels among the checked rows of the data."""
+    if dataset.checked_rows is None:
+        return None
+    counts = np.zeros((len(dataset.classes), len(dataset.classes)))
+    np.add.at(counts, (dataset.trusted_labels, np.asarray(dataset.labels)[dataset.checked_rows]), 1)
+    return counts
+
+
+def _detect_untaught(rows: Rows, model: BaseModel | np.ndarray) -> Detection:
+    """Return the posterior of confident learning, without a detector."""
+    training = ~rows.trusted
+    outputs = model if isinstance(model, np.ndarray) else cross_fitted(model, rows)
+    given = rows.labels[training]
+    joint = confident_joint(outputs[training], given)
+    noise = (joint / np.maximum(joint.sum(axis=0), 1e-12)).T
+    right = posterior(outputs[training], given, noise)[np.arange(len(given)), given]
+    return Detection(
+        probability=calibrate(1 - right, int(confident_flags(outputs[training], given).sum())),
+        right=np.zeros(int(rows.trusted.sum())),
+        area=float("nan"),
+        noise=noise,
+        as_given=outputs,
+        outputs=outputs,
+        alone=None,
+    )
 
 
 class _Flags(NamedTuple):
-    """Rows that look wrong.
+    """Flags of the training rows.
 
     Attributes:
-      doubted: (n,) bool, rows of small weight.
-      flagged: (n,) bool, doubted rows to which a model of all other rows gives another label.
-      advice: (n,) labels that this model gives.
-      cleaned: fit on the rows that are not flagged.
+      flagged: (n,) bool.
+      threshold: probability from which rows are flagged.
+      suggested: (n,) suggested classes; of flagged rows the most probable other class.
+      reason: why nothing is flagged, or "".
     """
 
-    doubted: np.ndarray
     flagged: np.ndarray
-    advice: np.ndarray
-    cleaned: Fit
+    threshold: float
+    suggested: np.ndarray
+    reason: str
 
 
-def _flag(trainer, doubted):
-    # Hard rows lose weight too. A model that has not seen the doubted rows tells them from wrong ones:
-    # it gives a hard row the label that the row already has.
-    advice = trainer.outputs(trainer.retrain(~doubted).y).argmax(axis=1)
-    flagged = doubted & (advice != trainer.labels)
-    cleaned = trainer.retrain(~flagged)
-    return _Flags(doubted=doubted, flagged=flagged, advice=advice, cleaned=cleaned)
+def _flag(found: Detection, rows: Rows, cost: float | None, taught: bool) -> _Flags:
+    given = rows.labels[~rows.trusted]
+    reason = ""
+    if taught or cost is not None:
+        cut = threshold(found.probability, cost)
+        flagged = found.probability >= cut
+    else:
+        flagged = confident_flags(found.outputs[~rows.trusted], given)
+        cut = float(found.probability[flagged].min()) if flagged.any() else 1.0
+    if taught:
+        alarms = int((found.right >= cut).sum())
+        reason = no_signal(found.area, int(flagged.sum()), len(given), alarms, len(found.right))
+        flagged &= not reason
+    others = posterior(found.outputs[~rows.trusted], given, found.noise)
+    others[np.arange(len(given)), given] = -1
+    return _Flags(flagged, cut, np.where(flagged, others.argmax(axis=1), given), reason)
 
 
-def _suggest(trainer, flags):
-    final = trainer.outputs(flags.cleaned.y).argmax(axis=1)
-    return np.where(flags.flagged, flags.advice, final).astype(np.int32)
+def _keeps(rows, confident, flagged, wrong):
+    """Return the rows that each final model trains on, by name."""
+
+    def keep(mask, trusted=True):
+        kept = np.full(len(rows.labels), trusted)
+        kept[~rows.trusted] = mask
+        return kept
+
+    everything = np.ones(len(flagged), bool)
+    keeps = {"as_given": keep(everything, trusted=False)}
+    if len(np.unique(rows.labels[rows.trusted])) > 1:
+        keeps["trusted_only"] = rows.trusted
+    keeps |= {"confident_learning": keep(~confident), "cleaned": keep(~flagged)}
+    return keeps if wrong is None else keeps | {"oracle": keep(~wrong)}
 
 
-def _detections(trainer, baselines, learnt, flags, wrong):
-    """Return the scores of `clean` and of the baselines at finding wrong labels."""
-
-    def margin(outputs):
-        return label_scores(outputs, trainer.labels)[:, 1]
-
-    given = margin(baselines.outputs)
-    trusted = margin(trainer.outputs(baselines.models["trusted_only"].y))
-    return {
-        "detection": detection(flags.flagged, -learnt.logits, wrong),
-        "baseline_detection": {
-            "disagreement": detection(baselines.disagrees, -given, wrong),
-            "trusted_only": detection(trusted < 0, -trusted, wrong),
-        },
-    }
-
-
-def _warn_of_flags(flags):
-    if not flags.flagged.all():
+def _warn_of_few_trusted(count):
+    if not count:
         return []
     return [
-        "every row is flagged, so trusted and training rows contradict each other; check the trusted labels"
+        f"{count} trusted rows are too few to teach the detector, which needs {FEWEST_TRUSTED}; "
+        "they only help to train the model, and the estimates are rough"
     ]
 
 
-def _warn_of_fits(trainer, models):
+def _warn_of_classes(dataset, estimates, trusted_labels, taught) -> Sequence[str]:
+    if not taught:
+        return []
+    counts = np.bincount(trusted_labels, minlength=len(dataset.classes))
+    few = [f"{dataset.classes[label]} ({counts[label]})" for label in np.flatnonzero(counts < FEWEST_OF_CLASS)]
+    if not few:
+        return []
+    names = ", ".join(few[:8]) + (", ..." if len(few) > 8 else "")
     return [
-        f"the model {name} did not converge; the norm of its gradient is {fit.residual:.1e}"
-        for name, fit in models.items()
-        if trainer.classifier.convex and not fit.residual <= UNCONVERGED
+        f"fewer than {FEWEST_OF_CLASS} trusted rows have the class {names}; "
+        "the estimates for such classes are unsure, so check more of them"
     ]
+
+
+def _known(number):
+    return None if np.isnan(number) else number
 
 
 def _images(dataset):

@@ -8,7 +8,7 @@ import numpy as np
 from bilevel.cleaning.classifiers import CLASSIFIERS
 from bilevel.cleaning.scaling import join, scaling, to_device
 from bilevel.cleaning.scores import cross_fitted, deal, label_scores, standardise
-from bilevel.cleaning.summary import accuracy
+from bilevel.cleaning.scoring import accuracy
 from bilevel.cleaning.training import Fit, calibrated_loss, fit, fit_path, initial_parameters, predict
 from bilevel.datasets.types import Dataset
 

@@ -20,26 +20,28 @@ def validate(dataset: Dataset) -> list[str]:
     classes = len(dataset.classes)
     if classes < 2:
         raise ValueError(f"labels need at least 2 classes, got {classes}; check the label column")
-    if dataset.trusted_labels is None or dataset.trusted_features is None or len(dataset.trusted_labels) == 0:
-        raise ValueError("cleaning needs trusted rows, got none; add some rows whose labels you have checked")
-    _require_rows("training", dataset.features, dataset.labels, classes)
-    _require_rows("trusted", dataset.trusted_features, dataset.trusted_labels, classes)
-    _require_same_shape("trusted", dataset.trusted_features, dataset.features)
+    parts = {"training": (dataset.features, dataset.labels)}
+    if dataset.trusted_features is not None:
+        parts["trusted"] = (dataset.trusted_features, dataset.trusted_labels)
     if dataset.test_features is not None:
-        _require_rows("test", dataset.test_features, dataset.test_labels, classes)
-        _require_same_shape("test", dataset.test_features, dataset.features)
+        parts["test"] = (dataset.test_features, dataset.test_labels)
+    for part, (features, labels) in parts.items():
+        _require_rows(part, features, labels, classes)
+        _require_same_shape(part, features, dataset.features)
+    if len(dataset.labels) < FEWEST_ROWS:
+        raise ValueError(
+            f"cleaning needs at least {FEWEST_ROWS} training rows, got {len(dataset.labels)}; add more of them"
+        )
+    if dataset.trusted_features is None or not len(dataset.trusted_labels):
+        return []
     present = set(np.unique(dataset.trusted_labels).tolist())
     if len(present) < 2:
         raise ValueError(
             f"trusted rows need at least 2 classes, got only {dataset.classes[present.pop()]!r}; "
             "check rows of the other classes too"
         )
-    for part, labels in (("trusted", dataset.trusted_labels), ("training", dataset.labels)):
-        if len(labels) < FEWEST_ROWS:
-            raise ValueError(
-                f"cleaning needs at least {FEWEST_ROWS} {part} rows, got {len(labels)}; add more of them"
-            )
-    return [*_warn_of_repeated_rows(dataset), *_warn_of_missing_classes(dataset, present)]
+    repeated = [] if dataset.checked_rows is not None else _warn_of_repeated_rows(dataset)
+    return [*repeated, *_warn_of_missing_classes(dataset, present)]
 
 
 def _require_rows(part, features, labels, classes):

@@ -1,0 +1,80 @@
+"""Influence of each training row on the loss on trusted rows, by one linear solve.
+
+A linear model y is trained on the mean of w_i CE_i(y) + penalty ||y||^2 with equal weights w = 1, and f
+is its mean loss on the trusted rows. With g_i = d CE_i / dy and H the Hessian of the training loss in y,
+
+    influence_i = n df/dw_i = - f_y' H^{-1} g_i
+
+It is the hypergradient at equal weights: the first step of learning weights.
+
+Reference: Koh and Liang, Understanding Black-box Predictions via Influence Functions, ICML 2017,
+arXiv:1703.04730.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bilevel.cleaning.classifiers import linear
+from bilevel.cleaning.losses import cross_entropy
+from bilevel.cleaning.precision import single_precision
+from bilevel.cleaning.scaling import scaling, to_device
+from bilevel.cleaning.training import calibrated_loss, fit_path, initial_parameters, predict
+from bilevel.hypergradient import hypergradient
+from bilevel.inner import descend
+from bilevel.linear import cg
+from bilevel.response import implicit
+from bilevel.sampling import full
+from bilevel.types import Problem
+
+PRODUCTS = 50
+
+
+@single_precision()
+def row_influence(
+    features: Any, labels: np.ndarray, trusted_features: Any, trusted_labels: np.ndarray, classes: int
+) -> np.ndarray:
+    """Return the (n,) influence of each training row on the loss on the trusted rows.
+
+    If it is positive, the loss is lower without the row, by about `influence / n`. The penalty is the
+    one with the smallest loss on the trusted rows.
+
+    Args:
+      features: (n, ...) array or (n, d) CSR matrix.
+      labels: (n,) class indices, as given.
+      trusted_features, trusted_labels: rows whose labels are right.
+      classes: number of classes.
+
+    Cost: one training, and 50 Hessian products.
+    """
+    model, scale = linear(), scaling(features)
+    scaled = scale(features)
+    rows, trusted = to_device(scaled, labels), to_device(scale(trusted_features), trusted_labels)
+
+    def judge(y):
+        return calibrated_loss(predict(model, y, trusted.features), trusted_labels)
+
+    weights = jnp.ones(len(labels), jnp.float32)
+    start = initial_parameters(model, scaled, classes, 0)
+    chosen = fit_path(model, rows, weights, start, judge)
+    gradient = _gradient(weights, chosen.y, chosen.penalty, rows, trusted)
+    return len(labels) * np.asarray(gradient, np.float64)
+
+
+@jax.jit
+def _gradient(weights, y, penalty, rows, trusted):
+    logits = linear().logits
+
+    def losses(y, batch):
+        outputs = logits(y, batch.features)
+        return cross_entropy(outputs.reshape(-1, outputs.shape[-1]), batch.labels)
+
+    problem = Problem(
+        outer=lambda x, y, batch: jnp.mean(losses(y, batch)),
+        inner=lambda x, y, batch: jnp.mean(x * losses(y, batch)) + penalty * optax.tree.norm(y, squared=True),
+    )
+    response = implicit(problem, descend(problem, 1.0, steps=0), cg(PRODUCTS))
+    return hypergradient(problem, response, weights, y, full(trusted, rows), diagnose=False)[0]

@@ -1,15 +1,38 @@
-"""Benches of wrong labels, with cleanlab and pyDVL as peers of `bilevel.clean`."""
+"""Benches of wrong labels: `bilevel.clean` and its peers, cleanlab and pyDVL.
 
+python benchmarks/cleaning.py --out runs.jsonl                            # all lines and methods: hours
+python benchmarks/cleaning.py --out runs.jsonl --lines wine churn --methods bilevel --seeds 0 1 2
+python benchmarks/cleaning.py --table runs.jsonl                          # Markdown tables of the runs
+
+Every run is one JSON line, and a run that the file has already is skipped. `pip install --group peers`
+installs the peers. `OMP_NUM_THREADS=1` makes the seconds comparable on a machine that does other work.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+import traceback
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 from sklearn import datasets as embedded
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+import bilevel
 from bilevel import datasets
 from bilevel.cleaning import corrupt
 
@@ -183,8 +206,483 @@ LINES: dict[str, Callable[[int], Bench]] = {
         *(100_000, 1000, 10_000, 0.15, 400),
         n_features=50,
         n_informative=20,
-        n_classes=5,
         n_clusters_per_class=2,
     ),
 }
-SMALL = tuple(LINES)[:14]
+
+
+@lru_cache(maxsize=1)
+def bench_of(line: str, seed: int) -> Bench:
+    """Return a bench by its name; the last one is kept for the next method."""
+    return LINES[line](seed)
+
+
+# Methods. Each is a function of the name of a bench and the seed, and returns what it measured.
+
+
+def scores(bench: Bench, suspicion: np.ndarray | None, flagged: np.ndarray | None = None) -> dict[str, Any]:
+    """Return the quality of the flags and of the order of suspicion."""
+    wrong = bench.given != bench.truth
+    found: dict[str, Any] = {}
+    if flagged is not None:
+        hits, flags = int(np.sum(flagged & wrong)), int(flagged.sum())
+        found["flags"], found["hits"] = flags, hits
+        found["precision"] = hits / flags if flags else None
+        found["recall"] = hits / wrong.sum() if wrong.any() else None
+        # Without a wrong label there is nothing to find: f1 has no value.
+        found["f1"] = 2 * hits / (flags + int(wrong.sum())) if wrong.any() else None
+    if suspicion is not None and wrong.any():
+        found["auroc"] = float(roc_auc_score(wrong, suspicion))
+    return found
+
+
+def logistic(features: Any, seed: int) -> Any:
+    """Return a logistic regression; dense columns are standardised."""
+    model = LogisticRegression(max_iter=1000)
+    return model if scipy.sparse.issparse(features) else make_pipeline(StandardScaler(), model)
+
+
+MODELS: dict[str, Callable[[Any, int], Any]] = {
+    "LR": logistic,
+    "RF": lambda features, seed: RandomForestClassifier(random_state=seed),
+    "HGB": lambda features, seed: HistGradientBoostingClassifier(random_state=seed),
+}
+FILTERS = {"": "prune_by_noise_rate", ", margin": "low_normalized_margin"}
+
+
+@lru_cache(maxsize=1)
+def cross_fitted(line: str, seed: int, model: str, with_trusted: bool) -> tuple[np.ndarray, float]:
+    """Return the out-of-sample probabilities of a model in five folds, and the seconds they took.
+
+    With `with_trusted`, the trusted rows are added to the training rows of every fold.
+    """
+    bench = bench_of(line, seed)
+    begin = time.perf_counter()
+    probability = np.zeros((len(bench.given), int(bench.trusted_labels.max()) + 1))
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    for train, held in folds.split(np.zeros(len(bench.given)), bench.given):
+        features, labels = bench.features[train], bench.given[train]
+        if with_trusted:
+            stack = scipy.sparse.vstack if scipy.sparse.issparse(features) else np.concatenate
+            features = stack([features, bench.trusted_features])
+            labels = np.concatenate([labels, bench.trusted_labels])
+        fitted = MODELS[model](features, seed).fit(features, labels)
+        probability[np.ix_(held, fitted.classes_)] = fitted.predict_proba(bench.features[held])
+    return probability, time.perf_counter() - begin
+
+
+def cleanlab(line: str, seed: int, *, model: str, with_trusted: bool, filter_by: str) -> dict[str, Any]:
+    """Return how well cleanlab's `find_label_issues` does with a model.
+
+    Its defaults, as documented: five folds, the filter "prune_by_noise_rate", self-confidence as quality
+    of a label. The other filter flags the labels of lowest margin, as many as cleanlab estimates.
+    """
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    bench = bench_of(line, seed)
+    probability, seconds = cross_fitted(line, seed, model, with_trusted)
+    begin = time.perf_counter()
+    issues = find_label_issues(
+        bench.given,
+        probability,
+        filter_by=filter_by,
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,
+    )
+    seconds += time.perf_counter() - begin
+    flagged = np.zeros(len(bench.given), bool)
+    flagged[issues] = True
+    by_margin = filter_by == "low_normalized_margin"
+    quality = get_label_quality_scores(
+        bench.given, probability, method="normalized_margin" if by_margin else "self_confidence"
+    )
+    predicted = float(np.mean(probability.argmax(axis=1) == bench.truth))
+    return {**scores(bench, -quality, flagged), "seconds": seconds, "accuracy_on_truth": predicted}
+
+
+def pydvl(line: str, seed: int, *, valuation: str) -> dict[str, Any]:
+    """Return the AUROC of pyDVL's values of the rows; it flags nothing.
+
+    "KNN-Shapley" takes the trusted rows as its test rows. "Data-OOB" values a row by the votes of bagged
+    trees that did not see it, and needs no trusted rows.
+    """
+    # pyDVL 0.9.2 uses names that NumPy 2 removed, and pyDVL 0.10.0 refuses NumPy 2.
+    for name, kept in (("float_", np.float64), ("NaN", np.nan)):
+        if not hasattr(np, name):
+            setattr(np, name, kept)
+    logging.getLogger("pydvl").setLevel(logging.ERROR)  # a line for every tree otherwise
+    from pydvl.utils import Dataset, Utility
+    from pydvl.value.oob import compute_data_oob
+    from pydvl.value.shapley.knn import knn_shapley
+    from sklearn.tree import DecisionTreeClassifier
+
+    bench = bench_of(line, seed)
+    begin = time.perf_counter()
+    scale = StandardScaler().fit(bench.features)
+    parts = scale.transform(bench.features), bench.given
+    parts += scale.transform(bench.trusted_features), bench.trusted_labels
+    data = Dataset(*parts)
+    if valuation == "KNN-Shapley":
+        values = knn_shapley(Utility(KNeighborsClassifier(10), data), progress=False)
+    else:
+        tree = DecisionTreeClassifier(random_state=seed)
+        values = compute_data_oob(Utility(tree, data), n_est=200, seed=seed)
+    seconds = time.perf_counter() - begin
+    value = np.empty(len(bench.given))
+    value[values.indices] = values.values
+    return {**scores(bench, -value), "seconds": seconds}
+
+
+def ours(line: str, seed: int, *, with_trusted: bool = True, checked: int = 0) -> dict[str, Any]:
+    """Return how well `bilevel.clean` does.
+
+    With `checked`, it runs without trusted rows, a person (the truth) checks the rows that it asks for,
+    and it runs again with them. The flags of the second run and the wrong labels that the person found
+    count together; `f1_unchecked` counts the other rows alone.
+    """
+    bench = bench_of(line, seed)
+    test = (bench.test_features, bench.test_labels)
+    begin = time.perf_counter()
+    clean = partial(bilevel.clean, bench.features, test=test, seed=seed)
+    if checked:
+        first = bilevel.clean(bench.features, bench.given, seed=seed, to_check=checked)
+        rows = np.asarray(first.to_check)[:checked]
+        mask = np.zeros(len(bench.given), bool)
+        mask[rows] = True
+        cleaning = clean(np.where(mask, bench.truth, bench.given), trusted=mask)
+    else:
+        mask = np.zeros(len(bench.given), bool)
+        trusted = (bench.trusted_features, bench.trusted_labels) if with_trusted else None
+        cleaning = clean(bench.given, trusted=trusted)
+    seconds = time.perf_counter() - begin
+
+    wrong = bench.given != bench.truth
+    flagged = np.where(mask, wrong, cleaning.flagged)
+    found = scores(bench, np.where(mask, wrong, cleaning.probability), flagged)
+    found["seconds"] = seconds
+    if checked:
+        rest = Bench(*(part[~mask] for part in bench[:3]), *bench[3:])
+        found["f1_unchecked"] = scores(rest, None, cleaning.flagged[~mask])["f1"]
+        found["checked"], found["checked_wrong"] = int(mask.sum()), int(wrong[mask].sum())
+    # The estimates are about the rows that nobody checked.
+    hits, flags = int(np.sum(cleaning.flagged & wrong & ~mask)), int(np.sum(cleaning.flagged & ~mask))
+    total = int(np.sum(wrong & ~mask))
+    found["true_precision"] = hits / flags if flags else None
+    found["true_recall"] = hits / total if total else None
+    found["true_wrong"] = total
+    for name in ("precision", "recall", "wrong"):
+        found[f"estimated_{name}"] = float(getattr(cleaning.estimates, name))
+    found["test_accuracy"] = cleaning.summary.get("test_accuracy")
+    found["model"] = cleaning.summary.get("model")
+    if cleaning.influence is not None:
+        found["influence_auroc"] = scores(bench, cleaning.influence).get("auroc")
+    return found
+
+
+class Method(NamedTuple):
+    """A method by name.
+
+    Attributes:
+      run: function of the name of a bench and the seed.
+      lines: names of the benches that the method can do in acceptable time.
+    """
+
+    run: Callable[[str, int], dict[str, Any]]
+    lines: tuple[str, ...]
+
+
+_PIXELS = tuple(line for line in LINES if "MNIST" in line)
+_NEWS = tuple(line for line in LINES if line.startswith("newsgroups"))
+_LARGE = ("100,000 x 50",)
+SMALL = tuple(line for line in LINES if line not in (*_PIXELS, *_NEWS, *_LARGE))
+_DENSE = tuple(line for line in SMALL if not line.startswith("text"))
+# Left out: forests on newsgroups and on 100,000 rows, boosting on sparse rows and on 784 pixels,
+# logistic regression on pixels, where the forest is better.
+_LINES_OF = {"LR": (*SMALL, *_NEWS, *_LARGE), "RF": (*SMALL, *_PIXELS), "HGB": (*_DENSE, *_LARGE)}
+_TRUSTED = {False: "", True: " + trusted"}
+METHODS: dict[str, Method] = {
+    f"cleanlab {model}{_TRUSTED[with_trusted]}{suffix}": Method(
+        partial(cleanlab, model=model, with_trusted=with_trusted, filter_by=filter_by), _LINES_OF[model]
+    )
+    for model in MODELS
+    for with_trusted in (False, True)
+    for suffix, filter_by in FILTERS.items()
+}
+METHODS |= {
+    f"pyDVL {valuation}": Method(partial(pydvl, valuation=valuation), _DENSE)
+    for valuation in ("KNN-Shapley", "Data-OOB")
+}
+METHODS["bilevel"] = Method(ours, tuple(LINES))
+METHODS["bilevel without trusted rows"] = Method(partial(ours, with_trusted=False), tuple(LINES))
+METHODS |= {
+    f"bilevel, {number} checked rows": Method(partial(ours, checked=number), tuple(LINES))
+    for number in (50, 100, 200)
+}
+SEEDS = (30, 31, 32, 33, 34)
+
+
+# Runs and tables.
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the runs of a file; an unfinished last line is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def run(path: Path, lines: list[str], methods: list[str], seeds: list[int]) -> int:
+    """Add the runs that a file lacks, one JSON line each, and return how many failed."""
+    done = {(one["bench"], one["method"], one["seed"]) for one in read(path)}
+    failures = 0
+    for line in lines:
+        for seed in seeds:
+            for name in methods:
+                if (line, name, seed) in done or line not in METHODS[name].lines:
+                    continue
+                bench = bench_of(line, seed)
+                try:
+                    found = METHODS[name].run(line, seed)
+                except Exception:
+                    print(f"{name} failed on {line}, seed {seed}:", file=sys.stderr)
+                    traceback.print_exc()
+                    failures += 1
+                    continue
+                about = {"bench": line, "method": name, "seed": seed, "rows": len(bench.given)}
+                about["wrong"] = int(np.sum(bench.given != bench.truth))
+                about["trusted"] = len(bench.trusted_labels)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(about | _finite(found)) + "\n")
+                f1 = found.get("f1")
+                shown = f"f1 {f1:.3f}" if f1 is not None else f"{found.get('flags', 'no')} flags"
+                print(f"{line}, {name}, seed {seed}: {shown}, {found['seconds']:.1f} s", flush=True)
+    return failures
+
+
+def _finite(value):
+    """Return the value with None in place of numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value
+
+
+class Runs:
+    """The runs of a file by bench, method and seed."""
+
+    def __init__(self, records: list[dict[str, Any]]):
+        self.records = records
+        self._by = {(one["bench"], one["method"], one["seed"]): one for one in records}
+
+    def values(self, line: str, method: str, key: str) -> dict[int, float]:
+        """Return the number by seed, where it exists."""
+        return {
+            seed: one[key]
+            for (bench, name, seed), one in self._by.items()
+            if bench == line and name == method and one.get(key) is not None
+        }
+
+    def best(self, line: str, methods: list[str], key: str = "f1") -> tuple[str, dict[int, float]]:
+        """Return the method of the largest median and its numbers by seed; an empty name for no run."""
+        found = {name: self.values(line, name, key) for name in methods}
+        found = {name: values for name, values in found.items() if values}
+        if not found:
+            return "", {}
+        name = max(found, key=lambda name: median(found[name].values()))
+        return name, found[name]
+
+
+def _peers(with_trusted):
+    return [name for name in METHODS if name.startswith("cleanlab") and ("trusted" in name) == with_trusted]
+
+
+def _three(values, worst=min):
+    """Return the median and the worst of the seeds as a table cell."""
+    numbers = list(values.values())
+    return f"{median(numbers):.3f} ({worst(numbers):.3f})" if numbers else "-"
+
+
+def _difference(first, second):
+    both = {seed: first[seed] - second[seed] for seed in first if seed in second}
+    return f"{median(both.values()):+.3f} ({min(both.values()):+.3f})" if both else "-"
+
+
+def _spread(flags):
+    numbers = list(flags.values())
+    if len(numbers) < 2 or not median(numbers):
+        return "-"
+    return f"{100 * (max(numbers) - min(numbers)) / median(numbers):.0f} %"
+
+
+def _pairs(runs, line, method, name):
+    """Return the largest gap between an estimate and the truth, with both at the median seed."""
+    estimated = runs.values(line, method, f"estimated_{name}")
+    true = runs.values(line, method, f"true_{name}")
+    both = [(estimated[seed], true[seed]) for seed in estimated if seed in true]
+    if not both:
+        return "-"
+    gap = max(abs(first - second) for first, second in both)
+    first, second = (median(column) for column in zip(*both, strict=True))
+    return f"{first:.2f} / {second:.2f} ({gap:.2f})"
+
+
+def _short(name):
+    return name.removeprefix("cleanlab ").replace(" + trusted", "")
+
+
+def _print_table(title, header, rows):
+    if rows:
+        print(f"\n**{title}**\n\n| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
+        for row in rows:
+            print("| " + " | ".join(row) + " |")
+
+
+def tables(records: list[dict[str, Any]]) -> None:
+    """Print Markdown tables: medians of the seeds, and the worst seed in brackets."""
+    runs = Runs(records)
+    lines = [line for line in LINES if any(one["bench"] == line for one in records)]
+    about = {one["bench"]: one for one in records}
+    title = {
+        line: f"{line} ({about[line]['rows']:,}, {about[line]['wrong']:,}; {about[line]['trusted']:,})"
+        for line in lines
+    }
+    seeds = {line: sorted({one["seed"] for one in records if one["bench"] == line}) for line in lines}
+    _print_main(runs, lines, title, seeds)
+    _print_few_wrong(runs, lines, title)
+    _print_checked(runs, lines, title)
+    _print_accuracy(runs, lines, title)
+    _print_ranking(runs, lines, title)
+    _print_methods(runs, lines, title)
+
+
+def _print_main(runs, lines, title, seeds):
+    rows = []
+    for line in lines:
+        peer, alone = runs.best(line, _peers(False))
+        trusted_peer, trusted = runs.best(line, _peers(True))
+        own = runs.values(line, "bilevel", "f1")
+        if alone or own:
+            seconds = runs.values(line, "bilevel", "seconds")
+            peer_seconds = runs.values(line, peer, "seconds")
+            rows.append(
+                [
+                    title[line],
+                    " ".join(map(str, seeds[line])),
+                    f"{_three(alone)} {_short(peer)}",
+                    f"{_three(trusted)} {_short(trusted_peer)}",
+                    _three(own),
+                    _difference(own, alone),
+                    _difference(own, trusted),
+                    _spread(runs.values(line, "bilevel", "flags")),
+                    _pairs(runs, line, "bilevel", "precision"),
+                    _pairs(runs, line, "bilevel", "recall"),
+                    f"{median(peer_seconds.values()):.1f}" if peer_seconds else "-",
+                    f"{median(seconds.values()):.1f}" if seconds else "-",
+                ]
+            )
+    header = [
+        "data (rows, wrong; trusted)",
+        "seeds",
+        "best of cleanlab",
+        "the same + trusted rows",
+        "bilevel",
+    ]
+    header += ["bilevel - cleanlab", "bilevel - cleanlab + trusted", "spread of flags"]
+    header += ["precision: estimated / true (largest gap)", "recall: estimated / true (largest gap)"]
+    _print_table("f1 of the wrong labels found", [*header, "seconds of cleanlab", "seconds"], rows)
+
+
+def _print_few_wrong(runs, lines, title):
+    rows = []
+    for line in lines:
+        if line not in ("digits 0 %", "digits 2 %"):
+            continue
+        for name in ("bilevel", "bilevel without trusted rows", *_peers(False), *_peers(True)):
+            flags, hits = (runs.values(line, name, key) for key in ("flags", "hits"))
+            if flags:
+                text = ", ".join(f"{flags[seed]} ({hits[seed]})" for seed in sorted(flags))
+                rows.append([title[line], name, text])
+    _print_table("Few or no wrong labels: flags (right ones) by seed", ["data", "method", "flags"], rows)
+
+
+def _print_checked(runs, lines, title):
+    names = [
+        name for name in METHODS if name.startswith("bilevel,") or name == "bilevel without trusted rows"
+    ]
+    rows = []
+    for line in lines:
+        peer, alone = runs.best(line, _peers(False))
+        own = [runs.values(line, name, "f1") for name in names]
+        if any(own):
+            cells = [_three(values) for values in own]
+            gap = _pairs(runs, line, names[0], "precision")
+            rows.append([title[line], f"{_three(alone)} {_short(peer)}", *cells, gap])
+    header = ["data", "best of cleanlab", *(name.removeprefix("bilevel").strip(", ") for name in names)]
+    header.append("without trusted rows, precision: estimated / true (largest gap)")
+    _print_table("Without trusted rows: f1 over all rows", header, rows)
+
+
+def _print_accuracy(runs, lines, title):
+    names = ("as_given", "trusted_only", "confident_learning", "cleaned", "oracle")
+    rows = []
+    for line in lines:
+        found = [
+            one["test_accuracy"]
+            for one in runs.records
+            if one["bench"] == line and one["method"] == "bilevel" and one.get("test_accuracy")
+        ]
+        if found:
+            columns = [[one[name] for one in found if one.get(name) is not None] for name in names]
+            rows.append([title[line], *(f"{median(column):.3f}" if column else "-" for column in columns)])
+    _print_table("Test accuracy", ["data", *names], rows)
+
+
+def _print_ranking(runs, lines, title):
+    rows = []
+    for line in lines:
+        values = [runs.best(line, _peers(with_trusted), "auroc")[1] for with_trusted in (False, True)]
+        values += [runs.values(line, "bilevel", key) for key in ("auroc", "influence_auroc")]
+        values += [runs.values(line, name, "auroc") for name in METHODS if name.startswith("pyDVL")]
+        if any(values):
+            rows.append([title[line], *(_three(one) for one in values)])
+    header = ["data", "best of cleanlab", "the same + trusted rows", "bilevel", "bilevel influence"]
+    _print_table("AUROC", [*header, *(name for name in METHODS if name.startswith("pyDVL"))], rows)
+
+
+def _print_methods(runs, lines, title):
+    rows = []
+    for line in lines:
+        for name in METHODS:
+            f1, seconds = runs.values(line, name, "f1"), runs.values(line, name, "seconds")
+            if f1:
+                cells = [_three(runs.values(line, name, key)) for key in ("precision", "recall")]
+                flags = median(runs.values(line, name, "flags").values())
+                last = [f"{flags:,.0f}", _spread(runs.values(line, name, "flags"))]
+                last.append(f"{median(seconds.values()):.1f}")
+                rows.append([title[line], name, str(len(f1)), _three(f1), *cells, *last])
+    header = ["data", "method", "seeds", "f1", "precision", "recall", "flags", "spread", "seconds"]
+    _print_table("Every method", header, rows)
+
+
+def main() -> int:
+    """Run what the file lacks, or print the tables of a file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines to add the runs to")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of this file")
+    parser.add_argument("--lines", nargs="+", choices=LINES, default=list(LINES), metavar="LINE")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), metavar="SEED")
+    options = parser.parse_args()
+    if (options.out is None) == (options.table is None):
+        parser.error("give either --out FILE or --table FILE")
+    if options.table is not None:
+        tables(read(options.table))
+        return 0
+    return min(1, run(options.out, options.lines, options.methods, options.seeds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -158,6 +158,17 @@ def _text(seed):
 
 
 _digits = partial(_embedded, embedded.load_digits, 1200)
+_churn = partial(
+    _made, 2500, 300, 1000, 0.15, 100, n_features=20, n_informative=8, n_redundant=4, weights=[0.9]
+)
+_five = partial(
+    _made,
+    *(4000, 300, 1000, 988 / 4000, 200),
+    n_features=20,
+    n_informative=10,
+    n_classes=5,
+    n_clusters_per_class=3,
+)
 
 # Every bench is a function of the seed.
 LINES: dict[str, Callable[[int], Bench]] = {
@@ -171,18 +182,10 @@ LINES: dict[str, Callable[[int], Bench]] = {
     "digits 2 %": partial(_digits, 200, 0.02, "uniform"),
     "digits 20 %, 50 trusted": partial(_digits, 50, 0.2, "uniform"),
     "digits pair 40 %, 50 trusted": partial(_digits, 50, 0.4, "pair"),
-    "churn": partial(
-        _made, 2500, 300, 1000, 0.15, 100, n_features=20, n_informative=8, n_redundant=4, weights=[0.9]
-    ),
-    "five classes": partial(
-        _made,
-        *(4000, 300, 1000, 988 / 4000, 200),
-        n_features=20,
-        n_informative=10,
-        n_classes=5,
-        n_clusters_per_class=3,
-        class_sep=1.5,
-    ),
+    "churn": partial(_churn, class_sep=1.0),
+    "churn, wider apart": partial(_churn, class_sep=1.3),
+    "five classes": partial(_five, class_sep=1.5),
+    "five classes, wider apart": partial(_five, class_sep=1.9),
     "three classes": partial(
         _made, 5000, 300, 1000, 0.15, 300, n_features=20, n_informative=8, n_classes=3, n_clusters_per_class=2
     ),
@@ -258,7 +261,7 @@ def cross_fitted(line: str, seed: int, model: str, with_trusted: bool) -> tuple[
     """
     bench = bench_of(line, seed)
     begin = time.perf_counter()
-    probability = np.zeros((len(bench.given), int(bench.trusted_labels.max()) + 1))
+    probability = np.zeros((len(bench.given), int(bench.given.max()) + 1))
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     for train, held in folds.split(np.zeros(len(bench.given)), bench.given):
         features, labels = bench.features[train], bench.given[train]

@@ -438,16 +438,22 @@ SEEDS = (30, 31, 32, 33, 34)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the runs of a file; an unfinished last line is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """Return the runs of a file; lines that a stopped program left unfinished are passed over."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
 
 
 def run(path: Path, lines: list[str], methods: list[str], seeds: list[int]) -> int:
     """Add the runs that a file lacks, one JSON line each, and return how many failed."""
     done = {(one["bench"], one["method"], one["seed"]) for one in read(path)}
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a") as file:
+            file.write("\n")
     failures = 0
     for line in lines:
         for seed in seeds:

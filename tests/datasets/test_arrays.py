@@ -35,7 +35,7 @@ KINDS = {
     "Booleans": X > 0,
     "lists": X.tolist(),
     "tuples": tuple(map(tuple, X)),
-    "objects": np.where(X > 2, None, X.astype(object)),
+    "objects": np.array([[None if value > 2 else value for value in row] for row in X.tolist()], object),
     "mixed objects": np.array([[1.5, "a"], [2.5, "b"]] * 30, object),
     "grey images": RANDOM.integers(0, 256, (ROWS, 5, 6)).astype(np.uint8),
     "colour images": RANDOM.random((ROWS, 5, 6, 3)),

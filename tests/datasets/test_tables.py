@@ -318,7 +318,7 @@ IDS = {
     "token": [str(uuid.UUID(int=row * 12345678901234567890)) for row in range(ROWS)],
     "id": RANDOM.permutation(100000)[:ROWS].tolist(),
     "customer_id": RANDOM.permutation(100000)[:ROWS].tolist(),
-    "userId": [f"{RANDOM.integers(1e9)}x" for _ in range(ROWS)],
+    "userId": [f"{RANDOM.integers(10**9)}x" for _ in range(ROWS)],
     "mail": [f"person{row}@example.org" for row in range(ROWS)],
     "order": [f"A-{row + 1000}" for row in range(ROWS)],
     "Kundennummer": RANDOM.permutation(100000)[:ROWS].tolist(),
@@ -415,7 +415,7 @@ def test_free_text_becomes_tf_idf_columns_where_it_dominates(tmp_path):
         "kind": ["a", "b"] * 30,
     }
     data = read(csv(tmp_path / "rows.csv", columns))
-    assert isinstance(data.features, scipy.sparse.csr_matrix) and data.features.dtype == np.float32
+    assert scipy.sparse.issparse(data.features) and data.features.dtype == np.float32
     assert 20 < data.features.shape[1] <= len(WORDS) + 1
     assert data.notes == ("free text, used by the tf-idf of its words: 'text'",)
     assert data.shown["text"].to_list() == columns["text"]
@@ -686,6 +686,17 @@ def test_quoted_cells_and_blank_lines(tmp_path, expected):
     same(read(tmp_path / "rows.csv"), expected)
     (tmp_path / "rows.csv").write_bytes("\r".join(lines).encode())  # line ends of old Macs
     same(read(tmp_path / "rows.csv"), expected)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "^"])
+def test_the_first_line_of_excel_names_the_separator(tmp_path, expected, separator):
+    (tmp_path / "rows.csv").write_text(f"sep={separator}\n" + cells(TABLE, separator), encoding="utf-8")
+    same(read(tmp_path / "rows.csv"), expected)
+
+
+def test_names_of_columns_are_stripped_and_composed(tmp_path, expected):
+    columns = {" size ": TABLE["size"], "old": TABLE["old"], "colour": TABLE["colour"], "Ka\u0308": KIND}
+    same(read(csv(tmp_path / "rows.csv", columns), label="K\u00e4"), expected)
 
 
 def test_constant_and_empty_columns_are_left_out_silently(tmp_path, expected):

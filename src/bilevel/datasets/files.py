@@ -30,7 +30,7 @@ def read_file(
     encoding: str | None = None,
     missing: Sequence[str] | None = None,
 ) -> Dataset:
-    """Return a data set of rows and labels from a file or a folder, scaled for learning.
+    """Return the rows and labels of a file or a folder, scaled for learning.
 
     A table (.csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet; text may be compressed) has one row for
     each example. The column `label` holds the labels, the other columns the features. Separator, encoding,

@@ -501,10 +501,25 @@ def test_checked_rows_are_positions_in_the_file(tmp_path):
     assert "1 checked row without a label in the data left out" in data.notes
 
 
-def test_a_checked_number_that_lost_its_zeros_is_found(tmp_path):
-    path = csv(tmp_path / "rows.csv", PLAIN | {"kind": ["007", "008"] * 20})
-    data = read(path, trusted=csv(tmp_path / "to_check.csv", {"row": [0, 1], "checked_label": ["8", "7"]}))
-    assert data.trusted_labels.tolist() == [1, 0]
+@pytest.mark.parametrize(
+    "labels, written",
+    [
+        (["007", "008"], ["7", "8"]),
+        (["1.0", "2.0"], ["1", "2"]),
+        (["True", "False"], ["TRUE", "FALSE"]),
+        (["+", "-"], ["'+", "'-"]),
+        (["=a", "@b"], ["'=a", "'@b"]),
+    ],
+)
+def test_checked_labels_that_a_spreadsheet_rewrote_are_found(tmp_path, labels, written):
+    path = csv(tmp_path / "rows.csv", PLAIN | {"kind": labels * (ROWS // 2)})
+    checks = {"row": [0, 1], "given": written, "checked_label": written[::-1]}
+    data = read(path, trusted=csv(tmp_path / "to_check.csv", checks))
+    assert [data.classes[label] for label in data.trusted_labels] == labels[::-1]
+    trusted = csv(tmp_path / "trusted.csv", PLAIN | {"kind": written * (ROWS // 2)})
+    data = read(path, trusted=trusted)
+    assert data.trusted_labels.tolist() == data.labels.tolist()
+    assert f"trusted label {written[0]!r} is read as the class {labels[0]!r}" in "; ".join(data.notes)
 
 
 CHECKS = {

@@ -557,6 +557,11 @@ BAD_TABLES = {
         {"label": "knd"},
         "mean 'kind'",
     ),
+    "no header": (
+        {"1.5": SIZE.tolist(), "-2": SIZE.tolist(), "red": KIND},
+        {},
+        "unknown column 'kind'; the first line must name the columns; known: 1.5, -2, red",
+    ),
     "labels alone": (
         {"kind": KIND},
         {},

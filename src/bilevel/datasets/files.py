@@ -174,7 +174,9 @@ def _is_checks(frame, label):
 
 def _require_column(path, name, columns):
     if name not in columns:
-        raise ValueError(f"{path.name}: unknown column {name!r}; {did_you_mean(name, columns)}")
+        numbers = sum(column.lstrip("+-").replace(".", "", 1).isdigit() for column in columns)
+        hint = "the first line must name the columns; " if 2 * numbers >= len(columns) else ""
+        raise ValueError(f"{path.name}: unknown column {name!r}; {hint}{did_you_mean(name, columns)}")
 
 
 def _read_archive(path, trusted, test):

@@ -1,5 +1,6 @@
 """Vectors from the cells of a table, and from texts."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -134,7 +135,10 @@ def _mixed_encoder(cells):
         high_cardinality=StringEncoder(random_state=0),
         datetime=DatetimeEncoder(add_weekday=True),
     )
-    first = vectorizer.fit_transform(categorical(cells))
+    with warnings.catch_warnings():
+        # Text of few different letters needs fewer numbers than the encoder has.
+        warnings.filterwarnings("ignore", message="The matrix shape is", category=UserWarning)
+        first = vectorizer.fit_transform(categorical(cells))
     dates = [
         name
         for column in vectorizer.kind_to_columns_["datetime"]

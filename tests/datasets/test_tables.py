@@ -423,15 +423,30 @@ def test_free_text_becomes_tf_idf_columns_where_it_dominates(tmp_path):
     assert (other.trusted_features != other.features).nnz == 0
 
 
-def test_text_among_other_columns_is_dense(tmp_path):
-    rows = 60
-    columns = {f"x{k}": RANDOM.normal(size=rows).tolist() for k in range(5)}
-    columns |= {"remark": prose(rows, 2, 6), "zip": [f"0{n}" for n in RANDOM.integers(1000, 1060, rows)]}
-    columns["kind"] = ["a", "b"] * 30
-    data = read(csv(tmp_path / "rows.csv", columns))
-    assert isinstance(data.features, np.ndarray) and data.features.shape[1] > 30
-    assert data.notes[-1].startswith("text of more than 40 values, used by its letters: 'remark'")
-    assert data.shown["zip"][0].startswith("0")
+@pytest.mark.parametrize("words", [(1, 2), (2, 3), (3, 6), (5, 9)])
+def test_text_among_other_columns_is_dense(tmp_path, words):
+    rows = 80
+    kinds = ["a", "b"] * (rows // 2)
+    columns: dict = {f"x{k}": RANDOM.normal(size=rows).tolist() for k in range(5)}
+    columns["remark"] = [
+        f"{'good' if kind == 'a' else 'bad'}{row} {text}"
+        for row, (kind, text) in enumerate(zip(kinds, prose(rows, *words), strict=True))
+    ]
+    data = read(csv(tmp_path / "rows.csv", columns | {"kind": kinds}))
+    assert isinstance(data.features, np.ndarray) and data.features.shape == (rows, 35)
+    assert data.notes == ("text of more than 40 values, used by its letters: 'remark'",)
+    assert data.shown["remark"].to_list() == columns["remark"]
+    # The text tells the classes apart.
+    vectors = data.features[:, 5:]
+    centres = [vectors[data.labels == label].mean(axis=0) for label in (0, 1)]
+    nearest = [np.linalg.norm(vectors - centre, axis=1) for centre in centres]
+    assert np.mean((nearest[1] < nearest[0]) == data.labels) > 0.9
+
+
+def test_codes_with_leading_zeros_are_text(tmp_path):
+    codes = [f"0{number}" for number in RANDOM.integers(1000, 1003, ROWS)]
+    data = read(csv(tmp_path / "rows.csv", {"zip": codes, "kind": KIND}))
+    assert data.features.shape == (ROWS, len(set(codes))) and data.shown["zip"].to_list() == codes
 
 
 def test_a_missing_category_is_a_value_of_its_own(tmp_path):

@@ -16,6 +16,7 @@ PACKAGES = {
     "pooch": ("pooch", ("clean", "fewshot")),
     "scipy": ("scipy", ("clean", "fewshot")),
     "sklearn": ("scikit-learn", ("clean",)),
+    "skrub": ("skrub", ("clean",)),
     "tqdm": ("tqdm", ("clean", "fewshot")),
 }
 

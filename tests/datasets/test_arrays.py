@@ -35,7 +35,7 @@ KINDS = {
     "Booleans": X > 0,
     "lists": X.tolist(),
     "tuples": tuple(map(tuple, X)),
-    "objects": np.where(X > 2, None, X.astype(object)),
+    "objects": np.array([[None if value > 2 else value for value in row] for row in X.tolist()], object),
     "mixed objects": np.array([[1.5, "a"], [2.5, "b"]] * 30, object),
     "grey images": RANDOM.integers(0, 256, (ROWS, 5, 6)).astype(np.uint8),
     "colour images": RANDOM.random((ROWS, 5, 6, 3)),
@@ -191,6 +191,29 @@ def test_scaling_keeps_the_order_of_values():
     column = np.sort(np.concatenate([RANDOM.standard_cauchy(ROWS - 2), [-np.inf, np.inf]]))
     scaled = np.asarray(from_arrays(column[:, None], Y).features)[:, 0]
     assert (np.diff(scaled) >= 0).all() and scaled[0] == -6 and scaled[-1] == 6
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-308, 1e30, 1e-30])
+def test_numbers_of_any_size_become_finite(size):
+    data: Any = from_arrays(np.sign(X) * size * RANDOM.random((ROWS, 4)), Y)
+    assert np.isfinite(data.features).all() and np.abs(data.features).max() <= 6
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [chr(0x4E00 + row) for row in range(ROWS)],
+        ["." * (row + 1) for row in range(ROWS)],
+        [chr(97 + row % 26) + chr(97 + row % 3) for row in range(ROWS)],
+        [f"Zoë Ünal {row}" for row in range(ROWS)],
+    ],
+    ids=["one sign", "dots", "two letters", "names"],
+)
+def test_text_of_any_letters_becomes_features(texts):
+    mixed: Any = from_arrays(polars.DataFrame({"text": texts, "x": X[:, 0]}), Y)
+    assert mixed.features.shape[1] > 2 and np.isfinite(mixed.features).all()
+    alone: Any = from_arrays(texts, Y)
+    assert scipy.sparse.issparse(alone.features) and alone.features.nnz
 
 
 def test_the_index_of_a_frame_is_a_key():

@@ -318,7 +318,7 @@ IDS = {
     "token": [str(uuid.UUID(int=row * 12345678901234567890)) for row in range(ROWS)],
     "id": RANDOM.permutation(100000)[:ROWS].tolist(),
     "customer_id": RANDOM.permutation(100000)[:ROWS].tolist(),
-    "userId": [f"{RANDOM.integers(1e9)}x" for _ in range(ROWS)],
+    "userId": [f"{RANDOM.integers(10**9)}x" for _ in range(ROWS)],
     "mail": [f"person{row}@example.org" for row in range(ROWS)],
     "order": [f"A-{row + 1000}" for row in range(ROWS)],
     "Kundennummer": RANDOM.permutation(100000)[:ROWS].tolist(),
@@ -415,7 +415,7 @@ def test_free_text_becomes_tf_idf_columns_where_it_dominates(tmp_path):
         "kind": ["a", "b"] * 30,
     }
     data = read(csv(tmp_path / "rows.csv", columns))
-    assert isinstance(data.features, scipy.sparse.csr_matrix) and data.features.dtype == np.float32
+    assert scipy.sparse.issparse(data.features) and data.features.dtype == np.float32
     assert 20 < data.features.shape[1] <= len(WORDS) + 1
     assert data.notes == ("free text, used by the tf-idf of its words: 'text'",)
     assert data.shown["text"].to_list() == columns["text"]
@@ -423,15 +423,30 @@ def test_free_text_becomes_tf_idf_columns_where_it_dominates(tmp_path):
     assert (other.trusted_features != other.features).nnz == 0
 
 
-def test_text_among_other_columns_is_dense(tmp_path):
-    rows = 60
-    columns = {f"x{k}": RANDOM.normal(size=rows).tolist() for k in range(5)}
-    columns |= {"remark": prose(rows, 2, 6), "zip": [f"0{n}" for n in RANDOM.integers(1000, 1060, rows)]}
-    columns["kind"] = ["a", "b"] * 30
-    data = read(csv(tmp_path / "rows.csv", columns))
-    assert isinstance(data.features, np.ndarray) and data.features.shape[1] > 30
-    assert data.notes[-1].startswith("text of more than 40 values, used by its letters: 'remark'")
-    assert data.shown["zip"][0].startswith("0")
+@pytest.mark.parametrize("words", [(1, 2), (2, 3), (3, 6), (5, 9)])
+def test_text_among_other_columns_is_dense(tmp_path, words):
+    rows = 80
+    kinds = ["a", "b"] * (rows // 2)
+    columns: dict = {f"x{k}": RANDOM.normal(size=rows).tolist() for k in range(5)}
+    columns["remark"] = [
+        f"{'good' if kind == 'a' else 'bad'}{row} {text}"
+        for row, (kind, text) in enumerate(zip(kinds, prose(rows, *words), strict=True))
+    ]
+    data = read(csv(tmp_path / "rows.csv", columns | {"kind": kinds}))
+    assert isinstance(data.features, np.ndarray) and data.features.shape == (rows, 35)
+    assert data.notes == ("text of more than 40 values, used by its letters: 'remark'",)
+    assert data.shown["remark"].to_list() == columns["remark"]
+    # The text tells the classes apart.
+    vectors = data.features[:, 5:]
+    centres = [vectors[data.labels == label].mean(axis=0) for label in (0, 1)]
+    nearest = [np.linalg.norm(vectors - centre, axis=1) for centre in centres]
+    assert np.mean((nearest[1] < nearest[0]) == data.labels) > 0.9
+
+
+def test_codes_with_leading_zeros_are_text(tmp_path):
+    codes = [f"0{number}" for number in RANDOM.integers(1000, 1003, ROWS)]
+    data = read(csv(tmp_path / "rows.csv", {"zip": codes, "kind": KIND}))
+    assert data.features.shape == (ROWS, len(set(codes))) and data.shown["zip"].to_list() == codes
 
 
 def test_a_missing_category_is_a_value_of_its_own(tmp_path):
@@ -501,10 +516,25 @@ def test_checked_rows_are_positions_in_the_file(tmp_path):
     assert "1 checked row without a label in the data left out" in data.notes
 
 
-def test_a_checked_number_that_lost_its_zeros_is_found(tmp_path):
-    path = csv(tmp_path / "rows.csv", PLAIN | {"kind": ["007", "008"] * 20})
-    data = read(path, trusted=csv(tmp_path / "to_check.csv", {"row": [0, 1], "checked_label": ["8", "7"]}))
-    assert data.trusted_labels.tolist() == [1, 0]
+@pytest.mark.parametrize(
+    "labels, written",
+    [
+        (["007", "008"], ["7", "8"]),
+        (["1.0", "2.0"], ["1", "2"]),
+        (["True", "False"], ["TRUE", "FALSE"]),
+        (["+", "-"], ["'+", "'-"]),
+        (["=a", "@b"], ["'=a", "'@b"]),
+    ],
+)
+def test_checked_labels_that_a_spreadsheet_rewrote_are_found(tmp_path, labels, written):
+    path = csv(tmp_path / "rows.csv", PLAIN | {"kind": labels * (ROWS // 2)})
+    checks = {"row": [0, 1], "given": written, "checked_label": written[::-1]}
+    data = read(path, trusted=csv(tmp_path / "to_check.csv", checks))
+    assert [data.classes[label] for label in data.trusted_labels] == labels[::-1]
+    trusted = csv(tmp_path / "trusted.csv", PLAIN | {"kind": written * (ROWS // 2)})
+    data = read(path, trusted=trusted)
+    assert data.trusted_labels.tolist() == data.labels.tolist()
+    assert f"trusted label {written[0]!r} is read as the class {labels[0]!r}" in "; ".join(data.notes)
 
 
 CHECKS = {
@@ -541,6 +571,11 @@ BAD_TABLES = {
         {f" {name}": column for name, column in TABLE.items()},
         {"label": "knd"},
         "mean 'kind'",
+    ),
+    "no header": (
+        {"1.5": SIZE.tolist(), "-2": SIZE.tolist(), "red": KIND},
+        {},
+        "unknown column 'kind'; the first line must name the columns; known: 1.5, -2, red",
     ),
     "labels alone": (
         {"kind": KIND},
@@ -686,6 +721,17 @@ def test_quoted_cells_and_blank_lines(tmp_path, expected):
     same(read(tmp_path / "rows.csv"), expected)
     (tmp_path / "rows.csv").write_bytes("\r".join(lines).encode())  # line ends of old Macs
     same(read(tmp_path / "rows.csv"), expected)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "^"])
+def test_the_first_line_of_excel_names_the_separator(tmp_path, expected, separator):
+    (tmp_path / "rows.csv").write_text(f"sep={separator}\n" + cells(TABLE, separator), encoding="utf-8")
+    same(read(tmp_path / "rows.csv"), expected)
+
+
+def test_names_of_columns_are_stripped_and_composed(tmp_path, expected):
+    columns = {" size ": TABLE["size"], "old": TABLE["old"], "colour": TABLE["colour"], "Ka\u0308": KIND}
+    same(read(csv(tmp_path / "rows.csv", columns), label="K\u00e4"), expected)
 
 
 def test_constant_and_empty_columns_are_left_out_silently(tmp_path, expected):

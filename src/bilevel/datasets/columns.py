@@ -123,8 +123,8 @@ def understand(
         left_out.pop(columns[-1].name)  # the last column of features stays, whatever it looks like
     columns = [column for column in columns if column.name not in left_out]
 
-    decimal = [column.name for column in columns if column.name in commas and commas[column.name]]
-    decimal = [name for name in decimal if texts[name].str.contains(",", literal=True).any()]
+    numbers = [column.name for column in columns if column.kind == "number" and commas.get(column.name)]
+    decimal = [name for name in numbers if texts[name].str.contains(",", literal=True).any()]
     if decimal:
         notes.append(f"decimal commas were read in {_quoted(decimal)}")
     for reasons in (left_out, unsure):
@@ -364,7 +364,7 @@ def _key_reason(name, kind, values):
         return IDS if _is_id_name(name) else None
     if rows < FEWEST // 2 or values.n_unique() < ENOUGH * rows:
         return None
-    if _is_id_name(name):
+    if _is_id_name(name) or _INDEX_NAMES.match(name):
         return IDS
     single = ~values.str.contains(r"\s") & values.str.contains(r"\d|@")
     if values.n_unique() == rows and rows >= FEWEST and float(single.cast(polars.Float64).mean()) > ENOUGH:

@@ -30,7 +30,7 @@ def read_file(
     encoding: str | None = None,
     missing: Sequence[str] | None = None,
 ) -> Dataset:
-    """Read rows and labels from a file or a folder, and scale the features for learning.
+    """Return the rows and labels of a file or a folder, scaled for learning.
 
     A table (.csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet; text may be compressed) has one row for
     each example. The column `label` holds the labels, the other columns the features. Separator, encoding,
@@ -174,7 +174,9 @@ def _is_checks(frame, label):
 
 def _require_column(path, name, columns):
     if name not in columns:
-        raise ValueError(f"{path.name}: unknown column {name!r}; {did_you_mean(name, columns)}")
+        numbers = sum(column.lstrip("+-").replace(".", "", 1).isdigit() for column in columns)
+        hint = "the first line must name the columns; " if 2 * numbers >= len(columns) else ""
+        raise ValueError(f"{path.name}: unknown column {name!r}; {hint}{did_you_mean(name, columns)}")
 
 
 def _read_archive(path, trusted, test):

@@ -132,10 +132,10 @@ class Classes:
         rows = sum(counts[text] for text, name in texts.items() if name is not None)
         self._refuse_measurements(where, rows)
         self._note_variants(texts, counts)
-        self._numbers = {}
+        self._alike: dict[Any, str | None] = {}
         for name in self.names:
-            if (number := _number(name)) is not None:
-                self._numbers[number] = None if number in self._numbers else name
+            key = _likeness(name)
+            self._alike[key] = None if key in self._alike else name
 
     def positions(self, where: str, labels: Any) -> tuple[np.ndarray, list[str]]:
         """Return the (n,) int32 class index of each label, -1 where it is missing, and notes.
@@ -154,8 +154,8 @@ class Classes:
         for text in texts:
             name = self._clean(text)
             if name is not None and name not in self._positions:
-                # Programs that read 007 as a number write 7.
-                same = self._numbers.get(_number(name))
+                # Spreadsheets write 7 for 007 and TRUE for True.
+                same = self._alike.get(_likeness(name))
                 if same is None:
                     raise ValueError(
                         f"{where} label {name!r} is not a class of the training rows; "
@@ -223,6 +223,13 @@ def _order(names):
     if all(_number(name) is not None for name in names):
         return lambda name: (_number(name), name)
     return lambda name: name
+
+
+def _likeness(name):
+    """Return a number, or text in lower case without a quote that guards a formula in a spreadsheet."""
+    text = name.removeprefix("'")
+    number = _number(text)
+    return text.casefold() if number is None else number
 
 
 def _number(name):

@@ -10,6 +10,7 @@ import scipy.sparse
 BEND = 3.0
 # Quartiles of a normal distribution are this many deviations apart.
 QUARTILES = 1.349
+QUARTERS = (0.25, 0.5, 0.75)
 # Columns per block of the quantiles; a block of float64 is copied.
 BLOCK = 256
 
@@ -30,27 +31,29 @@ class Scale:
         """Measure the (n, d) training rows."""
         columns = features.shape[1]
         self.centre, self.width = np.zeros(columns), np.zeros(columns)
-        for start in range(0, columns, BLOCK):
-            block = features[:, start : start + BLOCK].astype(np.float64)
-            finite = np.isfinite(block).all()
-            if finite:
-                low, middle, high = np.quantile(block, [0.25, 0.5, 0.75], axis=0)
-            for column in range(block.shape[1]):
-                values = block[:, column]
-                if finite:
-                    centre, width = middle[column], (high[column] - low[column]) / QUARTILES
-                else:
-                    values = values[np.isfinite(values)]
-                    if not len(values):
-                        continue
-                    first, centre, last = np.quantile(values, [0.25, 0.5, 0.75])
-                    width = (last - first) / QUARTILES
-                # Rounding errors are no spread.
-                if not width > 1e-12 * abs(centre):
-                    distance = np.abs(values - centre)
-                    distance = distance[distance > 1e-12 * abs(centre)]
-                    width = np.median(distance) if len(distance) else 0
-                self.centre[start + column], self.width[start + column] = centre, width
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, columns, BLOCK):
+                self._measure(features[:, start : start + BLOCK].astype(np.float64), start)
+
+    def _measure(self, block, start):
+        quartiles = np.quantile(block, QUARTERS, axis=0) if np.isfinite(block).all() else None
+        for column in range(block.shape[1]):
+            values = block[:, column]
+            if quartiles is None:
+                values = values[np.isfinite(values)]
+                if not len(values):
+                    continue
+                low, centre, high = np.quantile(values, QUARTERS)
+            else:
+                low, centre, high = quartiles[:, column]
+            width = (high - low) / QUARTILES
+            # Rounding errors are no spread.
+            least = 1e-12 * abs(centre)
+            if not width > least:
+                distance = np.abs(values - centre)
+                distance = distance[distance > least]
+                width = np.median(distance) if len(distance) else 0
+            self.centre[start + column], self.width[start + column] = centre, width
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return scaled rows as float32."""

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
@@ -201,6 +202,8 @@ def _read_cells(path, text, sep, label, kind, notes):
     import polars
 
     text = text.lstrip(b"\n")
+    if text[:4].lower() == b"sep=" and text[5:6] == b"\n":  # written by Excel
+        sep, text = sep or chr(text[4]), text[6:]
     if not text.endswith(b"\n"):
         text += b"\n"
     sample = text[: max(SAMPLE, text.index(b"\n") + 1)].decode("utf-8", "ignore")
@@ -295,7 +298,8 @@ def _count_cells(text, separator, quote):
 
 def _names(path, header):
     """Return names of columns; those without one are named by their place, as in pandas."""
-    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
+    names = [unicodedata.normalize("NFC", name).strip() for name in header]
+    names = [name or f"Unnamed: {place}" for place, name in enumerate(names)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(

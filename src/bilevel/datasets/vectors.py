@@ -1,5 +1,6 @@
 """Vectors from the cells of a table, and from texts."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,9 +81,8 @@ def table_vectorizer(
         if distinct[name] > FEW_VALUES
     }
     prose = [name for name in lengths if lengths[name] >= FEW_WORDS]
-    others = [name for name in cells.columns if name not in prose]
-    dominant = bool(prose) and sum(lengths[name] for name in prose) >= DOMINANT * len(others)
-    if not dominant:
+    other_cells = cells.width - len(prose)
+    if sum(lengths[name] for name in prose) < DOMINANT * other_cells:
         prose = []
     _note_encodings(notes, prose, [name for name in lengths if name not in prose])
 
@@ -90,7 +90,7 @@ def table_vectorizer(
     matrix = _matrix(cells, numbers)
     scale = Scale(matrix)
     note_extremes(notes, matrix, numbers, scale, places)
-    mixed = [name for name in others if name not in numbers]
+    mixed = [name for name in cells.columns if name not in (*numbers, *prose)]
     encoded, encode = _mixed_encoder(cells.select(mixed)) if mixed else (None, None)
     categories = {name: set(cells[name].to_list()) for name in distinct if distinct[name] <= FEW_VALUES}
     gaps = [name for name in cells.columns if name not in categories and cells[name].null_count()]
@@ -134,7 +134,10 @@ def _mixed_encoder(cells):
         high_cardinality=StringEncoder(random_state=0),
         datetime=DatetimeEncoder(add_weekday=True),
     )
-    first = vectorizer.fit_transform(categorical(cells))
+    with warnings.catch_warnings():
+        # Text of few different letters needs fewer numbers than the encoder has.
+        warnings.filterwarnings("ignore", message="The matrix shape is", category=UserWarning)
+        first = vectorizer.fit_transform(categorical(cells))
     dates = [
         name
         for column in vectorizer.kind_to_columns_["datetime"]

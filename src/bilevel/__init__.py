@@ -1,5 +1,8 @@
 """Bilevel optimisation in JAX: learn one thing so that another, trained on it, does well."""
 
+import importlib
+from typing import Any
+
 from bilevel import algorithms
 from bilevel.algorithms import *
 from bilevel.algorithms.sama import adam_derivative
@@ -55,6 +58,16 @@ from bilevel.types import (
 
 __version__ = VERSION
 
+# Programs are imported when they are used first: they need optional packages.
+_PROGRAMS = {"clean": "bilevel.cleaning", "influence": "bilevel.cleaning"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PROGRAMS:
+        raise AttributeError(f"module 'bilevel' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PROGRAMS[name]), name)
+
+
 __all__ = [
     # the protocol
     "Algorithm",
@@ -96,6 +109,9 @@ __all__ = [
     "Report",
     "advise",
     "check",
+    # programs
+    "clean",
+    "influence",
     # parts
     "accelerate",
     "adam_derivative",

@@ -78,6 +78,23 @@ def candidates(rows: Rows, seed: int) -> list[BaseModel]:
     return models
 
 
+def named(name: str, models: list[BaseModel]) -> list[BaseModel]:
+    """Return the candidates with a given name.
+
+    Args:
+      name: "linear", "forest", "boosting" or "mlp".
+      models: the candidates that suit the rows.
+
+    Raises:
+      ValueError: when there is none.
+    """
+    chosen = [model for model in models if model.name == name]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(model.name for model in models))
+        raise ValueError(f"the model must be one of {names} for these rows, got {name!r}; choose another")
+    return chosen
+
+
 def of_estimator(estimator: Any) -> BaseModel:
     """Return the base model of a scikit-learn classifier of the user.
 
@@ -124,6 +141,8 @@ def choose(models: list[BaseModel], rows: Rows) -> Choice:
         accuracy[model.name] = max(accuracy.get(model.name, 0.0), float(right.mean()))
     best = models[max(score, key=score.__getitem__)]
     kind = "trusted rows" if rows.trusted.any() else "given labels"
+    if len(accuracy) == 1:
+        return Choice(best, accuracy, f"The model {best.name} was given.")
     others = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items() if name != best.name)
     reason = (
         f"The model {best.name} has the best accuracy on the {kind} that it has not seen: "

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bilevel import datasets
-from bilevel.cleaning.base_models import UNIFORM, BaseModel, Choice, candidates, choose, cross_fitted, of_estimator
+from bilevel.cleaning.base_models import UNIFORM, BaseModel, Choice, candidates, choose, cross_fitted, named, of_estimator
 from bilevel.cleaning.baselines import baseline_detections, test_accuracy
 from bilevel.cleaning.confident import calibrate, confident_flags, confident_joint
 from bilevel.cleaning.detector import Detection, detect
@@ -54,8 +54,8 @@ def clean(
       trusted: `(X, y)` of rows whose labels are right, or a Boolean mask of such rows of `X`. Two hundred
         rows serve well, fifty already help.
       test: `(X, y)` of rows to measure the accuracy of the final models on.
-      estimator: scikit-learn classifier with `predict_proba`. Default: the best of linear, forest,
-        boosting and mlp by the accuracy on trusted rows.
+      estimator: scikit-learn classifier with `predict_proba`, or one of "linear", "forest", "boosting" and
+        "mlp". Default: the best of these by the accuracy on trusted rows.
       pred_probs: (n, classes) probabilities by a model that has not seen the row, in the order of the
         sorted classes, instead of an estimator. With `trusted=(X, y)` give a pair: for the rows, and for
         the trusted rows.
@@ -79,7 +79,7 @@ def clean(
     """
     data = datasets.from_arrays(X, y, trusted=trusted, test=test, name=name)
     return clean_dataset(
-        data, estimator=estimator, pred_probs=pred_probs, cost=cost, to_check=to_check, seed=seed, columns=X
+        data, estimator=estimator, pred_probs=pred_probs, cost=cost, to_check=to_check, seed=seed, columns=_frame(X)
     )
 
 
@@ -93,6 +93,7 @@ def clean_dataset(
     to_check: int = 50,
     seed: int = 0,
     columns: Any = None,
+    influence: bool = True,
 ) -> Cleaning:
     """Find the wrong labels of a `Dataset`; see `clean`.
 
@@ -101,6 +102,7 @@ def clean_dataset(
       truth: (n,) true classes of the training rows, for the report; default: not known.
       estimator, pred_probs, cost, to_check, seed: see `clean`.
       columns: frame of the user, for `Cleaning.to_frame`; default: `dataset.shown`.
+      influence: whether to compute the influence of the rows, which takes a few seconds.
 
     Returns:
       A `Cleaning`.
@@ -145,12 +147,12 @@ def clean_dataset(
     flagged = for_all(flags.flagged, checked_wrong, False)
     suggested = for_all(flags.suggested, checked_labels, 0)
     estimates = estimate(probability, flagged, given, dataset.classes, checked_labels, found.noise)
-    influence = None
-    if taught and rows.features.shape[1]:
+    influences = None
+    if taught and influence and rows.features.shape[1]:
         of_rows = row_influence(
             rows.features[~rows.trusted], given[unchecked], rows.features[rows.trusted], checked_labels, rows.classes
         )
-        influence = for_all(of_rows, np.nan, np.nan)
+        influences = for_all(of_rows, np.nan, np.nan)
     stages.end("influence")
     confident = confident_flags(found.as_given[~rows.trusted], given[unchecked])
     wrong = None if truth is None else np.asarray(truth) != given
@@ -186,7 +188,7 @@ def clean_dataset(
             given[unchecked],
             found.as_given[~rows.trusted],
             None if found.alone is None else found.alone[~rows.trusted],
-            None if influence is None else influence[unchecked],
+            None if influences is None else influences[unchecked],
             confident,
             wrong[unchecked],
         )
@@ -201,7 +203,7 @@ def clean_dataset(
         flagged=flagged,
         suggested=suggested,
         checked=~unchecked,
-        influence=influence,
+        influence=influences,
         to_check=chosen,
         truth=None if truth is None else np.asarray(truth),
         images=_images(dataset),
@@ -229,7 +231,11 @@ def _rows(dataset: Dataset, unchecked: np.ndarray, seed: int) -> Rows:
 def _model(rows, estimator, pred_probs, unchecked, seed):
     """Return the base model or the given probabilities of all rows, and the `Choice`."""
     if pred_probs is None:
-        models = candidates(rows, seed) if estimator is None else [of_estimator(estimator)]
+        if estimator is None or isinstance(estimator, str):
+            models = candidates(rows, seed)
+            models = models if estimator is None else named(estimator, models)
+        else:
+            models = [of_estimator(estimator)]
         choice = choose(models, rows)
         return choice.model, choice
     outputs = given_probabilities(pred_probs, rows, unchecked)
@@ -370,6 +376,10 @@ def _warn_of_classes(dataset, estimates, trusted_labels, taught) -> Sequence[str
 
 def _known(number):
     return None if np.isnan(number) else number
+
+
+def _frame(X):
+    return X if hasattr(X, "iloc") and hasattr(X, "columns") else None
 
 
 def _images(dataset):

@@ -4,23 +4,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from bilevel.commands.common import add_output, known, resumable, show
+from bilevel.commands.common import add_output, known, show
 
-# Options that determine a run, besides its number of steps. A checkpoint with other values is refused.
-IDENTITY = (
-    "source",
-    "rows",
-    "trusted_rows",
-    "noise",
-    "noise_kind",
-    "label",
-    "trusted",
-    "weights",
-    "model",
-    "seed",
-)
-# Options that turn a public data set into a test bench.
+# Options that turn a public data set into a test bench, and options of tables.
 BENCH = ("rows", "trusted_rows", "noise", "noise_kind")
+FILES = ("label", "trusted", "test", "id", "drop", "sep", "encoding", "missing")
 
 
 def add(commands: Any) -> None:
@@ -32,7 +20,27 @@ def add(commands: Any) -> None:
         nargs="?",
         default="digits",
         metavar="SOURCE",
-        help="public data set (see bilevel list), or a .npz, .csv or .parquet file; default: digits",
+        help="a table (.csv, .tsv, .parquet, .jsonl, also compressed), an .npz file, a folder of images with "
+        "one sub-folder for each class, or a public data set (see bilevel list); default: digits",
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--label", metavar="COLUMN", help="name of the column of labels")
+    files.add_argument(
+        "--trusted",
+        metavar="FILE",
+        help="rows whose labels you have checked: a file like SOURCE, or the to_check.csv or reviewed.csv of an "
+        "earlier run with the column checked_label filled in; default: no trusted rows",
+    )
+    files.add_argument("--test", metavar="FILE", help="rows to measure the accuracy on")
+    files.add_argument("--id", metavar="COLUMN", help="column that names the rows and is no feature")
+    files.add_argument(
+        "--drop", action="append", metavar="COLUMN", help="column to leave out; may be repeated"
+    )
+    files.add_argument("--sep", metavar="CHAR", help="separator of the cells; default: detected")
+    files.add_argument("--encoding", metavar="NAME", help="encoding of the text; default: detected")
+    files.add_argument(
+        "--missing", action="append", metavar="TEXT", help="marker of missing values; may be repeated; "
+        "default: the usual ones, such as NA, null and ?",
     )
     bench = parser.add_argument_group("public data sets only")
     bench.add_argument(
@@ -47,58 +55,49 @@ def add(commands: Any) -> None:
         metavar="KIND",
         help="uniform (any other class) or pair (class c becomes c + 1); default: uniform",
     )
-    table = parser.add_argument_group("tables only")
-    table.add_argument("--label", metavar="COLUMN", help="name of the column of labels")
-    table.add_argument(
-        "--trusted", metavar="FILE", help="table with the same columns whose labels you have checked"
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="linear, forest, boosting or mlp; default: the best of them on the trusted rows",
     )
     parser.add_argument(
-        "--weights", metavar="KIND", help="per-row or shared; default: chosen by the number of trusted rows"
+        "--cost",
+        type=float,
+        metavar="RATIO",
+        help="cost of a false alarm divided by that of a missed wrong label; default: the largest expected f1",
     )
-    parser.add_argument("--model", default="linear", metavar="KIND", help="linear or mlp; default: linear")
     parser.add_argument(
-        "--algorithm", default="soba", metavar="NAME", help="name of the bilevel algorithm; default: soba"
-    )
-    parser.add_argument(
-        "--steps",
+        "--to-check",
         type=int,
+        default=50,
         metavar="N",
-        help="number of outer steps; default: 1500, or 500 if a step of the algorithm is expensive",
+        help="number of rows in to_check.csv, which is written without trusted rows; default: 50",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the random numbers; default: 0"
     )
-    parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
     add_output(parser, "bilevel-clean-SOURCE")
 
 
 def run(options: Namespace) -> None:
     """Clean the data set, and write the output folder."""
-    from bilevel import algorithms
-    from bilevel.cleaning import clean
+    from bilevel.cleaning import clean_dataset
     from bilevel.report.files import check_folder
 
-    options.algorithm = known("algorithm", options.algorithm, algorithms.ALGORITHMS)
     out = check_folder(options.out or f"bilevel-clean-{Path(options.source).stem}")
     dataset, truth = _source(options)
-    identity = " ".join(f"{name}={getattr(options, name)}" for name in IDENTITY)
-    with resumable(options, out, identity) as checkpoint:
-        cleaning = clean(
-            dataset,
-            truth,
-            weights=options.weights,
-            model=options.model,
-            algorithm=options.algorithm,
-            steps=options.steps,
-            seed=options.seed,
-            checkpoint=checkpoint,
-            progress=not options.quiet,
-        )
+    cleaning = clean_dataset(
+        dataset,
+        truth,
+        estimator=options.model,
+        cost=options.cost,
+        to_check=options.to_check,
+        seed=options.seed,
+    )
     from bilevel.report import cleaning_table, write_cleaning
 
     cleaning.summary["command"] = options.command_line
     paths = write_cleaning(cleaning, out)
-    checkpoint.remove()
     show(options, cleaning_table(cleaning), cleaning.summary, paths)
 
 
@@ -108,20 +107,20 @@ def _source(options) -> tuple[Any, Any]:
     from bilevel.cleaning import split
 
     bench = {name: value for name in BENCH if (value := getattr(options, name)) is not None}
-    if Path(options.source).suffix:
-        if bench:
-            flags = ", ".join("--" + name.replace("_", "-") for name in bench)
-            raise ValueError(
-                f"{flags} can be used with public data sets only, got the file {options.source}; leave it out"
-            )
-        return datasets.read_file(options.source, label=options.label, trusted=options.trusted), None
+    file = {name: value for name in FILES if (value := getattr(options, name)) is not None}
+    path = Path(options.source)
+    if options.source not in datasets.names() and (path.suffix or path.exists()):
+        _refuse(bench, "public data sets", f"the file {options.source}")
+        return datasets.read_file(options.source, **file), None
     if options.source not in datasets.class_sets():  # `load` explains those
         known("data set", options.source, datasets.names())
-    if options.label or options.trusted:
-        raise ValueError(
-            "--label and --trusted can be used with .csv and .parquet files only, got the public data set "
-            f"{options.source!r}; leave them out"
-        )
+    _refuse(file, "files", f"the public data set {options.source!r}")
     if "noise_kind" in bench:
         bench["kind"] = bench.pop("noise_kind")
     return split(datasets.load(options.source), seed=options.seed, **bench)
+
+
+def _refuse(options, use, source):
+    if options:
+        flags = ", ".join("--" + name.replace("_", "-") for name in options)
+        raise ValueError(f"{flags} can be used with {use} only, got {source}; leave it out")

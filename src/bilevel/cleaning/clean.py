@@ -26,6 +26,7 @@ from bilevel.types import require
 FEWEST_TRUSTED = 20
 # With fewer trusted rows of a class, its noise is not known well.
 FEWEST_OF_CLASS = 5
+UNTAUGHT_ROUNDS = 3
 
 
 def clean(
@@ -283,10 +284,21 @@ def _seen_noise(dataset: Dataset) -> np.ndarray | None:
 
 
 def _detect_untaught(rows: Rows, model: BaseModel | np.ndarray) -> Detection:
-    """Return the posterior of confident learning, without a detector."""
+    """Return the posterior of confident learning, without a detector.
+
+    The flags of a round are left out of the training in the next one. The mean of the rounds is used: the
+    first predictions learn from wrong labels, the last ones miss the rows that were left out wrongly.
+    """
     training = ~rows.trusted
-    outputs = model if isinstance(model, np.ndarray) else cross_fitted(model, rows)
     given = rows.labels[training]
+    if isinstance(model, np.ndarray):
+        as_given = outputs = model
+    else:
+        kept, rounds = np.ones(len(rows.labels)), []
+        for _ in range(UNTAUGHT_ROUNDS):
+            rounds.append(cross_fitted(model, rows, kept))
+            kept[training] = ~confident_flags(rounds[-1][training], given)
+        as_given, outputs = rounds[0], np.mean(rounds, axis=0)
     joint = confident_joint(outputs[training], given)
     noise = (joint / np.maximum(joint.sum(axis=0), 1e-12)).T
     right = posterior(outputs[training], given, noise)[np.arange(len(given)), given]
@@ -295,7 +307,7 @@ def _detect_untaught(rows: Rows, model: BaseModel | np.ndarray) -> Detection:
         right=np.zeros(int(rows.trusted.sum())),
         area=float("nan"),
         noise=noise,
-        as_given=outputs,
+        as_given=as_given,
         outputs=outputs,
         alone=None,
     )

@@ -80,6 +80,8 @@ def example_cleaning(
         "precision": estimates.precision,
         "recall": estimates.recall,
         "signal": True,
+        "no_signal": "",
+        "notes": ["the separator ';' was detected; --sep decides otherwise"],
         "model": "gradient boosting",
         "model_reason": "It is right on more of the held-out trusted rows than the others.",
         "paragraph": "A model predicted the label of each row without having seen it. The trusted rows "
@@ -358,7 +360,7 @@ CLEANINGS = {
     },
     "images with keys, no trusted rows": {"trusted": 0, "data": "table"},
     "nothing flagged": {"threshold": 1.0},
-    "no signal": {"threshold": 1.0, "signal": False, "trusted": 0, "truth": False},
+    "no signal": {"threshold": 1.0, "signal": False, "no_signal": "the scores say nothing", "trusted": 0, "truth": False},
     "one flagged row": {"threshold": 0.9965},
     "two classes": {"classes": ["no", "yes"], "image_shape": None},
     "forty classes": {"classes": [f"comp.sys.ibm.pc.hardware.{n}" for n in range(40)], "data": "text"},

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 
 from bilevel import datasets
 from bilevel.cleaning.base_models import UNIFORM, BaseModel, Choice, candidates, choose, cross_fitted, named, of_estimator
@@ -80,7 +81,7 @@ def clean(
     """
     data = datasets.from_arrays(X, y, trusted=trusted, test=test, name=name)
     return clean_dataset(
-        data, estimator=estimator, pred_probs=pred_probs, cost=cost, to_check=to_check, seed=seed, columns=_frame(X)
+        data, estimator=estimator, pred_probs=pred_probs, cost=cost, to_check=to_check, seed=seed, columns=_frame(X, data.rows)
     )
 
 
@@ -162,7 +163,8 @@ def clean_dataset(
         keeps = _keeps(rows, confident, flags.flagged, None if wrong is None else wrong[unchecked])
         accuracy |= test_accuracy(model, rows, keeps, dataset.test_features, dataset.test_labels)
     stages.end("final models")
-    warnings += _warn_of_classes(dataset, estimates, checked_labels, taught) + list(dataset.notes)
+    warnings += _warn_of_suspicious(found.as_given, rows, given, unchecked, dataset.checked_rows)
+    warnings += _warn_of_classes(dataset, estimates, checked_labels, taught)
     summary: dict[str, Any] = {
         "source": dataset.name,
         "rows": len(given),
@@ -174,6 +176,7 @@ def clean_dataset(
         "precision": _known(estimates.precision),
         "recall": _known(estimates.recall),
         "signal": not flags.reason,
+        "no_signal": flags.reason,
         "model": choice.model.name if choice.model else "given probabilities",
         "model_reason": choice.reason,
         "models": choice.accuracy,
@@ -194,7 +197,12 @@ def clean_dataset(
             wrong[unchecked],
         )
     stages.end("report")
-    summary |= {"seconds": stages.total, "stages": stages.seconds, "warnings": warnings}
+    summary |= {
+        "seconds": stages.total,
+        "stages": stages.seconds,
+        "notes": list(dataset.notes),
+        "warnings": warnings,
+    }
     confidence = found.as_given[~rows.trusted][np.arange(len(flags.flagged)), given[unchecked]]
     chosen = None if taught else np.flatnonzero(unchecked)[rows_to_check(confidence, given[unchecked], to_check)]
     return Cleaning(
@@ -209,6 +217,7 @@ def clean_dataset(
         truth=None if truth is None else np.asarray(truth),
         images=_images(dataset),
         columns=dataset.shown if columns is None else columns,
+        rows=dataset.rows,
         estimates=estimates,
         summary=summary,
     )
@@ -372,6 +381,22 @@ def _warn_of_few_trusted(count):
     ]
 
 
+def _warn_of_suspicious(outputs, rows, given, unchecked, checked_rows) -> Sequence[str]:
+    """Warn where the checked rows of the data are more suspicious than the others."""
+    if checked_rows is None:
+        return []
+    others = outputs[~rows.trusted][np.arange(int(unchecked.sum())), given[unchecked]]
+    checked = outputs[rows.trusted][np.arange(len(checked_rows)), given[checked_rows]]
+    below = scipy.stats.mannwhitneyu(checked, others, alternative="less")
+    area = below.statistic / (len(checked) * len(others))
+    if below.pvalue > 1e-3 or area > 0.4:
+        return []
+    return [
+        "the checked rows are more suspicious than the others, so the estimates and the flags are not to be "
+        "trusted; check rows that stand for all rows, such as those of to_check.csv"
+    ]
+
+
 def _warn_of_classes(dataset, estimates, trusted_labels, taught) -> Sequence[str]:
     if not taught:
         return []
@@ -390,8 +415,11 @@ def _known(number):
     return None if np.isnan(number) else number
 
 
-def _frame(X):
-    return X if hasattr(X, "iloc") and hasattr(X, "columns") else None
+def _frame(X, rows):
+    """Return the rows of a frame of pandas that have a label; None for other data."""
+    if not hasattr(X, "iloc") or not hasattr(X, "columns"):
+        return None
+    return X if rows is None else X.iloc[rows]
 
 
 def _images(dataset):

@@ -76,6 +76,8 @@ class Cleaning:
       truth: (n,) int, true classes, or None when they are not known.
       images: (n, h, w) or (n, h, w, c) array to draw rows from, or None when rows are not images.
       columns: polars or pandas frame with the key and feature columns of the rows, as read, or None.
+      rows: (n,) positions of the rows in the source, from 0, where rows without a label were left out
+        there; None when all are here.
       keys: names of those columns that identify a row.
       history: dict of equal-length arrays over log points (`step`, `outer_loss`, `held_out_loss`) and
         the scalar `best_step`; None where no weights were learnt step by step.
@@ -95,12 +97,18 @@ class Cleaning:
     images: np.ndarray | None = None
     columns: Any = None
     keys: Sequence[str] = ()
+    rows: np.ndarray | None = None
     history: dict[str, Any] | None = None
 
     @property
     def weights(self) -> np.ndarray:
         """(n,) float, probability that the given label is right."""
         return 1 - self.probability
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(n,) int, position of each row in the source, from 0."""
+        return np.arange(len(self.given)) if self.rows is None else self.rows
 
     def to_frame(self) -> Any:
         """Return a frame with one line per row: its columns, and what was found.

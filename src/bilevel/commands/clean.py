@@ -1,5 +1,6 @@
 """`bilevel clean`: find the wrong labels of a data set."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def run(options: Namespace) -> None:
 
     cleaning.summary["command"] = options.command_line
     paths = write_cleaning(cleaning, out)
-    show(options, cleaning_table(cleaning), cleaning.summary, paths)
+    show(options, cleaning_table(cleaning, os.path.relpath(out)), cleaning.summary, paths)
 
 
 def _source(options) -> tuple[Any, Any]:

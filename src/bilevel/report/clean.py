@@ -26,7 +26,7 @@ FIRST = 10  # flagged rows in a notebook
 # Figures that not every run has.
 OPTIONAL = ("noise", "precision_recall", "test_accuracy", "corrections", "learning_curves")
 # Entries of the summary that the page shows elsewhere.
-SHOWN_ELSEWHERE = ("command", "paragraph", "model_reason")
+SHOWN_ELSEWHERE = ("command", "paragraph", "model_reason", "no_signal")
 
 
 class Tile(NamedTuple):
@@ -94,7 +94,9 @@ def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None, f
         flagged=numeral(len(order)),
         rows=numeral(len(cleaning.given)),
         paragraph=summary["paragraph"],
+        notes=summary["notes"],
         signal=summary["signal"],
+        no_signal=summary["no_signal"],
         steps=next_steps(cleaning, folder),
         estimates=_estimates_table(cleaning),
         trusted=summary["trusted"],
@@ -117,8 +119,13 @@ def clean_page(cleaning: Cleaning, figures: Mapping[str, bytes] | None = None, f
     )
 
 
-def cleaning_table(cleaning: Cleaning) -> str:
-    """Return text for the terminal: flags, estimates, methods, warnings, and the next step."""
+def cleaning_table(cleaning: Cleaning, folder: str = "") -> str:
+    """Return text for the terminal: flags, estimates, methods, notes, warnings, and the next step.
+
+    Args:
+      cleaning: result of `bilevel.clean`.
+      folder: output folder, for the command of the next step.
+    """
     summary, estimates = cleaning.summary, cleaning.estimates
     lines = [f"{headline(cleaning)} ({duration(summary['seconds'])})"]
     if summary["signal"]:
@@ -130,16 +137,17 @@ def cleaning_table(cleaning: Cleaning) -> str:
             + (quality if cleaning.flagged.any() else "")
         )
     else:
-        lines.append("the scores carry no signal on these data, so no row is flagged")
-    lines.append(f"model: {summary['model']}. {summary['model_reason']}")
+        lines.append(f"nothing is flagged: {summary['no_signal']}")
+    lines.append(summary["model_reason"])
     table = [
         [method.title, share(method.test_accuracy), *map(share, method.detection)]
         for method in methods(summary)
     ]
     if any(cell != ABSENT for row in table for cell in row[1:]):
         lines += ["", text_table(["", "test accuracy", *SCORES], table), ""]
+    lines += [f"note: {note}" for note in summary["notes"]]
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
-    for step in next_steps(cleaning)[:1]:
+    for step in next_steps(cleaning, folder)[:1]:
         lines += [f"next: {step.text}", *([f"  {step.command}"] if step.command else [])]
     return "\n".join(lines)
 
@@ -253,7 +261,7 @@ def _sheet(cleaning: Cleaning, order: np.ndarray) -> list[Tile]:
     small = max(tiles.shape[1:3]) < SMALL
     return [
         Tile(
-            row=int(row),
+            row=int(cleaning.numbers[row]),
             given=names[cleaning.given[row]],
             suggested=names[cleaning.suggested[row]],
             mark=mark_of(cleaning, row),

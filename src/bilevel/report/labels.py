@@ -84,7 +84,7 @@ def labels_csv(cleaning: Cleaning) -> str:
     The columns are row (from 0), the key columns, given, probability, flagged, suggested, influence
     (where known) and checked. Labels and keys keep their text.
     """
-    columns: dict[str, Sequence[Any]] = {"row": range(len(cleaning.given))}
+    columns: dict[str, Sequence[Any]] = {"row": cleaning.numbers.tolist()}
     columns |= _texts(fields(cleaning, np.arange(len(cleaning.given)), keys_only=True))
     columns |= {
         "given": _names(cleaning, cleaning.given),
@@ -101,7 +101,7 @@ def to_check_csv(cleaning: Cleaning) -> str:
     """Return the contents of `to_check.csv`: the rows most worth checking, with `checked_label` empty."""
     rows = np.asarray(cleaning.to_check)
     columns: dict[str, Sequence[Any]] = {
-        "row": rows.tolist(),
+        "row": cleaning.numbers[rows].tolist(),
         "given": _names(cleaning, cleaning.given[rows]),
         "suggested": _names(cleaning, cleaning.suggested[rows]),
         "probability": _six_digits(cleaning.probability[rows]),

@@ -44,7 +44,7 @@ def next_steps(cleaning: Cleaning, folder: str = "") -> list[Step]:
     if cleaning.to_check is not None:
         steps.append(_check_rows(cleaning, folder))
     if flags:
-        steps += [_review(cleaning, flags, folder), *_trust_flags(cleaning)]
+        steps += [_review(flags), *_trust_flags(cleaning)]
     elif summary["signal"]:
         steps.append(_nothing_flagged(round(cleaning.estimates.wrong)))
     steps += _classes(cleaning)
@@ -69,9 +69,8 @@ def next_steps(cleaning: Cleaning, folder: str = "") -> list[Step]:
 
 def _no_signal() -> Step:
     return Step(
-        "The scores do not tell right labels from wrong ones on these data, so no row is flagged. Give more "
-        "trusted rows, or better features: a model has to predict the labels better than chance before "
-        "it can find wrong ones."
+        "No row can be flagged on these data. Give more trusted rows, or better features: a model has to "
+        "predict the labels better than chance before it can find wrong ones."
     )
 
 
@@ -100,17 +99,14 @@ def _check_rows(cleaning: Cleaning, folder: str) -> Step:
     )
 
 
-def _review(cleaning: Cleaning, flags: int, folder: str) -> Step:
+def _review(flags: int) -> Step:
     rows = "the flagged row" if flags == 1 else f"the {numeral(flags)} flagged rows, most suspicious first"
-    command = cleaning.summary.get("command", "")
-    known = not command or "--trusted" in command
-    text = (
+    return Step(
         f"Review {rows}, under “Review the flagged rows” in report.html. Accept, reject or relabel each one "
-        "with the mouse or the keys a, r and 1 to 9, and download reviewed.csv. "
+        "with the mouse or the keys a, r and 1 to 9, and download reviewed.csv: it holds the right labels, to "
+        "correct your data with. Do not use these rows as the only trusted rows: they are all suspicious, and "
+        "trusted rows must stand for all rows."
     )
-    if known:
-        return Step(text + "Its rows can serve as trusted rows of the next run.")
-    return Step(text + "Its rows can serve as trusted rows:", f"{command} --trusted reviewed.csv")
 
 
 def _trust_flags(cleaning: Cleaning) -> list[Step]:

@@ -102,7 +102,12 @@ def review(cleaning: Cleaning, rows: np.ndarray, name: str, file: str) -> Review
         details = [(field.name, _detail(field.values[place])) for field in data[:COLUMNS_IN_PANEL]]
         items.append(
             Item(
-                row=int(row), given=given, suggested=suggested, png=pngs[place], cells=cells, details=details
+                row=int(cleaning.numbers[row]),
+                given=given,
+                suggested=suggested,
+                png=pngs[place],
+                cells=cells,
+                details=details,
             )
         )
     return Review(

@@ -109,7 +109,7 @@ class LabelCleaner(ClassifierMixin, BaseEstimator):
             )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"y_trusted must hold classes of y only, got {unknown[0]!r}; correct it")
+            raise ValueError(f"y_trusted must hold classes of y only, got {str(unknown[0])!r}; correct it")
         return X, np.searchsorted(self.classes_, y).astype(np.int32)
 
     def predict(self, X: Any) -> np.ndarray:

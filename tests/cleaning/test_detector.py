@@ -205,15 +205,18 @@ def test_the_threshold_maximises_the_expected_f1():
     best = 1 + int(np.argmax([expected(flags) for flags in range(1, 5)]))
     assert (probability >= threshold(probability, None)).sum() == best
     assert threshold(probability, 3.0) == 0.75
+    assert threshold(np.full(100, 0.3), None) > 1  # most flags would be false
 
 
 def test_flags_are_given_up_where_right_labels_would_be_flagged_as_often():
-    assert no_signal(0.5, 100, 1000, 0, 100).startswith("the scores do not tell")
-    assert no_signal(0.99, 5, 1200, 0, 200).startswith("0 of 200 trusted rows would be flagged")
-    assert no_signal(0.99, 60, 1200, 0, 200) == ""
-    assert no_signal(0.99, 0, 1200, 0, 200) == ""
+    assert no_signal(0.5, 0.5, 100, 1000, 0, 100).startswith("the scores do not tell")
+    assert no_signal(0.7, 0.69, 100, 1000, 0, 100).startswith("the scores do not tell")
+    assert no_signal(0.999, 0.98, 60, 1200, 0, 200) == ""  # noise in one class only
+    assert no_signal(0.99, 0.5, 5, 1200, 0, 200).startswith("0 of 200 trusted rows would be flagged")
+    assert no_signal(0.99, 0.5, 60, 1200, 0, 200) == ""
+    assert no_signal(0.99, 0.5, 0, 1200, 0, 200) == ""
     # Twenty trusted rows could never tell.
-    assert no_signal(0.99, 60, 1200, 0, 20) == ""
+    assert no_signal(0.99, 0.5, 60, 1200, 0, 20) == ""
 
 
 def test_estimates_are_sums_of_probabilities():

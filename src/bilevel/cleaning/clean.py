@@ -315,6 +315,7 @@ def _detect_untaught(rows: Rows, model: BaseModel | np.ndarray) -> Detection:
         probability=calibrate(1 - right, int(confident_flags(outputs[training], given).sum())),
         right=np.zeros(int(rows.trusted.sum())),
         area=float("nan"),
+        label_area=float("nan"),
         noise=noise,
         as_given=as_given,
         outputs=outputs,
@@ -349,7 +350,7 @@ def _flag(found: Detection, rows: Rows, cost: float | None, taught: bool) -> _Fl
         cut = float(found.probability[flagged].min()) if flagged.any() else 1.0
     if taught:
         alarms = int((found.right >= cut).sum())
-        reason = no_signal(found.area, int(flagged.sum()), len(given), alarms, len(found.right))
+        reason = no_signal(found.area, found.label_area, int(flagged.sum()), len(given), alarms, len(found.right))
         flagged &= not reason
     others = posterior(found.outputs[~rows.trusted], given, found.noise)
     others[np.arange(len(given)), given] = -1

@@ -38,6 +38,7 @@ class Detection(NamedTuple):
       right: (m,) the same for the trusted rows with their checked labels, by detectors that have not
         seen the row.
       area: area under the ROC curve of the cross-fitted detector on the canaries.
+      label_area: the same of the label alone: some classes are given wrongly more often.
       noise: (K, K) noise T[t, g].
       as_given: (N, K) cross-fitted probabilities of the base model with equal weights.
       outputs: (N, K) the same in the last round, with rows weighted.
@@ -47,6 +48,7 @@ class Detection(NamedTuple):
     probability: np.ndarray
     right: np.ndarray
     area: float
+    label_area: float
     noise: np.ndarray
     as_given: np.ndarray
     outputs: np.ndarray
@@ -99,6 +101,7 @@ def detect(
         probability=probability,
         right=detector.right,
         area=detector.area,
+        label_area=detector.label_area,
         noise=noise,
         as_given=as_given,
         outputs=outputs,
@@ -138,6 +141,9 @@ class _Detector:
         platt = LogisticRegression(C=1e3, max_iter=500).fit(logits[:, None], wrong, sample_weight=weight)
         self._slope, self._shift = float(platt.coef_[0, 0]), float(platt.intercept_[0])
         self.area = float(roc_auc_score(wrong, logits, sample_weight=weight))
+        given = np.bincount(label, weight, len(noise))
+        rate = np.bincount(label[wrong], weight[wrong], len(noise)) / np.maximum(given, 1e-12)
+        self.label_area = float(roc_auc_score(wrong, rate[label], sample_weight=weight))
         self.right = np.zeros(len(labels))
         self.right[row[~wrong]] = scipy.special.expit(self._slope * logits[~wrong] + self._shift)
 

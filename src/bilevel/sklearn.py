@@ -104,8 +104,8 @@ class LabelCleaner(ClassifierMixin, BaseEstimator):
         X, y = check_array(X, accept_sparse="csr"), np.asarray(y)
         if X.shape[1] != self.n_features_in_ or len(y) != X.shape[0]:
             raise ValueError(
-                f"X_trusted must have {self.n_features_in_} columns and y_trusted one label for each row, got "
-                f"shapes {X.shape} and {y.shape}"
+                f"X_trusted must have {self.n_features_in_} columns and y_trusted one label for each row, "
+                f"got shapes {X.shape} and {y.shape}"
             )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):

@@ -32,7 +32,9 @@ def tiny(**changes):
     labels = np.arange(40, dtype=np.int32) % 2
     features = random.normal(size=(40, 3)).astype(np.float32)
     dataset = Dataset("tiny", features, labels, ["no", "yes"])
-    return dataset._replace(trusted_features=features[:12] + 1, trusted_labels=labels[:12])._replace(**changes)
+    return dataset._replace(trusted_features=features[:12] + 1, trusted_labels=labels[:12])._replace(
+        **changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +91,17 @@ def test_features_without_signal_flag_nothing_and_say_so():
     X, y = random.normal(size=(500, 3)), random.integers(0, 2, 500)
     result = bilevel.clean(X[:400], y[:400], (X[400:], y[400:]), estimator="linear")
     assert not result.flagged.any() and not result.summary["signal"]
-    assert "so no row is flagged" in result.summary["no_signal"] and "Nothing is flagged" in result.summary["paragraph"]
+    assert (
+        "so no row is flagged" in result.summary["no_signal"]
+        and "Nothing is flagged" in result.summary["paragraph"]
+    )
 
 
 def test_the_cost_of_a_false_alarm_moves_the_threshold():
     X, given, _, Xt, yt = blobs(wrong=0.3)
-    flags = [bilevel.clean(X, given, (Xt, yt), estimator="linear", cost=cost).flagged for cost in (0.05, 1.0, 20.0)]
+    flags = [
+        bilevel.clean(X, given, (Xt, yt), estimator="linear", cost=cost).flagged for cost in (0.05, 1.0, 20.0)
+    ]
     assert np.all(flags[0] >= flags[1]) and np.all(flags[1] >= flags[2])
     assert flags[0].sum() > flags[2].sum()
 
@@ -132,7 +139,9 @@ def test_texts_are_cleaned():
     random = np.random.default_rng(0)
     words = {"sea": "ship wave salt tide", "sky": "cloud wind bird star"}
     truth = random.choice(list(words), 300)
-    texts = [" ".join([*random.choice(words[t].split(), 3), *random.choice(["the", "a", "of"], 3)]) for t in truth]
+    texts = [
+        " ".join([*random.choice(words[t].split(), 3), *random.choice(["the", "a", "of"], 3)]) for t in truth
+    ]
     wrong = random.random(300) < 0.15
     given = np.where(wrong, np.where(truth == "sea", "sky", "sea"), truth)
     mask = np.arange(300) % 4 == 0
@@ -218,7 +227,9 @@ def test_a_class_with_few_trusted_rows_is_named():
     X, given, _, Xt, yt = blobs()
     kept = np.flatnonzero((yt != 2) | (np.cumsum(yt == 2) <= 2))
     result = bilevel.clean(X, given, (Xt[kept], yt[kept]), estimator="linear")
-    assert any("fewer than 5 trusted rows have the class 2 (2)" in line for line in result.summary["warnings"])
+    assert any(
+        "fewer than 5 trusted rows have the class 2 (2)" in line for line in result.summary["warnings"]
+    )
 
 
 # Input rules

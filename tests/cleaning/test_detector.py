@@ -38,7 +38,9 @@ def pair(classes, rate):
 # Noise
 
 
-@pytest.mark.parametrize("noise", [uniform(3, 0.0), uniform(3, 0.3), pair(4, 0.4)], ids=["none", "uniform", "pair"])
+@pytest.mark.parametrize(
+    "noise", [uniform(3, 0.0), uniform(3, 0.3), pair(4, 0.4)], ids=["none", "uniform", "pair"]
+)
 def test_the_noise_matrix_is_recovered_from_an_imperfect_predictor(noise):
     classes, random = len(noise), np.random.default_rng(0)
     confusion = uniform(classes, 0.15)
@@ -147,7 +149,10 @@ def test_sparse_rows_have_candidates_that_take_them():
 
 @pytest.mark.parametrize(
     "estimator, words",
-    [(3, "must be a scikit-learn classifier, got int"), ("LinearSVC", "must have predict_proba, which LinearSVC")],
+    [
+        (3, "must be a scikit-learn classifier, got int"),
+        ("LinearSVC", "must have predict_proba, which LinearSVC"),
+    ],
 )
 def test_estimators_without_probabilities_are_refused(estimator, words):
     from sklearn.svm import LinearSVC
@@ -227,7 +232,9 @@ def test_estimates_are_sums_of_probabilities():
     first = found.classes[0]
     assert (first.rows, first.trusted, first.flagged) == (2, 1, 1)
     assert (first.wrong, first.precision, first.false_alarms) == pytest.approx((1.1, 0.9, 0.1 / 0.9))
-    nothing = estimate(probability, np.zeros(4, bool), np.array([0, 0, 1, 1]), ["a", "b"], np.array([0]), np.eye(2))
+    nothing = estimate(
+        probability, np.zeros(4, bool), np.array([0, 0, 1, 1]), ["a", "b"], np.array([0]), np.eye(2)
+    )
     assert np.isnan(nothing.precision)
 
 

@@ -77,7 +77,9 @@ def candidates(rows: Rows, seed: int) -> list[BaseModel]:
         models.append(
             BaseModel(
                 "mlp",
-                lambda: MLPClassifier((64,), alpha=0.1, max_iter=40, learning_rate_init=3e-3, random_state=seed),
+                lambda: MLPClassifier(
+                    (64,), alpha=0.1, max_iter=40, learning_rate_init=3e-3, random_state=seed
+                ),
             )
         )
     return models

@@ -37,7 +37,12 @@ class Rows(NamedTuple):
 
 
 def join_rows(
-    features: Any, labels: np.ndarray, trusted_features: Any, trusted_labels: np.ndarray, classes: int, seed: int
+    features: Any,
+    labels: np.ndarray,
+    trusted_features: Any,
+    trusted_labels: np.ndarray,
+    classes: int,
+    seed: int,
 ) -> Rows:
     """Return training and trusted rows as one, each class spread over all folds.
 

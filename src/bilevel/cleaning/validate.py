@@ -30,7 +30,7 @@ def validate(dataset: Dataset) -> list[str]:
         _require_same_shape(part, features, dataset.features)
     if len(dataset.labels) < FEWEST_ROWS:
         raise ValueError(
-            f"cleaning needs at least {FEWEST_ROWS} training rows, got {len(dataset.labels)}; add more of them"
+            f"cleaning needs at least {FEWEST_ROWS} training rows, got {len(dataset.labels)}; add more"
         )
     if dataset.trusted_features is None or not len(dataset.trusted_labels):
         return []

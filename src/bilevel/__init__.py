@@ -110,8 +110,8 @@ __all__ = [
     "advise",
     "check",
     # programs
-    "clean",
-    "influence",
+    "clean",  # pyright: ignore[reportUnsupportedDunderAll]
+    "influence",  # pyright: ignore[reportUnsupportedDunderAll]
     # parts
     "accelerate",
     "adam_derivative",

@@ -196,6 +196,7 @@ def test_checked_rows_count_as_known():
     )
     dataset = dataset._replace(trusted_features=dataset.features[checked])
     result = cleaning.clean_dataset(dataset, estimator="linear")
+    assert result.influence is not None
     np.testing.assert_array_equal(result.flagged[checked], (given != truth)[checked])
     np.testing.assert_array_equal(result.suggested[checked], truth[checked])
     assert set(np.unique(result.probability[checked])) <= {0.0, 1.0}

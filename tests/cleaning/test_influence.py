@@ -1,5 +1,7 @@
 """Influence of rows against training again, and softmax regression."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,12 +82,13 @@ def test_linear_fit_is_the_minimum_and_sparse_equals_dense():
 
 def test_fits_of_equal_shapes_share_one_compilation():
     """Rows, weights and penalties are arguments of the compiled function."""
-    solver, sizes = _lbfgs, []
+    solver: Any = _lbfgs
+    sizes = []
     for seed in range(3):
         random = np.random.default_rng(seed)
         rows = to_device(random.normal(size=(37, 4)).astype(np.float32), random.integers(0, 2, 37))
         fit(rows, random.random(37), 0.1 / (1 + seed), initial_parameters(4, 2))
-        sizes.append(solver._cache_size())  # pyright: ignore[reportFunctionMemberAccess]
+        sizes.append(solver._cache_size())
     assert sizes[1:] == sizes[:1] * 2
 
 

@@ -180,7 +180,7 @@ def clean_dataset(
     accuracy = dict.fromkeys(("as_given", "trusted_only", "confident_learning", "cleaned", "oracle"))
     if dataset.test_features is not None and isinstance(model, BaseModel):
         keeps = _keeps(rows, confident, flags.flagged, None if wrong is None else wrong[unchecked])
-        accuracy |= test_accuracy(model, rows, keeps, dataset.test_features, dataset.test_labels)
+        accuracy |= test_accuracy(model, rows, keeps, dataset.test_features, np.asarray(dataset.test_labels))
     stages.end("final models")
     warnings += _warn_of_suspicious(found.as_given, rows, given, unchecked, dataset.checked_rows)
     warnings += _warn_of_classes(dataset, estimates, checked_labels, taught)
@@ -311,7 +311,9 @@ def _seen_noise(dataset: Dataset) -> np.ndarray | None:
     if dataset.checked_rows is None:
         return None
     counts = np.zeros((len(dataset.classes), len(dataset.classes)))
-    np.add.at(counts, (dataset.trusted_labels, np.asarray(dataset.labels)[dataset.checked_rows]), 1)
+    np.add.at(
+        counts, (np.asarray(dataset.trusted_labels), np.asarray(dataset.labels)[dataset.checked_rows]), 1
+    )
     return counts
 
 

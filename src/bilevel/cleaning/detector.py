@@ -25,6 +25,7 @@ from bilevel.extras import extra
 
 ROUNDS = 2
 STRENGTH = 0.3
+PLATT_STRENGTH = 1e3
 FARTHEST = 6.0  # in standard deviations
 # Canaries of a smaller weight are left out.
 RAREST = 1e-4
@@ -138,7 +139,9 @@ class _Detector:
         for held in range(FOLDS):
             if (part == held).any():
                 logits[part == held] = fit(part != held).decision_function(scaled[part == held])
-        platt = LogisticRegression(C=1e3, max_iter=500).fit(logits[:, None], wrong, sample_weight=weight)
+        platt = LogisticRegression(C=PLATT_STRENGTH, max_iter=500).fit(
+            logits[:, None], wrong, sample_weight=weight
+        )
         self._slope, self._shift = float(platt.coef_[0, 0]), float(platt.intercept_[0])
         self.area = float(roc_auc_score(wrong, logits, sample_weight=weight))
         given = np.bincount(label, weight, len(noise))

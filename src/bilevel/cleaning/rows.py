@@ -56,7 +56,7 @@ def join_rows(
     """
     sparse = scipy.sparse.issparse(features)
     parts = [features, trusted_features]
-    both = (
+    both: Any = (
         scipy.sparse.csr_matrix(scipy.sparse.vstack(parts))
         if sparse
         else np.concatenate(parts).reshape(len(labels) + len(trusted_labels), -1)

@@ -154,4 +154,4 @@ __all__ = [
     "products",
     # algorithms
     *algorithms.__all__,
-]  # pyright: ignore[reportUnsupportedDunderAll]
+]

@@ -203,6 +203,18 @@ def test_checked_rows_count_as_known():
     assert np.isnan(result.influence[checked]).all() and np.isfinite(result.influence[~result.checked]).all()
 
 
+@pytest.mark.parametrize("as_mask", [True, False])
+def test_a_mask_of_right_rows_serves_as_well_as_a_pair(as_mask):
+    X, given, truth, Xt, yt = blobs()
+    if as_mask:
+        mask = np.arange(500) >= 400
+        both, labels = np.concatenate([X, Xt]), np.concatenate([given, yt])
+        flagged = bilevel.clean(both, labels, mask, estimator="linear").flagged[:400]
+    else:
+        flagged = bilevel.clean(X, given, (Xt, yt), estimator="linear").flagged
+    assert f1(flagged, given != truth) > 0.95
+
+
 def test_checking_only_suspicious_rows_is_a_warning():
     X, given, truth, _, _ = blobs(wrong=0.3)
     dataset = bilevel.datasets.from_arrays(X, given)

@@ -268,7 +268,7 @@ def test_a_class_whose_right_labels_are_often_flagged_is_named():
 
 
 def test_a_run_without_signal_says_so():
-    cleaning = example_cleaning(threshold=1.0, signal=False)
+    cleaning = example_cleaning(threshold=1.0, signal=False, no_signal="the scores say nothing")
     assert "the scores say nothing" in clean_page(
         cleaning, UNDRAWN
     ) and "the scores say nothing" in cleaning_table(cleaning)

@@ -307,8 +307,13 @@ def given_probabilities(pred_probs: Any, rows: Rows, unchecked: np.ndarray) -> n
 
 
 def _seen_noise(dataset: Dataset) -> np.ndarray | None:
-    """Return the counts of (true, given) labels among the checked rows of the data."""
+    """Return the counts of (true, given) labels among the checked rows of the data.
+
+    Where all labels agree, the data may hold the checked labels already. Then nothing is known.
+    """
     if dataset.checked_rows is None:
+        return None
+    if np.array_equal(np.asarray(dataset.labels)[dataset.checked_rows], dataset.trusted_labels):
         return None
     counts = np.zeros((len(dataset.classes), len(dataset.classes)))
     np.add.at(

@@ -184,7 +184,7 @@ def note_extremes(
     """Add notes on rows that are extreme in most columns, and on extreme values that repeat.
 
     Args:
-      notes: list that receives the notes.
+      notes: list that receives these lines.
       numbers: (n, d) training rows.
       names: names of the columns.
       scale: centre and scale of the columns.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bilevel import datasets
-from bilevel.cleaning.summary import detection
+from bilevel.cleaning.scoring import detection
 from bilevel.extras import PACKAGES, explain, extra
 
 CORE_ALONE = """

@@ -45,6 +45,7 @@ LAYERS = [
     "datasets",
     "models",
     "cleaning",
+    "sklearn",
     "fewshot",
     "tasks",
     "comparison",

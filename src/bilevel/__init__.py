@@ -110,8 +110,8 @@ __all__ = [
     "advise",
     "check",
     # programs
-    "clean",
-    "influence",
+    "clean",  # pyright: ignore[reportUnsupportedDunderAll]
+    "influence",  # pyright: ignore[reportUnsupportedDunderAll]
     # parts
     "accelerate",
     "adam_derivative",
@@ -154,4 +154,4 @@ __all__ = [
     "products",
     # algorithms
     *algorithms.__all__,
-]  # pyright: ignore[reportUnsupportedDunderAll]
+]

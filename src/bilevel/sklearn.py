@@ -45,6 +45,9 @@ class LabelCleaner(ClassifierMixin, BaseEstimator):
     (array([3]), array(['no'], dtype='<U3'))
     """
 
+    estimator_: Any
+    n_features_in_: int
+
     def __init__(self, estimator: Any = None, *, cost: float | None = None, random_state: int = 0):
         self.estimator = estimator
         self.cost = cost
@@ -101,15 +104,15 @@ class LabelCleaner(ClassifierMixin, BaseEstimator):
             return None, None
         if X is None or y is None:
             raise ValueError("X_trusted and y_trusted belong together, got one of them only; give both")
-        X, y = check_array(X, accept_sparse="csr"), np.asarray(y)
+        X, y = check_array(X, accept_sparse=True), np.asarray(y)
         if X.shape[1] != self.n_features_in_ or len(y) != X.shape[0]:
             raise ValueError(
-                f"X_trusted must have {self.n_features_in_} columns and y_trusted one label for each row, got "
-                f"shapes {X.shape} and {y.shape}"
+                f"X_trusted must have {self.n_features_in_} columns and y_trusted one label for each row, "
+                f"got shapes {X.shape} and {y.shape}"
             )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"y_trusted must hold classes of y only, got {unknown[0]!r}; correct it")
+            raise ValueError(f"y_trusted must hold classes of y only, got {str(unknown[0])!r}; correct it")
         return X, np.searchsorted(self.classes_, y).astype(np.int32)
 
     def predict(self, X: Any) -> np.ndarray:

@@ -74,41 +74,6 @@ def test_outer_loss_is_the_mean_cross_entropy(data):
     np.testing.assert_allclose(losses.per_row(logits, PENALTY).outer(x, y, batch), expected, **EXACT)
 
 
-def test_shared_is_one_per_row_problem_for_each_fold(data):
-    features, labels, _, y, v = data
-    scores = jnp.asarray(np.random.default_rng(1).normal(size=(ROWS, 2, 4)))
-    x = losses.init_net(jax.random.key(0), 4, dtype=jnp.float64)
-    x = dict(x, out=jnp.linspace(-1.0, 1.0, 16), bias=jnp.array(0.3))
-    both = jnp.stack([y, v])
-    batch = {"features": jnp.asarray(features), "labels": jnp.asarray(labels), "scores": scores}
-    single = losses.per_row(logits, PENALTY)
-    alone = inner_batch(batch["features"], labels)
-    expected = sum(single.inner(losses.net(x, scores[:, k]), both[k], alone) for k in range(2))
-    np.testing.assert_allclose(losses.shared(logits, PENALTY).inner(x, both, batch), expected, **EXACT)
-
-
-def test_each_fold_of_trusted_rows_judges_its_own_model(data):
-    features, labels, _, y, v = data
-    fold = jnp.asarray(np.arange(ROWS) % 2, jnp.int32)
-    problem = losses.shared(logits, PENALTY)
-    batch = {"features": jnp.asarray(features), "labels": jnp.asarray(labels), "fold": fold}
-    gradient = jax.grad(problem.outer, argnums=1)(None, jnp.stack([y, v]), batch)
-    moved = dict(batch, features=batch["features"].at[1::2].multiply(2.0))
-    changed = jax.grad(problem.outer, argnums=1)(None, jnp.stack([y, v]), moved)
-    np.testing.assert_array_equal(gradient[0], changed[0])
-    assert not np.allclose(gradient[1], changed[1])
-    even = jnp.arange(0, ROWS, 2)
-    alone = {"features": batch["features"][even], "labels": batch["labels"][even]}
-    # f is K times the mean over all rows, which for equal folds is the sum of their means.
-    expected = jax.grad(losses.per_row(logits, PENALTY).outer, argnums=1)(None, y, alone)
-    np.testing.assert_allclose(gradient[0], expected, **EXACT)
-
-
-def test_a_fresh_net_gives_every_row_one_half():
-    scores = jnp.asarray(np.random.default_rng(0).normal(size=(7, 2, 4)), jnp.float32)
-    np.testing.assert_array_equal(losses.net(losses.init_net(jax.random.key(0), 4), scores), 0)
-
-
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_sparse_rows_equal_dense_rows(data, blocks):
     features, labels, x, y, v = data

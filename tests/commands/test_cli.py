@@ -1,18 +1,16 @@
 """The command line: its outputs, and one clear line for every bad input."""
 
-import io
 import json
-import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr
+from argparse import Namespace
 
 import numpy as np
 import pytest
 
 from bilevel import tasks
-from bilevel.cleaning import weighting
 from bilevel.cli import main
+from bilevel.commands.common import resumable
 from bilevel.comparison import Budget, compare
 
 
@@ -118,11 +116,11 @@ def test_compare_runs_on_the_embedded_sets(make):
     [
         (["clena"], "invalid choice: 'clena'"),
         (["clean", "mnits"], "did you mean 'mnist'?"),
-        (["clean", "--algorithm", "sobba"], "unknown algorithm 'sobba'; did you mean 'soba'?"),
-        (["clean", "--model", "tree"], "model must be one of linear, mlp, got 'tree'"),
-        (["clean", "--weights", "rows"], "weights must be one of per-row, shared, got 'rows'"),
-        (["clean", "--steps", "0"], "steps must be at least 1, got 0"),
-        (["clean", "--steps", "many"], "invalid int value: 'many'"),
+        (["clean", "--model", "tree"], "model must be one of linear, forest, boosting, mlp for these rows"),
+        (["clean", "--cost", "0"], "cost must be positive, got 0"),
+        (["clean", "--to-check", "0"], "to_check must be at least 1, got 0"),
+        (["clean", "--to-check", "many"], "invalid int value: 'many'"),
+        (["clean", "--resume"], "--resume"),
         (["clean", "--rows", "99999"], "change --rows or --trusted-rows"),
         (["clean", "missing.csv", "--label", "a", "--trusted", "b.csv"], "missing.csv"),
         (
@@ -196,10 +194,10 @@ def write_npz(path, **changes):
 def test_clean_of_a_user_file_finds_the_wrong_labels(tmp_path, capsys):
     wrong = write_npz(tmp_path / "mine.npz")
     out = tmp_path / "out"
-    assert main(["clean", str(tmp_path / "mine.npz"), "--out", str(out), "--steps", "300"]) == 0
+    assert main(["clean", str(tmp_path / "mine.npz"), "--out", str(out)]) == 0
     lines = (out / "labels.csv").read_text().splitlines()
-    flagged = np.array([line.split(",")[3] for line in lines[1:]])
-    flagged = np.isin(flagged, ["1", "True", "true", "yes"])
+    place = lines[0].split(",").index("flagged")
+    flagged = np.array([line.split(",")[place] == "true" for line in lines[1:]])
     assert (flagged == wrong).mean() > 0.9
     summary = json.loads((out / "summary.json").read_text())
     assert summary["rows"] == 200 and summary["trusted"] == 40 and summary["flagged"] == flagged.sum()
@@ -224,48 +222,60 @@ def test_clean_of_a_bad_file_is_one_line_and_writes_nothing(changes, words, tmp_
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
-CLEAN = ["clean", "--rows", "300", "--steps", "150", "--quiet", "--out"]
+def test_clean_without_trusted_rows_and_again_with_the_checked_ones(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    truth = np.array(["cat", "dog"])[random.integers(0, 2, 300)]
+    wrong = random.random(300) < 0.15
+    given = np.where(wrong, np.where(truth == "cat", "dog", "cat"), truth)
+    values = (truth == "cat")[:, None] + 0.3 * random.normal(size=(300, 3))
+    lines = ["no;a;b;c;kind"]
+    lines += [f"{n};" + ";".join(f"{v:.3f}".replace(".", ",") for v in row) + f";{label} "
+              for n, (row, label) in enumerate(zip(values, given, strict=True))]  # fmt: skip
+    data, out = tmp_path / "pets.csv", tmp_path / "out"
+    data.write_text("\n".join(lines), encoding="cp1252")
+    command = ["clean", str(data), "--label", "kind", "--model", "linear", "--out", str(out)]
+    assert main([*command, "--to-check", "40"]) == 0
+    printed = capsys.readouterr().out
+    assert "note: the separator ';' was detected" in printed and "to_check.csv" in printed
+    table = [line.split(",") for line in (out / "to_check.csv").read_text().splitlines()]
+    assert len(table) == 41 and table[0][0] == "row" and table[0][-1] == "checked_label"
+    checked = tmp_path / "checked.csv"
+    rows = [f"{line[0]},{truth[int(line[0])]}" for line in table[1:]]
+    checked.write_text("\n".join(["row,checked_label", *rows]))
+    assert main([*command, "--trusted", str(checked), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["trusted"] == 40 and summary["rows"] == 300
+    lines = [line.split(",") for line in (out / "labels.csv").read_text().splitlines()]
+    flagged = np.array([line[lines[0].index("flagged")] == "true" for line in lines[1:]])
+    assert (flagged == wrong).mean() > 0.95
 
 
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
-    """Return folder, exit code and error line of a `clean` that Ctrl-C ends at step 80."""
-    folder, run = tmp_path_factory.mktemp("runs") / "one", weighting.run
-    folder.mkdir()
-    (folder / "mine.txt").write_text("stays")
+def test_an_interrupted_clean_is_one_line(tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
 
-    def run_to_80(*arguments, callback, **options):
-        def press(step, state, metrics):
-            callback(step, state, metrics)
-            if step == 80:
-                raise KeyboardInterrupt
-
-        return run(*arguments, callback=press, **options)
-
-    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as error:
-        patch.setattr(weighting, "run", run_to_80)
-        code = main([*CLEAN, str(folder)])
-    return folder, code, error.getvalue()
+    monkeypatch.setattr("bilevel.cleaning.clean_dataset", interrupt)
+    assert main(["clean", "--rows", "300", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_interrupted_clean_resumes_to_the_same_weights(interrupted, tmp_path):
-    stopped, code, line = interrupted
-    assert code == 130 and line.count("\n") == 1
-    assert "resume with: bilevel clean" in line and line.endswith("--resume\n")
-    one, two = tmp_path / "one", tmp_path / "two"
-    shutil.copytree(stopped, one)
-    assert main([*CLEAN, str(one), "--resume"]) == 0
-    # Without a checkpoint, `--resume` starts a new run.
-    assert main([*CLEAN, str(two), "--resume"]) == 0
-    assert (one / "labels.csv").read_text() == (two / "labels.csv").read_text()
-    assert (one / "mine.txt").read_text() == "stays"
-    assert not list(one.glob(".bilevel*"))
+def test_an_interrupted_run_says_how_to_resume_it(tmp_path):
+    options = Namespace(resume=False, quiet=True, command_line="bilevel fewshot --out here")
+    with pytest.raises(KeyboardInterrupt, match="resume with: bilevel fewshot --out here --resume$"):
+        with resumable(options, tmp_path, "one") as checkpoint:
+            checkpoint.folder.mkdir()
+            checkpoint.resume = True  # as after the first save
+            raise KeyboardInterrupt
 
 
-def test_a_checkpoint_of_other_options_is_refused(interrupted, capsys):
-    stopped, _, _ = interrupted
-    line = fails(capsys, *CLEAN, str(stopped), "--resume", "--seed", "1")
-    assert "belongs to another run: its identity" in line
+def test_a_complete_run_cannot_be_resumed(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    options = Namespace(resume=True, quiet=True, command_line="bilevel fewshot")
+    with (
+        pytest.raises(ValueError, match="is complete and cannot be resumed"),
+        resumable(options, tmp_path, "one"),
+    ):
+        pass
 
 
 def test_a_closed_pipe_is_not_an_error(tmp_path):

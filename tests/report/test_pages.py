@@ -251,7 +251,7 @@ def test_steps_depend_on_the_result():
     assert "Only about" in told(threshold=0.99) and "Only about" not in told()
     nothing = told(threshold=1.0)
     assert "Review" not in nothing and "about 92 wrong labels are expected" in nothing
-    assert "do not tell right labels from wrong ones" in told(threshold=1.0, signal=False)
+    assert "No row can be flagged on these data" in told(threshold=1.0, signal=False)
     assert "fewer than 10 trusted rows" in told() and "fewer than 10" not in told(trusted=100)
     assert "is not better than" in told(test_accuracy={"cleaned": 0.7, "as_given": 0.8})
     assert "is not better than" not in told()
@@ -269,9 +269,9 @@ def test_a_class_whose_right_labels_are_often_flagged_is_named():
 
 def test_a_run_without_signal_says_so():
     cleaning = example_cleaning(threshold=1.0, signal=False)
-    assert "carry no signal" in clean_page(cleaning, UNDRAWN) and "carry no signal" in cleaning_table(
-        cleaning
-    )
+    assert "the scores say nothing" in clean_page(
+        cleaning, UNDRAWN
+    ) and "the scores say nothing" in cleaning_table(cleaning)
     assert "carry no signal" not in clean_page(example_cleaning(), UNDRAWN)
 
 

@@ -6,4 +6,13 @@ from bilevel.cleaning.noise import corrupt
 from bilevel.cleaning.result import ClassEstimates, Cleaning, Estimates
 from bilevel.cleaning.split import split
 
-__all__ = ["ClassEstimates", "Cleaning", "Estimates", "clean", "clean_dataset", "corrupt", "influence", "split"]
+__all__ = [
+    "ClassEstimates",
+    "Cleaning",
+    "Estimates",
+    "clean",
+    "clean_dataset",
+    "corrupt",
+    "influence",
+    "split",
+]

@@ -13,6 +13,8 @@ from bilevel.extras import extra
 
 # Inverse penalties of the linear candidates, for scaled features.
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+# Gradient boosting takes minutes for more columns than this, such as those of images.
+BOOSTED_COLUMNS = 200
 # The candidates are compared on at most this many training rows.
 CHOICE_ROWS = 4000
 # Share of the uniform distribution in cross-fitted probabilities: a forest of 200 trees cannot tell
@@ -52,7 +54,8 @@ def candidates(rows: Rows, seed: int) -> list[BaseModel]:
     """Return the models that suit the rows; linear ones come with several penalties.
 
     Args:
-      rows: the rows; gradient boosting and the network are left out for sparse features.
+      rows: the rows. Sparse features leave out boosting and the network; more than 200 columns leave out
+        boosting.
       seed: seed of the models.
     """
     with extra("clean"):
@@ -67,14 +70,18 @@ def candidates(rows: Rows, seed: int) -> list[BaseModel]:
     models.append(
         BaseModel("forest", lambda: RandomForestClassifier(200, random_state=seed, n_jobs=-1)),
     )
-    if not scipy.sparse.issparse(rows.features):
-        models += [
-            BaseModel("boosting", lambda: HistGradientBoostingClassifier(random_state=seed)),
+    dense = not scipy.sparse.issparse(rows.features)
+    if dense and rows.features.shape[1] <= BOOSTED_COLUMNS:
+        models.append(BaseModel("boosting", lambda: HistGradientBoostingClassifier(random_state=seed)))
+    if dense:
+        models.append(
             BaseModel(
                 "mlp",
-                lambda: MLPClassifier((64,), alpha=0.1, max_iter=40, learning_rate_init=3e-3, random_state=seed),
-            ),
-        ]
+                lambda: MLPClassifier(
+                    (64,), alpha=0.1, max_iter=40, learning_rate_init=3e-3, random_state=seed
+                ),
+            )
+        )
     return models
 
 

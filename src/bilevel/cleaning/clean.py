@@ -7,7 +7,16 @@ import numpy as np
 import scipy.stats
 
 from bilevel import datasets
-from bilevel.cleaning.base_models import UNIFORM, BaseModel, Choice, candidates, choose, cross_fitted, named, of_estimator
+from bilevel.cleaning.base_models import (
+    UNIFORM,
+    BaseModel,
+    Choice,
+    candidates,
+    choose,
+    cross_fitted,
+    named,
+    of_estimator,
+)
 from bilevel.cleaning.baselines import baseline_detections, test_accuracy
 from bilevel.cleaning.confident import calibrate, confident_flags, confident_joint
 from bilevel.cleaning.detector import Detection, detect
@@ -81,7 +90,13 @@ def clean(
     """
     data = datasets.from_arrays(X, y, trusted=trusted, test=test, name=name)
     return clean_dataset(
-        data, estimator=estimator, pred_probs=pred_probs, cost=cost, to_check=to_check, seed=seed, columns=_frame(X, data.rows)
+        data,
+        estimator=estimator,
+        pred_probs=pred_probs,
+        cost=cost,
+        to_check=to_check,
+        seed=seed,
+        columns=_frame(X, data.rows),
     )
 
 
@@ -152,7 +167,11 @@ def clean_dataset(
     influences = None
     if taught and influence and rows.features.shape[1]:
         of_rows = row_influence(
-            rows.features[~rows.trusted], given[unchecked], rows.features[rows.trusted], checked_labels, rows.classes
+            rows.features[~rows.trusted],
+            given[unchecked],
+            rows.features[rows.trusted],
+            checked_labels,
+            rows.classes,
         )
         influences = for_all(of_rows, np.nan, np.nan)
     stages.end("influence")
@@ -161,7 +180,7 @@ def clean_dataset(
     accuracy = dict.fromkeys(("as_given", "trusted_only", "confident_learning", "cleaned", "oracle"))
     if dataset.test_features is not None and isinstance(model, BaseModel):
         keeps = _keeps(rows, confident, flags.flagged, None if wrong is None else wrong[unchecked])
-        accuracy |= test_accuracy(model, rows, keeps, dataset.test_features, dataset.test_labels)
+        accuracy |= test_accuracy(model, rows, keeps, dataset.test_features, np.asarray(dataset.test_labels))
     stages.end("final models")
     warnings += _warn_of_suspicious(found.as_given, rows, given, unchecked, dataset.checked_rows)
     warnings += _warn_of_classes(dataset, estimates, checked_labels, taught)
@@ -180,7 +199,9 @@ def clean_dataset(
         "model": choice.model.name if choice.model else "given probabilities",
         "model_reason": choice.reason,
         "models": choice.accuracy,
-        "paragraph": paragraph(flags.reason, taught, choice, estimates, len(checked_labels), int(flagged.sum())),
+        "paragraph": paragraph(
+            flags.reason, taught, choice, estimates, len(checked_labels), int(flagged.sum())
+        ),
         "threshold": flags.threshold,
         "cost": cost,
         "seed": seed,
@@ -204,7 +225,9 @@ def clean_dataset(
         "warnings": warnings,
     }
     confidence = found.as_given[~rows.trusted][np.arange(len(flags.flagged)), given[unchecked]]
-    chosen = None if taught else np.flatnonzero(unchecked)[rows_to_check(confidence, given[unchecked], to_check)]
+    chosen = (
+        None if taught else np.flatnonzero(unchecked)[rows_to_check(confidence, given[unchecked], to_check)]
+    )
     return Cleaning(
         given=given,
         classes=[str(label) for label in dataset.classes],
@@ -288,7 +311,9 @@ def _seen_noise(dataset: Dataset) -> np.ndarray | None:
     if dataset.checked_rows is None:
         return None
     counts = np.zeros((len(dataset.classes), len(dataset.classes)))
-    np.add.at(counts, (dataset.trusted_labels, np.asarray(dataset.labels)[dataset.checked_rows]), 1)
+    np.add.at(
+        counts, (np.asarray(dataset.trusted_labels), np.asarray(dataset.labels)[dataset.checked_rows]), 1
+    )
     return counts
 
 
@@ -315,6 +340,7 @@ def _detect_untaught(rows: Rows, model: BaseModel | np.ndarray) -> Detection:
         probability=calibrate(1 - right, int(confident_flags(outputs[training], given).sum())),
         right=np.zeros(int(rows.trusted.sum())),
         area=float("nan"),
+        label_area=float("nan"),
         noise=noise,
         as_given=as_given,
         outputs=outputs,
@@ -349,7 +375,9 @@ def _flag(found: Detection, rows: Rows, cost: float | None, taught: bool) -> _Fl
         cut = float(found.probability[flagged].min()) if flagged.any() else 1.0
     if taught:
         alarms = int((found.right >= cut).sum())
-        reason = no_signal(found.area, int(flagged.sum()), len(given), alarms, len(found.right))
+        reason = no_signal(
+            found.area, found.label_area, int(flagged.sum()), len(given), alarms, len(found.right)
+        )
         flagged &= not reason
     others = posterior(found.outputs[~rows.trusted], given, found.noise)
     others[np.arange(len(given)), given] = -1
@@ -401,7 +429,9 @@ def _warn_of_classes(dataset, estimates, trusted_labels, taught) -> Sequence[str
     if not taught:
         return []
     counts = np.bincount(trusted_labels, minlength=len(dataset.classes))
-    few = [f"{dataset.classes[label]} ({counts[label]})" for label in np.flatnonzero(counts < FEWEST_OF_CLASS)]
+    few = [
+        f"{dataset.classes[label]} ({counts[label]})" for label in np.flatnonzero(counts < FEWEST_OF_CLASS)
+    ]
     if not few:
         return []
     names = ", ".join(few[:8]) + (", ..." if len(few) > 8 else "")

@@ -24,7 +24,9 @@ from bilevel.cleaning.rows import FOLDS, Rows, deal
 from bilevel.extras import extra
 
 ROUNDS = 2
-STRENGTH = 0.3
+STRENGTH = 1.0
+# Canaries can be separable, and without a penalty their detector would be sure of everything.
+PLATT_STRENGTH = 0.5
 FARTHEST = 6.0  # in standard deviations
 # Canaries of a smaller weight are left out.
 RAREST = 1e-4
@@ -38,6 +40,7 @@ class Detection(NamedTuple):
       right: (m,) the same for the trusted rows with their checked labels, by detectors that have not
         seen the row.
       area: area under the ROC curve of the cross-fitted detector on the canaries.
+      label_area: the same of the label alone: some classes are given wrongly more often.
       noise: (K, K) noise T[t, g].
       as_given: (N, K) cross-fitted probabilities of the base model with equal weights.
       outputs: (N, K) the same in the last round, with rows weighted.
@@ -47,6 +50,7 @@ class Detection(NamedTuple):
     probability: np.ndarray
     right: np.ndarray
     area: float
+    label_area: float
     noise: np.ndarray
     as_given: np.ndarray
     outputs: np.ndarray
@@ -99,6 +103,7 @@ def detect(
         probability=probability,
         right=detector.right,
         area=detector.area,
+        label_area=detector.label_area,
         noise=noise,
         as_given=as_given,
         outputs=outputs,
@@ -135,9 +140,14 @@ class _Detector:
         for held in range(FOLDS):
             if (part == held).any():
                 logits[part == held] = fit(part != held).decision_function(scaled[part == held])
-        platt = LogisticRegression(C=1e3, max_iter=500).fit(logits[:, None], wrong, sample_weight=weight)
+        platt = LogisticRegression(C=PLATT_STRENGTH, max_iter=500).fit(
+            logits[:, None], wrong, sample_weight=weight
+        )
         self._slope, self._shift = float(platt.coef_[0, 0]), float(platt.intercept_[0])
         self.area = float(roc_auc_score(wrong, logits, sample_weight=weight))
+        given = np.bincount(label, weight, len(noise))
+        rate = np.bincount(label[wrong], weight[wrong], len(noise)) / np.maximum(given, 1e-12)
+        self.label_area = float(roc_auc_score(wrong, rate[label], sample_weight=weight))
         self.right = np.zeros(len(labels))
         self.right[row[~wrong]] = scipy.special.expit(self._slope * logits[~wrong] + self._shift)
 

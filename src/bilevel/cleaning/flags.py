@@ -5,8 +5,13 @@ import scipy.stats
 
 from bilevel.cleaning.result import ClassEstimates, Estimates
 
-# A detector with a smaller area under the ROC curve carries no signal.
-SMALLEST_AREA = 0.6
+# A detector with a smaller area under the ROC curve carries no signal, nor does one that takes away less than
+# this share of what the given label alone lacks.
+SMALLEST_AREA, SMALLEST_GAIN = 0.6, 0.2
+# Expected share of the flags that are right.
+SMALLEST_PRECISION = 0.5
+# A threshold that no probability reaches.
+NOTHING = 1.01
 # Flags are given up if rows with right labels would be flagged as often, at this level of significance.
 LEVEL = 0.1
 # The test needs enough trusted rows to notice that this share of the labels is wrong.
@@ -18,7 +23,9 @@ def threshold(probability: np.ndarray, cost: float | None) -> float:
 
     Without a cost, it maximises the expected f1 of the flags,
 
-        2 sum_flagged p_i / (flags + sum_i p_i).
+        2 sum_flagged p_i / (flags + sum_i p_i),
+
+    among those of which at least half are expected to be right. It is above 1 if there are none.
 
     Args:
       probability: (n,) probabilities that labels are wrong.
@@ -28,24 +35,25 @@ def threshold(probability: np.ndarray, cost: float | None) -> float:
     if cost is not None:
         return cost / (1 + cost)
     ordered = np.sort(probability)[::-1]
-    expected = 2 * np.cumsum(ordered) / (np.arange(1, len(ordered) + 1) + ordered.sum())
-    return float(ordered[int(np.argmax(expected))])
+    flags, hits = np.arange(1, len(ordered) + 1), np.cumsum(ordered)
+    expected = np.where(hits / flags >= SMALLEST_PRECISION, 2 * hits / (flags + ordered.sum()), 0)
+    return float(ordered[int(np.argmax(expected))]) if expected.any() else NOTHING
 
 
-def no_signal(area: float, flags: int, rows: int, alarms: int, trusted: int) -> str:
+def no_signal(area: float, label_area: float, flags: int, rows: int, alarms: int, trusted: int) -> str:
     """Return why nothing can be flagged, or "".
 
     Args:
-      area: area under the ROC curve of the detector on the canaries.
+      area, label_area: area under the ROC curve on the canaries, of the detector and of the label alone.
       flags: number of flagged training rows.
       rows: number of training rows.
       alarms: number of trusted rows that would be flagged with their right labels.
       trusted: number of trusted rows.
     """
-    if area < SMALLEST_AREA:
+    if area < max(SMALLEST_AREA, label_area + SMALLEST_GAIN * (1 - label_area)):
         return (
-            "the scores do not tell wrong labels from right ones "
-            f"(area under the ROC curve {area:.2f} on trusted rows), so no row is flagged; "
+            "the scores do not tell wrong labels from right ones (area under the ROC curve on trusted rows "
+            f"{area:.2f}, of the given label alone {label_area:.2f}), so no row is flagged; "
             "give better features or more trusted rows"
         )
     if flags == 0:

@@ -19,11 +19,10 @@ import numpy as np
 import optax
 
 from bilevel import datasets
-from bilevel.cleaning.classifiers import linear
 from bilevel.cleaning.losses import cross_entropy
 from bilevel.cleaning.precision import single_precision
 from bilevel.cleaning.scaling import scaling, to_device
-from bilevel.cleaning.training import calibrated_loss, fit_path, initial_parameters, predict
+from bilevel.cleaning.softmax import calibrated_loss, fit_path, initial_parameters, logits
 from bilevel.hypergradient import hypergradient
 from bilevel.inner import descend
 from bilevel.linear import cg
@@ -77,27 +76,23 @@ def row_influence(
 
     Cost: one training, and 50 Hessian products.
     """
-    model, scale = linear(), scaling(features)
-    scaled = scale(features)
-    rows, trusted = to_device(scaled, labels), to_device(scale(trusted_features), trusted_labels)
+    scale = scaling(features)
+    rows, trusted = to_device(scale(features), labels), to_device(scale(trusted_features), trusted_labels)
 
     def judge(y):
-        return calibrated_loss(predict(model, y, trusted.features), trusted_labels)
+        return calibrated_loss(np.asarray(logits(y, trusted.features)), trusted_labels)
 
     weights = jnp.ones(len(labels), jnp.float32)
-    start = initial_parameters(model, scaled, classes, 0)
-    chosen = fit_path(model, rows, weights, start, judge)
+    columns = int(np.prod(features.shape[1:]))
+    chosen = fit_path(rows, weights, initial_parameters(columns, classes), judge)
     gradient = _gradient(weights, chosen.y, chosen.penalty, rows, trusted)
     return len(labels) * np.asarray(gradient, np.float64)
 
 
 @jax.jit
 def _gradient(weights, y, penalty, rows, trusted):
-    logits = linear().logits
-
     def losses(y, batch):
-        outputs = logits(y, batch.features)
-        return cross_entropy(outputs.reshape(-1, outputs.shape[-1]), batch.labels)
+        return cross_entropy(logits(y, batch.features), batch.labels)
 
     problem = Problem(
         outer=lambda x, y, batch: jnp.mean(losses(y, batch)),

@@ -28,9 +28,9 @@ def paragraph(
     ]
     if taught:
         sentences.append(
-            f"Its predictions, a model of the {numeral(trusted)} trusted rows alone and the nearest neighbours "
-            "gave scores to every row. A detector learnt from the trusted rows, given labels of which it is "
-            "known whether they are wrong, how these scores look for wrong labels."
+            f"Its predictions, a model of the {numeral(trusted)} trusted rows alone and the nearest "
+            "neighbours gave scores to every row. A detector learnt how these scores look for wrong labels "
+            "from the trusted rows, with right and wrong labels in turn."
         )
     else:
         sentences.append(
@@ -43,7 +43,7 @@ def paragraph(
         sentences.append(
             f"About {numeral(round(estimates.wrong))} labels are expected to be wrong "
             f"({100 * estimates.rate:.1f} %). {numeral(flagged)} rows are flagged; "
-            f"{_percent(estimates.precision)} of them are expected to be wrong, and they are expected to hold "
+            f"{_percent(estimates.precision)} of them are expected to be wrong, and to hold "
             f"{_percent(estimates.recall)} of all wrong labels."
         )
     else:

@@ -72,4 +72,3 @@ class Neighbours:
             other = near != own
             np.add.at(votes, (own[other], rows.labels[near[other]]), weights[near[other]])
         return (votes + 0.5 / classes) / (votes.sum(axis=1, keepdims=True) + 0.5)
-

@@ -37,7 +37,12 @@ class Rows(NamedTuple):
 
 
 def join_rows(
-    features: Any, labels: np.ndarray, trusted_features: Any, trusted_labels: np.ndarray, classes: int, seed: int
+    features: Any,
+    labels: np.ndarray,
+    trusted_features: Any,
+    trusted_labels: np.ndarray,
+    classes: int,
+    seed: int,
 ) -> Rows:
     """Return training and trusted rows as one, each class spread over all folds.
 
@@ -51,7 +56,7 @@ def join_rows(
     """
     sparse = scipy.sparse.issparse(features)
     parts = [features, trusted_features]
-    both = (
+    both: Any = (
         scipy.sparse.csr_matrix(scipy.sparse.vstack(parts))
         if sparse
         else np.concatenate(parts).reshape(len(labels) + len(trusted_labels), -1)

@@ -10,7 +10,7 @@ import scipy.sparse
 from bilevel.sparse import sparse_blocks
 
 
-class Rows(NamedTuple):
+class ScaledRows(NamedTuple):
     """Rows on the device.
 
     Attributes:
@@ -63,13 +63,7 @@ def scaling(features: Any) -> Callable[[Any], Any]:
     return scale
 
 
-def to_device(features: Any, labels: Any) -> Rows:
+def to_device(features: Any, labels: Any) -> ScaledRows:
     """Return scaled rows and their labels as arguments of compiled functions."""
     moved = sparse_blocks(features) if scipy.sparse.issparse(features) else jnp.asarray(features)
-    return Rows(moved, jnp.asarray(labels, jnp.int32))
-
-
-def join(first: Any, second: Any) -> Any:
-    """Return two sets of rows as one, both dense or both CSR."""
-    sparse = scipy.sparse.issparse(first)
-    return scipy.sparse.vstack([first, second], format="csr") if sparse else np.concatenate([first, second])
+    return ScaledRows(moved, jnp.asarray(labels, jnp.int32))

@@ -20,7 +20,7 @@ def validate(dataset: Dataset) -> list[str]:
     classes = len(dataset.classes)
     if classes < 2:
         raise ValueError(f"labels need at least 2 classes, got {classes}; check the label column")
-    parts = {"training": (dataset.features, dataset.labels)}
+    parts: dict[str, tuple[Any, Any]] = {"training": (dataset.features, dataset.labels)}
     if dataset.trusted_features is not None:
         parts["trusted"] = (dataset.trusted_features, dataset.trusted_labels)
     if dataset.test_features is not None:
@@ -30,11 +30,12 @@ def validate(dataset: Dataset) -> list[str]:
         _require_same_shape(part, features, dataset.features)
     if len(dataset.labels) < FEWEST_ROWS:
         raise ValueError(
-            f"cleaning needs at least {FEWEST_ROWS} training rows, got {len(dataset.labels)}; add more of them"
+            f"cleaning needs at least {FEWEST_ROWS} training rows, got {len(dataset.labels)}; add more"
         )
-    if dataset.trusted_features is None or not len(dataset.trusted_labels):
+    trusted = [] if dataset.trusted_labels is None else np.unique(dataset.trusted_labels).tolist()
+    if not trusted:
         return []
-    present = set(np.unique(dataset.trusted_labels).tolist())
+    present = set(trusted)
     if len(present) < 2:
         raise ValueError(
             f"trusted rows need at least 2 classes, got only {dataset.classes[present.pop()]!r}; "

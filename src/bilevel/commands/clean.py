@@ -29,8 +29,8 @@ def add(commands: Any) -> None:
     files.add_argument(
         "--trusted",
         metavar="FILE",
-        help="rows whose labels you have checked: a file like SOURCE, or the to_check.csv or reviewed.csv of an "
-        "earlier run with the column checked_label filled in; default: no trusted rows",
+        help="rows whose labels you have checked: a file like SOURCE, or the to_check.csv of an earlier run "
+        "with the column checked_label filled in; default: no trusted rows",
     )
     files.add_argument("--test", metavar="FILE", help="rows to measure the accuracy on")
     files.add_argument("--id", metavar="COLUMN", help="column that names the rows and is no feature")
@@ -40,8 +40,10 @@ def add(commands: Any) -> None:
     files.add_argument("--sep", metavar="CHAR", help="separator of the cells; default: detected")
     files.add_argument("--encoding", metavar="NAME", help="encoding of the text; default: detected")
     files.add_argument(
-        "--missing", action="append", metavar="TEXT", help="marker of missing values; may be repeated; "
-        "default: the usual ones, such as NA, null and ?",
+        "--missing",
+        action="append",
+        metavar="TEXT",
+        help="marker of missing values; may be repeated; default: the usual ones, such as NA, null and ?",
     )
     bench = parser.add_argument_group("public data sets only")
     bench.add_argument(
@@ -65,7 +67,7 @@ def add(commands: Any) -> None:
         "--cost",
         type=float,
         metavar="RATIO",
-        help="cost of a false alarm divided by that of a missed wrong label; default: the largest expected f1",
+        help="cost of a false alarm divided by that of a missed wrong label; default: largest expected f1",
     )
     parser.add_argument(
         "--to-check",

@@ -102,10 +102,10 @@ def _check_rows(cleaning: Cleaning, folder: str) -> Step:
 def _review(flags: int) -> Step:
     rows = "the flagged row" if flags == 1 else f"the {numeral(flags)} flagged rows, most suspicious first"
     return Step(
-        f"Review {rows}, under “Review the flagged rows” in report.html. Accept, reject or relabel each one "
-        "with the mouse or the keys a, r and 1 to 9, and download reviewed.csv: it holds the right labels, to "
-        "correct your data with. Do not use these rows as the only trusted rows: they are all suspicious, and "
-        "trusted rows must stand for all rows."
+        f"Review {rows}, under “Review the flagged rows” in report.html. Accept, reject or relabel each "
+        "one with the mouse or the keys a, r and 1 to 9, and download reviewed.csv. Correct your data with "
+        "its labels. Do not use these rows as trusted rows: they are all suspicious, and trusted rows must "
+        "stand for all rows."
     )
 
 

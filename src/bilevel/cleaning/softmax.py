@@ -1,7 +1,6 @@
-"""Training of one classifier on weighted rows, and the choice of its penalty."""
+"""Softmax regression on scaled rows: training, and the choice of its penalty."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +10,10 @@ import optax
 import scipy.special
 from jax import lax
 
-from bilevel.cleaning.classifiers import Classifier
 from bilevel.cleaning.losses import cross_entropy
 from bilevel.cleaning.precision import single_precision
-from bilevel.cleaning.scaling import Rows
+from bilevel.cleaning.scaling import ScaledRows
+from bilevel.sparse import times
 
 # From strong to weak, for a mean loss over rows scaled by `scaling`.
 PENALTIES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
@@ -23,10 +22,10 @@ TEMPERATURES = np.geomspace(1 / 2, 16, 11)
 
 
 class Fit(NamedTuple):
-    """A trained classifier.
+    """A trained softmax regression.
 
     Attributes:
-      y: parameters of the classifier.
+      y: parameters.
       penalty: penalty of the training loss.
       residual: norm of the gradient where training stopped.
     """
@@ -36,34 +35,34 @@ class Fit(NamedTuple):
     residual: float
 
 
-def initial_parameters(classifier: Classifier, features: Any, classes: int, seed: int) -> Any:
-    """Return the parameters from which training starts.
+def initial_parameters(columns: int, classes: int) -> dict[str, jax.Array]:
+    """Return zeros: the matrix (columns, classes) and the bias (classes,)."""
+    return {
+        "matrix": jnp.zeros((columns, classes), jnp.float32),
+        "bias": jnp.zeros((classes,), jnp.float32),
+    }
 
-    Args:
-      classifier: what to train.
-      features: (n, d) scaled rows, for their number of columns.
-      classes: number of classes.
-      seed: seed of the random parameters.
-    """
-    return classifier.init(jax.random.key(seed), features.shape[1], classes)
+
+def logits(y: Any, features: Any) -> jax.Array:
+    """Return the (n, classes) logits of dense rows, or of `Sparse` rows in one block."""
+    outputs = times(features, y["matrix"])
+    return outputs.reshape(-1, outputs.shape[-1]) + y["bias"][None]
 
 
 @single_precision()
 def fit(
-    classifier: Classifier,
-    rows: Rows,
+    rows: ScaledRows,
     weights: Any,
     penalty: float,
     y: Any,
     *,
     tolerance: float = 3e-4,
 ) -> Fit:
-    """Return the classifier trained on weighted rows by full-batch L-BFGS.
+    """Return the parameters trained on weighted rows by full-batch L-BFGS.
 
         min_y  sum_i w_i CE_i(y) / sum_i w_i + penalty ||y||^2
 
     Args:
-      classifier: what to train.
       rows: all rows, including rows of weight 0. Subsets of the same rows then share one compilation.
       weights: (n,) non-negative weights, not all 0.
       penalty: factor of the squared norm.
@@ -74,15 +73,14 @@ def fit(
       A `Fit`.
     """
     weights = jnp.asarray(np.asarray(weights) / np.sum(weights), jnp.float32)
-    y, residual = _lbfgs(classifier, rows, weights, jnp.float32(penalty), y, jnp.float32(tolerance))
+    y, residual = _lbfgs(rows, weights, jnp.float32(penalty), y, jnp.float32(tolerance))
     return Fit(y, penalty, float(residual))
 
 
-@partial(jax.jit, static_argnums=0)
-def _lbfgs(classifier, rows, weights, penalty, y, tolerance):
+@jax.jit
+def _lbfgs(rows, weights, penalty, y, tolerance):
     def loss(y):
-        logits = classifier.logits(y, rows.features)
-        losses = cross_entropy(logits.reshape(-1, logits.shape[-1]), rows.labels)
+        losses = cross_entropy(logits(y, rows.features), rows.labels)
         return weights @ losses + penalty * optax.tree.norm(y, squared=True)
 
     optimizer = optax.lbfgs(memory_size=10)
@@ -102,45 +100,27 @@ def _lbfgs(classifier, rows, weights, penalty, y, tolerance):
     return y, residual
 
 
-def fit_path(classifier: Classifier, rows: Rows, weights: Any, y: Any, judge: Callable[[Any], float]) -> Fit:
+def fit_path(rows: ScaledRows, weights: Any, y: Any, judge: Callable[[Any], float]) -> Fit:
     """Return the fit with the best of the penalties, tried from strong to weak.
 
-    The fit of a convex classifier starts at the fit before it. The search ends at the first penalty
-    that is worse than the best so far.
+    Each fit starts at the one before it. The search ends at the first penalty that is worse than the
+    best so far.
 
     Args:
-      classifier, rows, weights, y: see `fit`.
+      rows, weights, y: see `fit`.
       judge: `y -> loss`; the penalty with the smallest loss is best.
     """
-    best, best_loss, begin = None, np.inf, y
+    best, best_loss = None, np.inf
     for penalty in PENALTIES:
-        current = fit(classifier, rows, weights, penalty, begin)
+        current = fit(rows, weights, penalty, y)
         loss = judge(current.y)
-        # A strong penalty makes a network collapse to zero, and a warm start would keep it there.
-        begin = current.y if classifier.convex else y
+        y = current.y
         if loss > best_loss * (1 + 1e-4):
             break
         if loss < best_loss:
             best, best_loss = current, loss
     assert best is not None
     return best
-
-
-@partial(jax.jit, static_argnums=0)
-def _predict(classifier, y, features):
-    logits = classifier.logits(y, features)
-    return logits.reshape(-1, logits.shape[-1])
-
-
-def predict(classifier: Classifier, y: Any, features: Any) -> np.ndarray:
-    """Return the (n, classes) outputs of a classifier.
-
-    Args:
-      classifier: functions of the classifier.
-      y: its parameters.
-      features: scaled rows on the device.
-    """
-    return np.asarray(_predict(classifier, y, features))
 
 
 def calibrated_loss(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -150,7 +130,7 @@ def calibrated_loss(outputs: np.ndarray, labels: np.ndarray) -> float:
     favour one that overfits them. The best temperature removes the effect of its confidence.
 
     Args:
-      outputs: (n, classes) outputs of a classifier.
+      outputs: (n, classes) logits.
       labels: (n,) class indices.
     """
     outputs = outputs.astype(np.float64)

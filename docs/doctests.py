@@ -1,4 +1,4 @@
-"""Extension of mkdocstrings: doctests as code, and the list of algorithms.
+"""Extension of mkdocstrings: doctests as code, the list of algorithms, and late imports.
 
 Markdown alone would show `>>>` as a quotation.
 """
@@ -22,3 +22,11 @@ class Doctests(griffe.Extension):
         """Name the exports of `bilevel.algorithms`, whose `__all__` only a run can compute."""
         if mod.path == "bilevel.algorithms":
             mod.exports = [name for name, path in mod.imports.items() if path == f"{mod.path}.{name}.{name}"]
+
+    def on_package(self, *, pkg: griffe.Module, **_) -> None:
+        """Show the functions `clean` and `influence`, and not the modules of the same names."""
+        if pkg.path == "bilevel":
+            for name in ("clean", "influence"):
+                function = pkg["cleaning"][name][name]
+                pkg["cleaning"].set_member(name, function)
+                pkg.set_member(name, griffe.Alias(name, function, parent=pkg))

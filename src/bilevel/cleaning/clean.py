@@ -313,12 +313,11 @@ def _seen_noise(dataset: Dataset) -> np.ndarray | None:
     """
     if dataset.checked_rows is None:
         return None
-    if np.array_equal(np.asarray(dataset.labels)[dataset.checked_rows], dataset.trusted_labels):
+    given, checked = np.asarray(dataset.labels)[dataset.checked_rows], np.asarray(dataset.trusted_labels)
+    if np.array_equal(given, checked):
         return None
     counts = np.zeros((len(dataset.classes), len(dataset.classes)))
-    np.add.at(
-        counts, (np.asarray(dataset.trusted_labels), np.asarray(dataset.labels)[dataset.checked_rows]), 1
-    )
+    np.add.at(counts, (checked, given), 1)
     return counts
 
 

@@ -49,7 +49,7 @@ wheel-check: .venv/run  ## the wheel alone, in a fresh environment, does the mai
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/pip install --quiet --constraint requirements/run.txt "$$(ls dist/*.whl)[clean]"
 	folder=$$(mktemp -d) && cd $$folder && \
-		env -u BILEVEL_DATA $(CURDIR)/build/wheel/bin/bilevel clean --steps 50 && rm -r $$folder
+		env -u BILEVEL_DATA $(CURDIR)/build/wheel/bin/bilevel clean --rows 300 --model linear && rm -r $$folder
 
 clean:
 	rm -rf .venv .venv-* .cache build dist site out

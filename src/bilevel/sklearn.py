@@ -26,7 +26,7 @@ class LabelCleaner(ClassifierMixin, BaseEstimator):
 
     Args:
       estimator: classifier with `predict_proba`; default: `LogisticRegression()`.
-      cost: cost of a false alarm divided by that of a missed wrong label; default: the threshold with the
+      cost: ratio of two costs, a false alarm to a missed wrong label; default: the threshold with the
         largest expected f1.
       random_state: integer seed of the folds.
 

@@ -88,12 +88,12 @@ def test_advice_counts_the_faults():
     assert last("a", "b") == "The check found 2 faults: mend them first."
 
 
-def test_a_cosine_of_one_is_not_told():
-    def told(cosine):
+def test_a_cosine_of_one_is_not_written():
+    def text_of(cosine):
         unsolved = [Unsolved("mine", 0.1, 0.2, cosine)]
         return of_unsolved(unsolved, 1.0, None, None, None)[0]  # pyright: ignore[reportArgumentType]
 
-    assert "cosine 0.97" in told(0.97) and "cosine" not in told(0.999)
+    assert "cosine 0.97" in text_of(0.97) and "cosine" not in text_of(0.999)
 
 
 def test_saved_files_are_whole(advice, tmp_path):

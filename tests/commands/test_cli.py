@@ -228,8 +228,8 @@ def test_clean_without_trusted_rows_and_again_with_the_checked_ones(tmp_path, ca
     wrong = random.random(300) < 0.15
     given = np.where(wrong, np.where(truth == "cat", "dog", "cat"), truth)
     values = (truth == "cat")[:, None] + 0.3 * random.normal(size=(300, 3))
-    lines = ["no;a;b;c;kind"]
-    lines += [f"{n};" + ";".join(f"{v:.3f}".replace(".", ",") for v in row) + f";{label} "
+    lines = ["name;a;b;c;kind"]
+    lines += [f"pet-{n};" + ";".join(f"{v:.3f}".replace(".", ",") for v in row) + f";{label} "
               for n, (row, label) in enumerate(zip(values, given, strict=True))]  # fmt: skip
     data, out = tmp_path / "pets.csv", tmp_path / "out"
     data.write_text("\n".join(lines), encoding="cp1252")
@@ -246,6 +246,7 @@ def test_clean_without_trusted_rows_and_again_with_the_checked_ones(tmp_path, ca
     summary = json.loads(capsys.readouterr().out)
     assert summary["trusted"] == 40 and summary["rows"] == 300
     lines = [line.split(",") for line in (out / "labels.csv").read_text().splitlines()]
+    assert [line[lines[0].index("name")] for line in lines[1:3]] == ["pet-0", "pet-1"]
     flagged = np.array([line[lines[0].index("flagged")] == "true" for line in lines[1:]])
     assert (flagged == wrong).mean() > 0.95
 

@@ -227,7 +227,7 @@ def test_a_run_without_test_rows_and_truth_has_no_table_of_methods():
 # Next steps
 
 
-def told(**options):
+def text_of(**options):
     return " ".join(f"{step.text} {step.command}" for step in next_steps(example_cleaning(**options), "out"))
 
 
@@ -241,20 +241,22 @@ def test_without_trusted_rows_the_first_step_is_to_check_some():
         cleaning_table(example_cleaning(trusted=0)),
     ):
         assert "Check the 12 rows of to_check.csv" in text
-    assert "to_check.csv" not in told()
+    assert "to_check.csv" not in text_of()
 
 
 def test_steps_depend_on_the_result():
-    assert "Review the 86 flagged rows" in told() and "Review the flagged row," in told(threshold=0.9969)
-    assert "drop the flagged rows: about 91 %" in told()
-    assert "Do not drop flagged rows unseen: only about" in told(threshold=0.01)
-    assert "Only about" in told(threshold=0.99) and "Only about" not in told()
-    nothing = told(threshold=1.0)
+    assert "Review the 86 flagged rows" in text_of() and "Review the flagged row," in text_of(
+        threshold=0.9969
+    )
+    assert "drop the flagged rows: about 91 %" in text_of()
+    assert "Do not drop flagged rows unseen: only about" in text_of(threshold=0.01)
+    assert "Only about" in text_of(threshold=0.99) and "Only about" not in text_of()
+    nothing = text_of(threshold=1.0)
     assert "Review" not in nothing and "about 92 wrong labels are expected" in nothing
-    assert "No row can be flagged on these data" in told(threshold=1.0, signal=False)
-    assert "fewer than 10 trusted rows" in told() and "fewer than 10" not in told(trusted=100)
-    assert "is not better than" in told(test_accuracy={"cleaned": 0.7, "as_given": 0.8})
-    assert "is not better than" not in told()
+    assert "No row can be flagged on these data" in text_of(threshold=1.0, signal=False)
+    assert "fewer than 10 trusted rows" in text_of() and "fewer than 10" not in text_of(trusted=100)
+    assert "is not better than" in text_of(test_accuracy={"cleaned": 0.7, "as_given": 0.8})
+    assert "is not better than" not in text_of()
 
 
 def test_a_class_whose_right_labels_are_often_flagged_is_named():

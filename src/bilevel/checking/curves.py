@@ -33,7 +33,7 @@ def inner_curves(
 ) -> dict[str, Curve]:
     """Return the errors of an implicit and of an unrolled hypergradient, by number of inner steps.
 
-    The implicit one has an exact adjoint, so its error is that of the inner solve alone. The start and
+    The implicit one has an exact adjoint, so only the inner solve makes an error. The start and
     the settings are the user's, and so is the precision of the inner steps.
 
     Args:
@@ -148,8 +148,8 @@ def broken_step(problem: Problem, settings: Settings, x: PyTree, y: PyTree, batc
 def linear_curves(flat: Flat, reference: Reference, settings: Settings) -> dict[str, Curve]:
     """Return the errors of CG and of the Neumann series at the inner solution, by number of steps.
 
-    The inner problem is solved and the numbers are float64, so the error is that of the linear solve
-    alone.
+    The inner problem is solved and the numbers are float64, so only the linear solve makes
+    an error.
 
     Args:
       flat: the problem.

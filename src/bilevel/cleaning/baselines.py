@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from bilevel.cleaning.base_models import BaseModel, train
+from bilevel.cleaning.base_models import STRENGTHS, BaseModel, train
 from bilevel.cleaning.rows import Rows
 from bilevel.cleaning.scoring import accuracy, detection
 from bilevel.extras import extra
@@ -25,8 +25,6 @@ def final_model(model: BaseModel, rows: Rows, keep: np.ndarray) -> Any:
         return train(model, rows, keep)
     with extra("clean"):
         from sklearn.model_selection import GridSearchCV
-
-    from bilevel.cleaning.base_models import STRENGTHS
 
     search = BaseModel("linear", lambda: GridSearchCV(model.make(), {"C": list(STRENGTHS)}, cv=5))
     return train(search, rows, keep)

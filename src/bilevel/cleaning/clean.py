@@ -70,7 +70,7 @@ def clean(
       pred_probs: (n, classes) probabilities by a model that has not seen the row, in the order of the
         sorted classes, instead of an estimator. With `trusted=(X, y)` give a pair: for the rows, and for
         the trusted rows.
-      cost: cost of a false alarm divided by that of a missed wrong label. A row is flagged if its
+      cost: ratio of two costs, a false alarm to a missed wrong label. A row is flagged if its
         probability is above cost / (1 + cost). Default: the threshold with the largest expected f1.
       to_check: number of rows to name for checking when there are no trusted rows.
       seed: seed of the folds and of the models.
@@ -240,6 +240,7 @@ def clean_dataset(
         truth=None if truth is None else np.asarray(truth),
         images=_images(dataset),
         columns=dataset.shown if columns is None else columns,
+        keys=dataset.keys if columns is None else (),
         rows=dataset.rows,
         estimates=estimates,
         summary=summary,
@@ -279,7 +280,8 @@ def given_probabilities(pred_probs: Any, rows: Rows, unchecked: np.ndarray) -> n
     """Return the (N, K) probabilities of the user for all rows, a little above 0.
 
     Args:
-      pred_probs: (n, K) array for the rows of the data, or a pair with that of the trusted rows.
+      pred_probs: (n, K) array for the rows of the data, or a pair of arrays, for these and for the trusted
+        rows.
       rows: the N rows.
       unchecked: (n,) bool, rows of the data that are training rows.
 

@@ -25,12 +25,13 @@ def threshold(probability: np.ndarray, cost: float | None) -> float:
 
         2 sum_flagged p_i / (flags + sum_i p_i),
 
-    among those of which at least half are expected to be right. It is above 1 if there are none.
+    over the thresholds at which at least half of the flags are expected to be right. It is above 1 if
+    there is no such threshold.
 
     Args:
       probability: (n,) probabilities that labels are wrong.
-      cost: cost of a false alarm divided by that of a missed wrong label. A row is then flagged if
-        p > cost / (1 + cost).
+      cost: ratio of two costs, a false alarm to a missed wrong label, or None. With a ratio, the
+        threshold is cost / (1 + cost).
     """
     if cost is not None:
         return cost / (1 + cost)
@@ -44,7 +45,8 @@ def no_signal(area: float, label_area: float, flags: int, rows: int, alarms: int
     """Return why nothing can be flagged, or "".
 
     Args:
-      area, label_area: area under the ROC curve on the canaries, of the detector and of the label alone.
+      area: area under the ROC curve of the detector on the canaries.
+      label_area: area under the ROC curve of the given label alone.
       flags: number of flagged training rows.
       rows: number of training rows.
       alarms: number of trusted rows that would be flagged with their right labels.

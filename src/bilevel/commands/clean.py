@@ -67,7 +67,7 @@ def add(commands: Any) -> None:
         "--cost",
         type=float,
         metavar="RATIO",
-        help="cost of a false alarm divided by that of a missed wrong label; default: largest expected f1",
+        help="ratio of two costs, a false alarm to a missed wrong label; default: the largest expected f1",
     )
     parser.add_argument(
         "--to-check",

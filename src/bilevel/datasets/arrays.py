@@ -114,9 +114,10 @@ def dataset(
                 "give both in the same form"
             )
     notes: list[str] = []
+    found: tuple[str, ...] = ()
     if isinstance(rows, polars.DataFrame):
         table = TableForm(rows, source=name, keys=keys)
-        notes = table.notes
+        notes, found = table.notes, table.keys
         fit, shown = table.fit, rows.select(table.shown)
     elif isinstance(rows, polars.Series):
         fit, shown = _fit_texts, rows.to_frame("text")
@@ -128,7 +129,9 @@ def dataset(
         fit = _fit_vectors
     image_shape = rows.shape[1:] if isinstance(rows, np.ndarray) and rows.ndim > 2 else None
     pairs = {part: (part_rows, texts[part]) for part, (part_rows, _) in parts.items()}
-    return assemble(name, pairs, fit, where=where, notes=notes, shown=shown, image_shape=image_shape)
+    return assemble(
+        name, pairs, fit, where=where, notes=notes, shown=shown, keys=found, image_shape=image_shape
+    )
 
 
 def as_rows(part: str, rows: Any) -> tuple[Any, list[str]]:

@@ -20,6 +20,7 @@ def assemble(
     missing: Sequence[str] | None = None,
     notes: Sequence[str] = (),
     shown: Any = None,
+    keys: tuple[str, ...] = (),
     image_shape: tuple[int, ...] | None = None,
 ) -> Dataset:
     """Return the data set of some rows and labels; rows without a label are left out.
@@ -34,6 +35,7 @@ def assemble(
       missing: markers of missing labels; None means the usual ones.
       notes: notes so far.
       shown: polars.DataFrame of the training rows as read, or None.
+      keys: names of those columns of `shown` that identify a row.
       image_shape: shape of the images, or None.
 
     Raises:
@@ -68,6 +70,7 @@ def assemble(
         trusted_labels=indices.get("trusted"),
         image_shape=image_shape,
         shown=shown if shown is None or complete else shown[kept["training"]],
+        keys=keys,
         notes=tuple(dict.fromkeys(notes)),
         rows=None if complete else kept["training"],
     )

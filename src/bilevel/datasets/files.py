@@ -151,6 +151,7 @@ def _read_tables(path, label, trusted, test, key, drop, sep, encoding, missing):
         missing=missing,
         notes=notes,
         shown=features.select(form.shown),
+        keys=form.keys,
     )
     return data if checks is None else add_checked(data, checks, Path(trusted).name)
 

@@ -15,6 +15,7 @@ class TableForm:
     """The form of the training rows of a table: its columns of features and its keys.
 
     Attributes:
+      keys: names of the columns that identify a row.
       shown: names of the keys, then of the columns of features.
       notes: one line for each unusual thing about the columns.
     """
@@ -48,6 +49,7 @@ class TableForm:
             )
         self._names = frame.columns
         names = [column.name for column in self._columns]
+        self.keys = tuple(found)
         self.shown = [*found, *names]
 
     def fit(self, frame: Any, notes: list[str], places: np.ndarray) -> Callable[[Any, str], Any]:

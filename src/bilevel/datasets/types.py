@@ -19,6 +19,7 @@ class Dataset(NamedTuple):
       image_shape: (h, w) or (h, w, c) when rows are images, else None.
       shown: polars.DataFrame of the n rows as they were read: keys, then feature columns, texts or file
         names; or None.
+      keys: names of those columns of `shown` that identify a row.
       notes: one line for each unusual thing that was found, and what was done about it.
       checked_rows: positions of the trusted rows among the n rows when they are some of them, else None.
         Then `labels` keeps their given labels, and `trusted_labels` holds the checked ones.
@@ -35,6 +36,7 @@ class Dataset(NamedTuple):
     trusted_labels: np.ndarray | None = None
     image_shape: tuple[int, ...] | None = None
     shown: Any = None
+    keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     checked_rows: np.ndarray | None = None
     rows: np.ndarray | None = None

@@ -86,8 +86,8 @@ CLAIM = Claim(
     paper=references.UFO_BLO,
     statement="There is a rich family of problems on which SGD with first-order gradients does not converge "
     "to a stationary point; debiased by an exact gradient with probability q, it does (abstract). The toy "
-    "is that of the authors' code; for any D there is one with M'^2 above D in the end (the theorem as we "
-    "remember it).",
+    "problem comes from the authors' code. For any D there is a problem that ends with M'^2 above D (the "
+    "theorem as we remember it).",
     known=cited(
         "official code",
         {

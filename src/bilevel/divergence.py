@@ -117,7 +117,7 @@ def diagnose(
             steps.measure(*place) for place in ((state, window[0]), (before, step - 1), (held, step))
         )
         remedy = _remedy(first, last, fixed, held, history, seed)
-    last = "" if at_start else f"; the state after step {step - 1} is the last finite one (`error.before`)"
+    last = "" if at_start else f"; the last finite state came after step {step - 1} (`error.before`)"
     restart = (
         ", or restart from the last log point (`error.state`)"
         if remedy in (LOWER, LOWER_INNER, LOWER_OUTER)

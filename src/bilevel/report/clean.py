@@ -287,6 +287,7 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         if name not in SHOWN_ELSEWHERE and (is_number(value) or isinstance(value, str | bool))
     ]
     models = [
-        (f"accuracy of {name} on trusted rows", share(value)) for name, value in summary["models"].items()
+        (f"accuracy of {name} in the choice of the model", share(value))
+        for name, value in summary["models"].items()
     ]
     return pairs + models
